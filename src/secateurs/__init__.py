@@ -1,0 +1,79 @@
+"""secateurs: pruning shears for neural networks.
+
+See what pruning does, keep exactly the zeros you asked for, and get numbers you can trust.
+
+    import secateurs as sc
+    masks = sc.prune(model, sc.Recipe(budget=sc.sparsity(0.7)))
+
+Names are loaded when first used, so that `import secateurs` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateurs.budgets import erk, per_layer, sparsity, threshold, top
+    from secateurs.errors import SecateursError
+    from secateurs.masks import Masks
+    from secateurs.pools import layer, model, neighbours
+    from secateurs.pruning import prune
+    from secateurs.recipe import Recipe
+    from secateurs.schedules import Schedule
+    from secateurs.scores import lamp, magnitude, random
+    from secateurs.selection import select
+    from secateurs.train.pruner import Pruner
+    from secateurs.units import block, column, element, row
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "secateurs.budgets": ("erk", "per_layer", "sparsity", "threshold", "top"),
+    "secateurs.errors": ("SecateursError",),
+    "secateurs.masks": ("Masks",),
+    "secateurs.pools": ("layer", "model", "neighbours"),
+    "secateurs.pruning": ("prune",),
+    "secateurs.recipe": ("Recipe",),
+    "secateurs.schedules": ("Schedule",),
+    "secateurs.scores": ("lamp", "magnitude", "random"),
+    "secateurs.selection": ("select",),
+    "secateurs.train.pruner": ("Pruner",),
+    "secateurs.units": ("block", "column", "element", "row"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Masks",
+    "Pruner",
+    "Recipe",
+    "Schedule",
+    "SecateursError",
+    "block",
+    "column",
+    "element",
+    "erk",
+    "lamp",
+    "layer",
+    "magnitude",
+    "model",
+    "neighbours",
+    "per_layer",
+    "prune",
+    "random",
+    "row",
+    "select",
+    "sparsity",
+    "threshold",
+    "top",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'secateurs' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

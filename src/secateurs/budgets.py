@@ -1,0 +1,256 @@
+"""Budgets: how many units survive in each pool.
+
+A budget is `for_layers(shapes) -> {name: simple budget}`; a simple budget is `n_pruned(units in a pool)`, or a
+threshold on the unit's score. `at(p, schedule)` is the budget in force at progress p.
+To add one: write its class and its line in BUDGETS; the laws, the CLI and the docs find it there.
+"""
+
+import math
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from secateurs.errors import PatternError, RecipeError
+from secateurs.schedules import Schedule
+from secateurs.units import Shape, canonical
+from secateurs.words import Word, a_count, a_number, call
+
+LINEAR = Schedule("linear")
+
+
+class Budget(Word):
+    """How many survive: `sparsity(0.7)`, `threshold(0.4)`, `threshold(1.2sigma)`, `top(2)`, `erk(0.7)`, `per_layer`."""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "sparsity(0.7)",
+        "threshold(0.4)",
+        "threshold(1.2sigma)",
+        "top(2)",
+        "erk(0.7)",
+    )
+
+    @classmethod
+    def parse(cls, value: object) -> "Budget":
+        """From a Budget, its text, or a mapping {pattern: budget}."""
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, Mapping):
+            return per_layer(value)
+        if not isinstance(value, str):
+            raise RecipeError(f"A budget is a word such as 'sparsity(0.7)' or a mapping of them; got {value!r}.")
+        text = value.strip()
+        if text.startswith("{") and text.endswith("}"):
+            pairs = re.findall(r"\s*([^:]+?)\s*:\s*([^(),]+\([^()]*\))\s*(?:,|$)", text[1:-1])
+            if not pairs:
+                raise RecipeError(f"{value!r} is not a mapping {{pattern: budget, ...}}.")
+            return per_layer(dict(pairs))
+        budget: Budget = call("budget", BUDGETS, text)
+        return budget
+
+    def for_layers(self, shapes: Mapping[str, Shape]) -> "dict[str, Simple]":
+        """The simple budget of every layer that this budget speaks of."""
+        raise NotImplementedError
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "Budget":
+        """The budget in force at progress p in [0, 1] of the training."""
+        raise NotImplementedError
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all layers may compete for one budget (pool=model)."""
+        return True
+
+
+class Simple(Budget):
+    """A budget that is the same for every pool."""
+
+    def for_layers(self, shapes: Mapping[str, Shape]) -> "dict[str, Simple]":
+        """The same for all."""
+        return dict.fromkeys(shapes, self)
+
+    @abstractmethod
+    def n_pruned(self, n_units: int) -> int:
+        """How many of the n_units in a pool go."""
+
+
+@dataclass(frozen=True)
+class Sparsity(Simple):
+    """Exactly round(s * n) units of each pool go (Python's round, halves to even)."""
+
+    s: float
+
+    def n_pruned(self, n_units: int) -> int:
+        """round(s * n_units)"""
+        return round(self.s * n_units)
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "Sparsity":
+        """Sparsity scaled by the schedule's share."""
+        return Sparsity(self.s * schedule.share(p, 1.0 - self.s))
+
+    def __str__(self) -> str:
+        return f"sparsity({self.s})"
+
+
+@dataclass(frozen=True)
+class Threshold(Simple):
+    """Units whose score is at most tau go, whatever the pool.
+
+    tau        absolute, or in standard deviations of the layer's weights if per_sigma
+    per_sigma  the deviation is taken when tau is set (`for_layers` of the caller), then frozen
+    """
+
+    tau: float
+    per_sigma: bool = False
+
+    def n_pruned(self, n_units: int) -> int:
+        """Not known before the scores are seen."""
+        raise TypeError("a threshold does not say how many go")
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "Threshold":
+        """Tau scaled by the schedule's share."""
+        return Threshold(self.tau * schedule.share(p, 1.0), self.per_sigma)
+
+    def __str__(self) -> str:
+        return f"threshold({self.tau}{'sigma' if self.per_sigma else ''})"
+
+
+@dataclass(frozen=True)
+class Top(Simple):
+    """Exactly n units of each pool stay; `share` of the way there, while a schedule runs."""
+
+    n: int
+    share: float = 1.0
+
+    def n_pruned(self, n_units: int) -> int:
+        """n_units - n, or PatternError where a pool has fewer than n."""
+        if self.n > n_units:
+            raise PatternError(f"top({self.n}) needs pools of at least {self.n} units; this one has {n_units}.")
+        return round(self.share * (n_units - self.n))
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "Top":
+        """The share of the units that will go."""
+        return Top(self.n, schedule.share(p, 0.0))
+
+    def __str__(self) -> str:
+        return f"top({self.n})" if self.share == 1.0 else f"top({self.n}, {self.share})"
+
+
+@dataclass(frozen=True)
+class Erk(Budget):
+    """Sparsity s over all layers, each layer's density proportional to (sum of its dimensions) / (their product).
+
+    Layers that would need a density above 1 stay dense and the others make up for it. Evci et al. 2020,
+    arXiv:1911.11134.
+    """
+
+    s: float
+
+    def for_layers(self, shapes: Mapping[str, Shape]) -> dict[str, Simple]:
+        """The sparsity of each layer."""
+        size = {name: math.prod(canonical(shape)) for name, shape in shapes.items()}
+        raw = {name: sum(shape) / size[name] if size[name] else 0.0 for name, shape in shapes.items()}
+        dense: set[str] = set()
+        while True:
+            rest = [name for name in shapes if name not in dense and size[name]]
+            n_kept = (1.0 - self.s) * sum(size.values()) - sum(size[name] for name in dense)
+            scale = n_kept / sum(raw[name] * size[name] for name in rest) if rest else 0.0
+            full = {name for name in rest if scale * raw[name] > 1.0}
+            if not full:
+                break
+            dense |= full
+        return {
+            name: Sparsity(0.0 if name in dense else min(1.0, max(0.0, 1.0 - scale * raw[name]))) for name in shapes
+        }
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "Erk":
+        """The whole network's sparsity scaled by the schedule's share."""
+        return Erk(self.s * schedule.share(p, 1.0 - self.s))
+
+    @property
+    def is_shared(self) -> bool:
+        """Each layer has its own share."""
+        return False
+
+    def __str__(self) -> str:
+        return f"erk({self.s})"
+
+
+@dataclass(frozen=True)
+class PerLayer(Budget):
+    """The first pattern (shell-style: *, ?, [...]) that matches a layer's name gives its budget; others are left."""
+
+    rules: tuple[tuple[str, Simple], ...]
+
+    def for_layers(self, shapes: Mapping[str, Shape]) -> dict[str, Simple]:
+        """The budget of every layer that a pattern matches."""
+        found = {name: next((b for pattern, b in self.rules if fnmatchcase(name, pattern)), None) for name in shapes}
+        return {name: budget for name, budget in found.items() if budget is not None}
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "PerLayer":
+        """Every rule's budget at progress p."""
+        moved = [(pattern, budget.at(p, schedule)) for pattern, budget in self.rules]
+        return PerLayer(tuple((pattern, budget) for pattern, budget in moved if isinstance(budget, Simple)))
+
+    @property
+    def is_shared(self) -> bool:
+        """Each layer has its own share, unless all are thresholds."""
+        return all(isinstance(budget, Threshold) for _, budget in self.rules)
+
+    def __str__(self) -> str:
+        return "{" + ", ".join(f"{pattern}: {budget}" for pattern, budget in self.rules) + "}"
+
+
+def sparsity(s: float) -> Sparsity:
+    """Exactly round(s * n) units of each pool go; s in [0, 1]."""
+    return Sparsity(a_number("A sparsity", s, 0.0, 1.0))
+
+
+def threshold(tau: float | str) -> Threshold:
+    """Units with score <= tau go; tau >= 0, or text such as "1.2sigma" (with magnitude)."""
+    if not isinstance(tau, str):
+        return Threshold(_a_tau(tau))
+    match = re.fullmatch(r"\s*([^\s]+?)\s*(?:sigma|σ)\s*", tau)
+    try:
+        return Threshold(_a_tau(float(match.group(1) if match else "")), per_sigma=True)
+    except ValueError as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(f"A threshold is a number or a text such as '1.2sigma'; got {tau!r}.") from None
+
+
+def _a_tau(value: object) -> float:
+    tau = a_number("A threshold", value, 0.0, math.inf)
+    if math.isinf(tau):
+        raise RecipeError("A threshold must be finite; got inf.")
+    return tau
+
+
+def top(n: int, share: float = 1.0) -> Top:
+    """Exactly n units of each pool stay (2:4 is pool 4, top(2))."""
+    return Top(a_count("top", n, 0), a_number("top's share", share, 0.0, 1.0))
+
+
+def erk(s: float) -> Erk:
+    """Sparsity s over all layers, thinner where layers are larger (Erdos-Renyi-Kernel)."""
+    return Erk(a_number("A sparsity", s, 0.0, 1.0))
+
+
+def per_layer(rules: Mapping[str, object]) -> PerLayer:
+    """A budget for each pattern of layer names; the first pattern that matches counts."""
+    if not rules:
+        raise RecipeError("A mapping of budgets needs at least one pattern.")
+    pairs = []
+    for pattern, value in rules.items():
+        budget = Budget.parse(value)
+        if not isinstance(budget, Simple):
+            raise RecipeError(f"The budget of '{pattern}' must be sparsity, threshold or top; got {budget}.")
+        if not isinstance(pattern, str) or not pattern or re.search(r"[:{},()\s]", pattern):
+            raise RecipeError(f"{pattern!r} is not a pattern of layer names.")
+        pairs.append((pattern, budget))
+    return PerLayer(tuple(pairs))
+
+
+BUDGETS: dict[str, Callable[..., Budget]] = {"sparsity": sparsity, "threshold": threshold, "top": top, "erk": erk}

@@ -1,0 +1,28 @@
+"""Checks: small questions about input that every floor asks, answered with one clear error."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+from secateurs.errors import MissingExtraError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists the known names, nearest first: "Did you mean 'lamp'? Known: ..."."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Known: {', '.join(names)}."
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """The optional module, or an error that says which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"This needs '{module.split('.')[0]}', which is not installed. Run: pip install 'secateurs[{name}]'"
+        ) from error

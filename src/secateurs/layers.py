@@ -1,0 +1,127 @@
+"""Layers: which parameters of a network can be pruned, and why the others are left alone.
+
+    layers(module, skip, only) -> [Layer(name, parameter, layout, reason), ...]     reason "" = prunable
+
+Prunable by default: floating weights of two or more dimensions except embeddings, class tokens and position tables.
+Tied weights are one layer, left alone if any of their names is.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from secateurs.checks import nearest
+from secateurs.errors import RecipeError
+from secateurs.layout import PLAIN, Layout, layout_of
+
+# By name, so that a checkpoint without its code is treated as the live network is.
+_TABLES = re.compile(
+    r"(^|[._])(embeddings?|embed|embed_tokens|tok_embeddings|word_embeddings|wte|wpe|tokens"
+    r"|cls_token|class_token|class_embedding|dist_token|mask_token|register_tokens"
+    r"|pos_embed|pos_embedding|position_embeddings?|positional_embedding|positions|position_ids|relative_position_bias_table"
+    r"|relative_attention_bias)([._](weight|table))?$"
+)
+_WRAPPERS = ("_orig_mod.", "module.")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One parameter of a network, named as in `named_parameters` without wrappers' prefixes.
+
+    aliases  the other names of a tied weight
+    reason   why it is left alone; empty if it can be pruned
+    """
+
+    name: str
+    parameter: nn.Parameter
+    layout: Layout = PLAIN
+    aliases: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The stored shape."""
+        return tuple(self.parameter.shape)
+
+    @property
+    def is_prunable(self) -> bool:
+        """Whether a recipe may touch it."""
+        return not self.reason
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what torch.compile, DataParallel and averaged models put before it."""
+    for prefix in _WRAPPERS:
+        if name.startswith(prefix):
+            return plain_name(name.removeprefix(prefix))
+    return name
+
+
+def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter by every plain name it has, tied ones included."""
+    found = dict(module.named_parameters(remove_duplicate=False))
+    if all(name.startswith(_WRAPPERS) for name in found):
+        return {plain_name(name): parameter for name, parameter in found.items()}
+    return found
+
+
+def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()) -> list[Layer]:
+    """Every parameter of `module` once, in its order, each prunable or with the reason why not.
+
+    skip, only  shell-style patterns of names; RecipeError for one that matches no parameter
+    """
+    skip, only = tuple(skip), tuple(only)
+    by_name = named_parameters(module)
+    for pattern in (*skip, *only):
+        if not any(fnmatchcase(name, pattern) for name in by_name):
+            raise RecipeError(f"No parameter is called {pattern!r}. {nearest(pattern, by_name)}")
+    owners = _owners(module)
+    names_of: dict[int, list[str]] = {}
+    for name, parameter in by_name.items():
+        names_of.setdefault(id(parameter), []).append(name)
+    found = []
+    for names in names_of.values():
+        parameter = by_name[names[0]]
+        reasons = (_reason(name, parameter, owners.get(name), skip, only) for name in names)
+        reason = next((f"{why} (tied)" if len(names) > 1 else why for why in reasons if why), "")
+        owner = owners.get(names[0])
+        layout = layout_of(owner, names[0].rpartition(".")[2]) if owner is not None else PLAIN
+        found.append(Layer(names[0], parameter, layout, tuple(names[1:]), reason))
+    return found
+
+
+def _owners(module: nn.Module) -> dict[str, nn.Module]:
+    """The module that holds each parameter, by the parameter's plain name."""
+    names = named_parameters(module)
+    owners = {}
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        for name in owner._parameters:
+            full = f"{prefix}.{name}" if prefix else name
+            owners[full if full in names else plain_name(full)] = owner
+    return owners
+
+
+def _reason(
+    name: str, parameter: nn.Parameter, owner: nn.Module | None, skip: tuple[str, ...], only: tuple[str, ...]
+) -> str:
+    """Why this name of a parameter is left alone, or "" if it is not."""
+    if parameter.dim() < 2:
+        return "one dimension (bias, norm or scalar)"
+    if not parameter.is_floating_point():
+        return f"not floating point ({parameter.dtype})"
+    if parameter.is_meta:
+        return "no values (meta device)"
+    if parameter.layout != torch.strided:
+        return f"not a strided tensor ({parameter.layout})"
+    for pattern in skip:
+        if fnmatchcase(name, pattern):
+            return f"skip={pattern}"
+    if only:
+        return "" if any(fnmatchcase(name, pattern) for pattern in only) else "not in only"
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or _TABLES.search(name):
+        return "embedding, class token or position table"
+    return ""

@@ -1,0 +1,291 @@
+"""Masks: {parameter name: keep}, the only place sparsity lives.
+
+masks = Masks.make(module, recipe)     decide; nothing is changed yet
+masks.apply(module)                    zero what does not live
+"""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from secateurs.budgets import Budget, PerLayer, Simple, Threshold
+from secateurs.checks import nearest
+from secateurs.durable import write_bytes
+from secateurs.errors import CollapseWarning, InputError, PatternError, RecipeError
+from secateurs.layers import Layer, layers, named_parameters
+from secateurs.recipe import Recipe
+from secateurs.selection import check_fit, select
+
+_FORMAT = "secateurs.masks/1"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one parameter.
+
+    status  "pruned", "skipped" or "impossible"; the last two with a reason
+    tau     the absolute threshold on the unit's score, where the budget was one
+    sigma   standard deviation of the layer's weights when the masks were made
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    n: int
+    n_pruned: int
+    status: str
+    reason: str = ""
+    aliases: tuple[str, ...] = ()
+    tau: float | None = None
+    sigma: float | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of this layer's weights that go."""
+        return self.n_pruned / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(Mapping[str, Tensor]):
+    """Which weights live: {parameter name: bool tensor of the parameter's shape, True = keep}; tied weights once."""
+
+    keep: Mapping[str, Tensor]
+    report: tuple[LayerReport, ...] = ()
+    recipe: Recipe | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.keep[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keep)
+
+    def __len__(self) -> int:
+        return len(self.keep)
+
+    @classmethod
+    def make(
+        cls,
+        module: nn.Module,
+        recipe: Recipe,
+        *,
+        budget: Budget | None = None,
+        among: "Masks | None" = None,
+        weights: Mapping[str, Tensor] | None = None,
+        sigmas: Mapping[str, float] | None = None,
+        evidence: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> "Masks":
+        """Masks for the weights of `module` as they are now; nothing is changed.
+
+        budget    in place of the recipe's (a schedule's budget at some progress, thresholds already absolute)
+        among     masks of which these must be a subset
+        weights   {name: values} to judge in place of the parameters' own
+        sigmas    {name: standard deviation} frozen earlier, in place of the weights' own
+        evidence  {name: {what a score needs beyond the weight: value}}
+
+        Warns (CollapseWarning) of every layer that is left with nothing. Raises RecipeError where the recipe names
+        nothing, PatternError where `only` names a layer that cannot be cut so, InputError for NaN weights.
+        """
+        budget = recipe.budget if budget is None else budget
+        found = layers(module, recipe.skip, recipe.only)
+        candidates, reasons = cuttable(found, recipe, budget)
+        values = {layer.name: layer.layout.turn(_values(layer, weights)) for layer in candidates}
+        budget, taus, deviations = _absolute(budget, values, sigmas or {})
+        scores = {
+            name: recipe.score(value, **{"name": name, **(evidence or {}).get(name, {})})
+            for name, value in values.items()
+        }
+        alive = None if among is None else {layer.name: layer.layout.turn(among[layer.name]) for layer in candidates}
+        with torch.no_grad():
+            chosen = select(scores, recipe.unit, recipe.pool, budget, recipe.min_keep, alive)
+        keep = {layer.name: layer.layout.back(chosen[layer.name]).contiguous() for layer in candidates}
+        report = []
+        for layer in found:
+            n = math.prod(layer.shape)
+            status, reason = "skipped", layer.reason
+            if layer.name in keep:
+                status = "pruned"
+            elif not reason:
+                status, reason = reasons[layer.name]
+            n_pruned = n - int(keep[layer.name].sum()) if status == "pruned" else 0
+            if status == "pruned" and n_pruned == n > 0:
+                warnings.warn(
+                    f"Layer collapse: '{layer.name}' {layer.shape} loses all of its {n} weights under '{budget}'. "
+                    "Ask for less, or give min_keep.",
+                    CollapseWarning,
+                    stacklevel=3,
+                )
+            tau, sigma = taus.get(layer.name), deviations.get(layer.name)
+            report.append(LayerReport(layer.name, layer.shape, n, n_pruned, status, reason, layer.aliases, tau, sigma))
+        return cls(keep, tuple(report), recipe)
+
+    def apply(self, module: nn.Module) -> None:
+        """Set every weight that does not live to exactly zero, in place.
+
+        `module` may be wrapped (compiled, averaged, data-parallel). InputError if a name or shape is not there.
+        """
+        by_name = named_parameters(module)
+        for name, keep in self.keep.items():
+            if name not in by_name:
+                raise InputError(f"The masks name '{name}', which this network does not have. {nearest(name, by_name)}")
+            if by_name[name].shape != keep.shape:
+                raise InputError(
+                    f"The mask of '{name}' is {tuple(keep.shape)}, the weight {tuple(by_name[name].shape)}."
+                )
+        with torch.no_grad():
+            for name, keep in self.keep.items():
+                by_name[name].masked_fill_(~keep.to(by_name[name].device), 0.0)
+
+    def nested_in(self, other: "Masks") -> bool:
+        """Whether everything that lives here lives in `other` too."""
+        return all(
+            name in other and not bool((keep & ~other[name].to(keep.device)).any()) for name, keep in self.items()
+        )
+
+    def equals(self, other: "Masks") -> bool:
+        """Whether both name the same layers and keep the same weights."""
+        return set(self) == set(other) and all(
+            torch.equal(keep, other[name].to(keep.device)) for name, keep in self.items()
+        )
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in the pruned layers, tied ones once."""
+        return sum(keep.numel() for keep in self.keep.values())
+
+    @property
+    def n_kept(self) -> int:
+        """Weights that live."""
+        return sum(int(keep.sum()) for keep in self.keep.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights in the pruned layers that do not live."""
+        return 1.0 - self.n_kept / self.n_weights if self.n_weights else 0.0
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One bit per weight in a safetensors file, with the recipe and the report in its metadata; durable."""
+        bits = {name: np.packbits(keep.cpu().numpy().reshape(-1)) for name, keep in self.keep.items()}
+        metadata = {
+            "format": _FORMAT,
+            "shapes": json.dumps({name: list(keep.shape) for name, keep in self.keep.items()}),
+            "report": json.dumps([asdict(line) for line in self.report]),
+            "recipe": "" if self.recipe is None else self.recipe.to_yaml(),
+        }
+        write_bytes(Path(path), save(bits, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Masks":
+        """What `save` wrote; InputError for anything else."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InputError(
+                        f"{path} is not a masks file ({_FORMAT}); its format is {metadata.get('format')!r}."
+                    )
+                shapes: dict[str, list[int]] = json.loads(metadata["shapes"])
+                bits = {name: file.get_tensor(name) for name in shapes}
+        except FileNotFoundError as error:
+            raise InputError(f"There is no file {path}.") from error
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise InputError(f"{path} is not a readable masks file: {error}") from error
+        keep = {}
+        for name, shape in shapes.items():
+            n = math.prod(shape)
+            if any(size < 0 for size in shape) or bits[name].dtype != np.uint8 or bits[name].size != -(-n // 8):
+                raise InputError(f"{path}: the mask of '{name}' does not fit its shape {shape}.")
+            keep[name] = torch.from_numpy(np.unpackbits(bits[name], count=n).astype(bool)).view(shape)
+        lines = json.loads(metadata["report"])
+        report = tuple(
+            LayerReport(**{**line, "shape": tuple(line["shape"]), "aliases": tuple(line["aliases"])}) for line in lines
+        )
+        recipe = Recipe.from_yaml(metadata["recipe"]) if metadata["recipe"] else None
+        return cls(keep, report, recipe)
+
+
+def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[Layer], dict[str, tuple[str, str]]]:
+    """The layers the recipe can cut, and {name: (status, reason)} of the prunable ones it cannot.
+
+    RecipeError where none can be, PatternError where `only` names one that cannot.
+    """
+    prunable = [layer for layer in found if layer.is_prunable]
+    shapes = {layer.name: tuple(layer.layout.turn(layer.parameter.detach()).shape) for layer in prunable}
+    if isinstance(budget, PerLayer):
+        for pattern, _ in budget.rules:
+            if not any(fnmatchcase(name, pattern) for name in shapes):
+                raise RecipeError(
+                    f"The budget's pattern {pattern!r} matches no prunable layer. {nearest(pattern, shapes)}"
+                )
+    simple = budget.for_layers(shapes)
+    reasons: dict[str, tuple[str, str]] = {}
+    candidates = []
+    for layer in prunable:
+        if layer.name not in simple:
+            reasons[layer.name] = ("skipped", "no pattern of the budget names it")
+            continue
+        try:
+            check_fit(shapes[layer.name], recipe.unit, recipe.pool, simple[layer.name])
+        except PatternError as error:
+            if layer.name in recipe.only:
+                raise PatternError(f"'{layer.name}' cannot be cut as asked: {error}") from error
+            reasons[layer.name] = ("impossible", str(error))
+            continue
+        candidates.append(layer)
+    if not candidates:
+        left = "; ".join(f"'{layer.name}': {layer.reason or reasons[layer.name][1]}" for layer in found[:8])
+        raise RecipeError(f"Nothing to prune. {left or 'The network has no parameters'}.")
+    return candidates, reasons
+
+
+def _values(layer: Layer, weights: Mapping[str, Tensor] | None) -> Tensor:
+    value = layer.parameter.detach() if weights is None else weights[layer.name].detach()
+    if bool(value.isnan().any()):
+        raise InputError(
+            f"'{layer.name}' {layer.shape} holds {int(value.isnan().sum())} NaN of {value.numel()} weights: "
+            "there is no order to prune by. Look for a diverged training or a broken file."
+        )
+    return value
+
+
+def sigma_of(weight: Tensor) -> float:
+    """Standard deviation of a layer's weights (population), in float64."""
+    return float(weight.detach().double().std(correction=0)) if weight.numel() else 0.0
+
+
+def _absolute(
+    budget: Budget, values: Mapping[str, Tensor], frozen: Mapping[str, float]
+) -> tuple[Budget, dict[str, float], dict[str, float]]:
+    """The budget with its sigmas replaced by numbers, and the tau and sigma of every layer under a threshold."""
+    simple = budget.for_layers({name: tuple(value.shape) for name, value in values.items()})
+    taus, sigmas = {}, {}
+    for name, rule in simple.items():
+        if isinstance(rule, Threshold):
+            sigmas[name] = frozen[name] if name in frozen else sigma_of(values[name])
+            taus[name] = rule.tau * sigmas[name] if rule.per_sigma else rule.tau
+    if not any(isinstance(rule, Threshold) and rule.per_sigma for rule in simple.values()):
+        return budget, taus, sigmas
+    return (
+        _exactly({name: Threshold(taus[name]) if name in taus else rule for name, rule in simple.items()}),
+        taus,
+        sigmas,
+    )
+
+
+def _exactly(simple: Mapping[str, Simple]) -> PerLayer:
+    """Budgets by exact layer name."""
+    return PerLayer(tuple((_literal(name), rule) for name, rule in simple.items()))
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

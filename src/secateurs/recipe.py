@@ -1,0 +1,110 @@
+"""Recipe: the five words, and where they apply; one frozen value in Python, YAML, text and every output.
+
+>>> print(Recipe(budget="sparsity(0.7)"))
+magnitude element model sparsity(0.7) one_shot
+"""
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator
+
+from secateurs.budgets import Budget, PerLayer, Threshold
+from secateurs.errors import PatternError, RecipeError
+from secateurs.pools import Pool, model
+from secateurs.schedules import Schedule
+from secateurs.scores import Score
+from secateurs.selection import check_words
+from secateurs.settings import Settings
+from secateurs.units import Unit, element
+from secateurs.words import Argument, parse_argument
+
+
+def _patterns(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+
+
+class Recipe(Settings):
+    """How to prune: score, unit, pool, budget, schedule; and where: skip, only, min_keep.
+
+    skip, only  shell-style patterns of parameter names; `only` overrides what is left alone by default (embeddings,
+                class tokens, position tables), so only=["*"] is every floating weight of two or more dimensions
+    min_keep    units (int) or share of units (float below 1) that every layer keeps whatever happens
+    """
+
+    score: Score = Score("magnitude")
+    unit: Unit = element
+    pool: Pool = model
+    budget: Budget
+    schedule: Schedule = Schedule("one_shot")
+    skip: Patterns = ()
+    only: Patterns = ()
+    min_keep: int | float = 0
+
+    def __init__(self, **values: Any) -> None:
+        """Every word as a value or as its text: Recipe(budget=sparsity(0.7)), Recipe(budget="sparsity(0.7)")."""
+        super().__init__(**values)
+
+    def model_post_init(self, context: Any) -> None:
+        """The words must fit each other, whatever the weights."""
+        check_words(self.pool, self.budget, self.min_keep)
+        if self.pool.kind not in ("layer", "model") and (self.unit.kind in ("row", "column") or self.unit.h > 1):
+            raise PatternError(f"A pool '{self.pool}' lies within one row and cannot hold whole units '{self.unit}'.")
+        rules = [rule for _, rule in self.budget.rules] if isinstance(self.budget, PerLayer) else [self.budget]
+        if self.score.name != "magnitude" and any(isinstance(b, Threshold) and b.per_sigma for b in rules):
+            raise RecipeError(f"A threshold in sigmas is meant for magnitude; the score is '{self.score}'.")
+        for pattern in (*self.skip, *self.only):
+            if not re.fullmatch(r"[^\s,]+", pattern):
+                raise RecipeError(f"{pattern!r} is not a pattern of parameter names.")
+
+    def __str__(self) -> str:
+        words = [self.score, self.unit, self.pool, self.budget, self.schedule]
+        text = " ".join(str(word) for word in words)
+        if self.skip:
+            text += f" skip=[{', '.join(self.skip)}]"
+        if self.only:
+            text += f" only=[{', '.join(self.only)}]"
+        return text + (f" min_keep={self.min_keep}" if self.min_keep else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The recipe that one line of text says: five words in any of their forms, then skip, only, min_keep.
+
+        Words may be left out from the right; a lone budget ("sparsity(0.7)") is a recipe too.
+        """
+        words = _split(text)
+        options: dict[str, object] = {}
+        while words and (match := re.fullmatch(r"(skip|only|min_keep)=(.+)", words[-1], re.DOTALL)):
+            key, value = match.groups()
+            if key == "min_keep":
+                number: Argument = parse_argument(value)
+                options[key] = number
+            else:
+                options[key] = tuple(part.strip() for part in value.removeprefix("[").removesuffix("]").split(","))
+            words.pop()
+        if len(words) == 1:
+            return cls(budget=words[0], **options)
+        if not 4 <= len(words) <= 5:
+            raise RecipeError(
+                f"{text!r} is not a recipe: expected 'score unit pool budget schedule', for example "
+                "'magnitude element model sparsity(0.7) one_shot'."
+            )
+        names = ("score", "unit", "pool", "budget", "schedule")
+        return cls(**dict(zip(names, words, strict=False)), **options)
+
+
+def _split(text: str) -> list[str]:
+    """Words at the spaces that no bracket encloses."""
+    words, depth, start = [], 0, 0
+    for i, letter in enumerate(text + " "):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter.isspace() and depth == 0:
+            if text[start:i].strip():
+                words.append(text[start:i].strip())
+            start = i + 1
+    return words

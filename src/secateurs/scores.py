@@ -1,0 +1,110 @@
+"""Scores: how much each weight is worth keeping.
+
+A score is a function (weight, *, settings and evidence) -> tensor of weight's shape, >= 0, larger = keep.
+To add one: write it here and add its line to SCORES; the laws, the CLI and the docs find it there. A keyword
+without a default is evidence the caller must bring (from calibration data); one with a default is a setting.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from secateurs.checks import nearest
+from secateurs.errors import RecipeError
+from secateurs.words import Argument, Word, format_call, parse_call
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """The size of the weight, |w|.
+
+    weight   any shape; the score has its shape and dtype
+
+    Han et al. 2015, arXiv:1506.02626.
+    """
+    return weight.abs()
+
+
+def lamp(weight: Tensor) -> Tensor:
+    """Squared weight over the squares of all weights in the layer that are at least as large.
+
+        score[u] = w[u]^2 / sum of w[v]^2 over v with |w[v]| >= |w[u]|
+
+    weight   any shape; the score is float32 (float64 for float64 weights)
+
+    Equal weights are ordered by flat index, the earlier counts as larger, so one weight of each layer scores 1
+    and no layer can be emptied. Meant for pool=model. Lee et al. 2021, arXiv:2010.07611.
+    """
+    flat = weight.detach().flatten().double()
+    order = flat.abs().argsort(descending=True, stable=True)
+    square = flat[order].square()
+    share = square / square.cumsum(0)
+    score = torch.empty_like(flat)
+    score[order] = share.nan_to_num(0.0)  # 0 / 0 where every weight is zero
+    return score.view(weight.shape).to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+
+
+def random(weight: Tensor, *, seed: int = 0, name: str = "") -> Tensor:
+    """Uniform in [0, 1): the control that knows nothing about the weights.
+
+    weight   any shape; the score is float32, the same on every device
+    name     the layer's name, so that layers of one shape do not share a pattern
+    """
+    key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7])
+    generator = torch.Generator().manual_seed(key)
+    return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+
+SCORES: dict[str, Callable[..., Tensor]] = {"magnitude": magnitude, "lamp": lamp, "random": random}
+
+
+@dataclass(frozen=True)
+class Score(Word):
+    """A score by name, with its settings: `magnitude`, `lamp`, `random(7)`."""
+
+    name: str
+    settings: tuple[tuple[str, Argument], ...] = ()
+    examples: ClassVar[tuple[str, ...]] = ("magnitude", "lamp", "random(7)")
+
+    @classmethod
+    def parse(cls, value: object) -> "Score":
+        """From a Score, its text, or a function of SCORES."""
+        if isinstance(value, Score):
+            return value
+        if callable(value):
+            value = getattr(value, "__name__", repr(value))
+        if not isinstance(value, str):
+            raise RecipeError(f"A score is a word such as 'magnitude'; got {value!r}.")
+        name, positional, named = parse_call(value)
+        if name not in SCORES:
+            raise RecipeError(f"Unknown score {name!r}. {nearest(name, SCORES)}")
+        known = cls._settings(name)
+        if len(positional) > len(known) or not set(named) <= set(known):
+            raise RecipeError(f"Score {value!r}: '{name}' takes {', '.join(known) or 'no settings'}.")
+        given = dict(zip(known, positional, strict=False)) | named
+        for key, setting in given.items():
+            if type(setting) is not type(known[key]):
+                raise RecipeError(f"Score {value!r}: {key} must be like {known[key]!r}; got {setting!r}.")
+        return cls(name, tuple((key, given[key]) for key in known if key in given and given[key] != known[key]))
+
+    @staticmethod
+    def _settings(name: str) -> dict[str, Any]:
+        """The settings of a score with their defaults; `name` is evidence every caller has."""
+        parameters = inspect.signature(SCORES[name]).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "name"}
+
+    def __call__(self, weight: Tensor, **evidence: Any) -> Tensor:
+        """The scores of `weight`, from the evidence its function asks for; RecipeError if some is missing."""
+        parameters = list(inspect.signature(SCORES[self.name]).parameters.values())[1:]
+        missing = [p.name for p in parameters if p.default is p.empty and p.name not in evidence]
+        if missing:
+            raise RecipeError(f"Score '{self.name}' needs evidence that was not given: {', '.join(missing)}.")
+        wanted = {p.name: evidence[p.name] for p in parameters if p.name in evidence}
+        return SCORES[self.name](weight, **wanted, **dict(self.settings))
+
+    def __str__(self) -> str:
+        return format_call(self.name, (), dict(self.settings))

@@ -1,0 +1,67 @@
+"""Settings: frozen, strict values with YAML, one-line text, JSON Schema and a hash; the base of every config.
+
+A class that derives from Settings lists its fields; unknown keys, wrong types and impossible values are one
+RecipeError. Nothing in a config names code to import.
+"""
+
+import hashlib
+import json
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from secateurs.checks import nearest
+from secateurs.errors import RecipeError
+
+
+class Settings(BaseModel):
+    """Interface of every config value: compare, hash, write as YAML, read back the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise RecipeError(self._explain(error)) from None
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        lines = []
+        for item in error.errors(include_url=False):
+            where = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                lines.append(f"unknown key '{where}'. {nearest(str(item['loc'][-1]), cls.model_fields)}")
+            elif item["type"] == "missing":
+                lines.append(f"'{where}' is missing.")
+            elif item["type"] == "value_error":
+                lines.append(item["msg"].removeprefix("Value error, "))
+            else:
+                lines.append(f"'{where}': {item['msg']}; got {item['input']!r}.")
+        return f"{cls.__name__}: " + " ".join(lines)
+
+    def values(self) -> dict[str, Any]:
+        """The JSON-able values of all fields; `type(self)(**values)` is this value again."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """YAML with every field, in the order of the class."""
+        return yaml.safe_dump(self.values(), sort_keys=False, allow_unicode=True, width=110)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """The value a YAML mapping describes; RecipeError if it is not one."""
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{cls.__name__}: not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise RecipeError(f"{cls.__name__}: expected a YAML mapping of its fields, got {type(values).__name__}.")
+        return cls(**values)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits that two equal values share, on every machine."""
+        text = json.dumps(self.values(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""Pruner: the same recipe inside any training loop.
+
+optimizer.step()
+pruner.step()          # pruned weights are exactly zero from here to the next optimizer.step()
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from secateurs.budgets import Budget, PerLayer, Threshold
+from secateurs.checks import nearest
+from secateurs.errors import InputError, RecipeError
+from secateurs.layers import layers, named_parameters
+from secateurs.masks import LayerReport, Masks, cuttable
+from secateurs.recipe import Recipe
+from secateurs.words import a_count
+
+Revive = Literal["never", "dense", "forget"]
+
+
+class Pruner:
+    """Prunes `module` while `optimizer` trains it, by `recipe`, whose schedule runs over `total_steps`.
+
+    revive  "never"   a pruned weight stays zero; the optimizer's memory of it is cleared
+            "dense"   a dense copy takes every update, the parameter is keep x dense, weights may return
+            "forget"  the budget is applied anew to what is there after every step, and nothing is remembered
+
+    Steps are counted by the optimizer: a step that a GradScaler skipped, or a call between two accumulated
+    gradients, does not advance. No parameter is renamed or wrapped; `state_dict` makes resuming exact.
+    A threshold in sigmas takes each layer's deviation when it first acts, and keeps it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        recipe: Recipe,
+        optimizer: Optimizer,
+        total_steps: int,
+        revive: Revive = "never",
+    ) -> None:
+        if revive not in get_args(Revive):
+            raise RecipeError(f"Unknown revive {revive!r}. {nearest(str(revive), get_args(Revive))}")
+        # An impossible request is told before the first batch, not after the warm-up.
+        candidates, _ = cuttable(layers(module, recipe.skip, recipe.only), recipe, recipe.budget)
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not any(id(layer.parameter) in trained for layer in candidates):
+            raise RecipeError(
+                "The optimizer holds none of the weights this recipe prunes. Give it the module's parameters."
+            )
+        self.module = module
+        self.recipe = recipe
+        self.optimizer = optimizer
+        self.total_steps = a_count("total_steps", total_steps, 1)
+        self.revive: Revive = revive
+        self.masks: Masks | None = None
+        self.n_steps = 0
+        self._n_pending = 0
+        self._n_chosen = -1
+        self._budget: Budget | None = None
+        self._sigmas: dict[str, float] = {}
+        self._dense: dict[str, Tensor] = {}
+        optimizer.register_step_post_hook(self._count)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights in the pruned layers that are zero now by this pruner's doing."""
+        return 0.0 if self.masks is None else self.masks.sparsity
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Follow `optimizer.step()`: choose the masks anew where the schedule says so, and zero what does not live."""
+        if self._n_pending == 0:
+            return
+        self.n_steps += self._n_pending
+        self._n_pending = 0
+        self._remember()
+        if self._is_due():
+            self._choose()
+        self._zero()
+
+    def apply(self, module: nn.Module) -> None:
+        """Zero the same weights in another copy of the network, such as a moving average."""
+        if self.masks is not None:
+            self.masks.apply(module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resuming needs, as tensors, numbers and text (loads with weights_only=True)."""
+        return {
+            "recipe": self.recipe.to_yaml(),
+            "total_steps": self.total_steps,
+            "revive": self.revive,
+            "n_steps": self.n_steps,
+            "n_pending": self._n_pending,
+            "n_chosen": self._n_chosen,
+            "sigmas": dict(self._sigmas),
+            "dense": {name: value.clone() for name, value in self._dense.items()},
+            "keep": None if self.masks is None else {name: keep.clone() for name, keep in self.masks.items()},
+            "report": [] if self.masks is None else [asdict(line) for line in self.masks.report],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; InputError if it belongs to another recipe, length or mode."""
+        mine = {"recipe": self.recipe.to_yaml(), "total_steps": self.total_steps, "revive": self.revive}
+        for key, value in mine.items():
+            if state[key] != value:
+                raise InputError(f"The saved pruner's {key} is {state[key]!r}, this one's is {value!r}.")
+        by_name = named_parameters(self.module)
+        keep: Mapping[str, Tensor] | None = state["keep"]
+        for name, value in (keep or {}).items():
+            if name not in by_name or by_name[name].shape != value.shape:
+                raise InputError(f"The saved pruner holds '{name}' {tuple(value.shape)}, which this network does not.")
+        self.n_steps, self._n_pending, self._n_chosen = (
+            state["n_steps"],
+            state["n_pending"],
+            state["n_chosen"],
+        )
+        self._sigmas = dict(state["sigmas"])
+        self._dense = {name: value.to(by_name[name].device).clone() for name, value in state["dense"].items()}
+        lines = [{**line, "shape": tuple(line["shape"]), "aliases": tuple(line["aliases"])} for line in state["report"]]
+        report = tuple(LayerReport(**line) for line in lines)
+        self.masks = None
+        if keep is not None:
+            here = {name: value.to(by_name[name].device).clone() for name, value in keep.items()}
+            self.masks = Masks(here, report, self.recipe)
+        self._budget = None if self.masks is None else self._budget_at(self._n_chosen)
+
+    def _count(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found_inf = getattr(optimizer, "found_inf", None)  # fused optimizers skip inside their own step
+        if found_inf is None or not bool(found_inf):
+            self._n_pending += 1
+
+    def _progress(self, n_steps: int) -> float:
+        return min(1.0, n_steps / self.total_steps)
+
+    def _budget_at(self, n_steps: int) -> Budget:
+        return self.recipe.budget.at(self._progress(n_steps), self.recipe.schedule)
+
+    def _is_due(self) -> bool:
+        schedule, p = self.recipe.schedule, self._progress(self.n_steps)
+        if p < schedule.begin:
+            return False
+        if self.masks is None or self.revive == "forget":
+            return True
+        if self._progress(self._n_chosen) >= schedule.end:
+            return False
+        return p >= schedule.end or self.n_steps - self._n_chosen >= schedule.every
+
+    def _choose(self) -> None:
+        budget = self._budget_at(self.n_steps)
+        # The same count among the survivors is the same survivors; a threshold finds new victims.
+        if self.revive == "never" and budget == self._budget and not _has_threshold(budget):
+            self._n_chosen = self.n_steps
+            return
+        among = self.masks if self.revive == "never" else None
+        weights = self._dense if self.revive == "dense" and self._dense else None
+        masks = Masks.make(self.module, self.recipe, budget=budget, among=among, weights=weights, sigmas=self._sigmas)
+        if self.masks is None:
+            self._sigmas = {line.name: line.sigma for line in masks.report if line.sigma is not None}
+        if self.revive == "dense" and not self._dense:
+            by_name = named_parameters(self.module)
+            self._dense = {name: by_name[name].detach().clone() for name in masks}
+        self.masks, self._budget, self._n_chosen = masks, budget, self.n_steps
+
+    def _remember(self) -> None:
+        """The dense copies take the update that the optimizer gave the parameters."""
+        by_name = named_parameters(self.module)
+        for name, dense in self._dense.items():
+            value, keep = by_name[name], self._keep(name)
+            # A pruned parameter was exactly zero before the step, so its value is the update.
+            dense.copy_(torch.where(keep, value, dense + value))
+
+    def _zero(self) -> None:
+        if self.masks is None:
+            return
+        by_name = named_parameters(self.module)
+        for name in self.masks:
+            parameter, keep = by_name[name], self._keep(name)
+            if name in self._dense:
+                parameter.copy_(self._dense[name])
+            parameter.masked_fill_(~keep, 0.0)
+            if self.revive == "never":
+                for memory in self.optimizer.state.get(parameter, {}).values():
+                    if isinstance(memory, Tensor) and memory.shape == parameter.shape:
+                        memory.masked_fill_(~keep, 0.0)
+
+    def _keep(self, name: str) -> Tensor:
+        assert self.masks is not None
+        return self.masks[name]
+
+
+def _has_threshold(budget: Budget) -> bool:
+    rules = [rule for _, rule in budget.rules] if isinstance(budget, PerLayer) else [budget]
+    return any(isinstance(rule, Threshold) for rule in rules)

@@ -72,6 +72,13 @@ class Pruner:
         return 0.0 if self.masks is None else self.masks.sparsity
 
     @torch.no_grad()
+    def start(self) -> None:
+        """Optional, before the first step: apply what the schedule already asks for at progress 0 (`one_shot` does)."""
+        if self.masks is None and self._is_due():
+            self._choose()
+            self._zero()
+
+    @torch.no_grad()
     def step(self) -> None:
         """Follow `optimizer.step()`: choose the masks anew where the schedule says so, and zero what does not live."""
         if self._n_pending == 0:

@@ -1,0 +1,143 @@
+"""`secateurs explore`: options in, an Exploration run, a table out."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from secateurs.budgets import threshold
+from secateurs.cli.screen import watch
+from secateurs.data import DataSpec
+from secateurs.errors import InputError
+from secateurs.experiments.directory import check_directory, locked
+from secateurs.experiments.exploration import LADDER, Experiment, Exploration
+from secateurs.experiments.explore import Explorer
+from secateurs.experiments.presets import preset
+from secateurs.models import ModelSpec
+from secateurs.recipe import Recipe
+from secateurs.words import parse_argument
+
+DEFAULT_RECIPE = "magnitude element model sparsity(0.7) cubic(begin=0.1, end=0.6, every=4)"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--data", "source", default="digits", show_default=True, help="digits, mnist, a file, a directory, hub:org/name."
+)
+@click.option("--data-dir", help="Where the files of mnist are.")
+@click.option(
+    "--model", "model_text", help="A reference network, such as cls-transformer(dim=64).  [default: cls-transformer]"
+)
+@click.option(
+    "--recipe", "recipe_text", help="A YAML file, or one line: 'magnitude element model sparsity(0.7) cubic'."
+)
+@click.option(
+    "--tau", help="The story's threshold: 0.9sigma (of each layer) or 0.4 (absolute).  [default: takes about 70 %]"
+)
+@click.option("--absolute-tau", default=0.4, show_default=True, help="The extra stage, cut once at this tau.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many; the first is 0.")
+@click.option("--sparsities", help="Where the trade-off is measured, such as 0.5,0.9.  [default: 0.5 … 0.98]")
+@click.option(
+    "--epochs", type=click.FloatRange(0, min_open=True), help="Of the training; fine-tuning gets half as many."
+)
+@click.option("--experiment", "file", help="An exploration.yaml of an earlier run, in place of all options above.")
+@click.option(
+    "--out", default="runs/explore", show_default=True, help="The run's directory; an interrupted run goes on there."
+)
+@click.option("--jobs", type=click.IntRange(1), help="Processes at a time.  [default: the number of cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what would be pruned, run and written. Nothing is run.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def explore(
+    source: str,
+    data_dir: str | None,
+    model_text: str | None,
+    recipe_text: str | None,
+    tau: str | None,
+    absolute_tau: float,
+    seeds: int,
+    sparsities: str | None,
+    epochs: float | None,
+    file: str | None,
+    out: str,
+    jobs: int | None,
+    as_json: bool,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """See what pruning does to one network.
+
+    Trains it, prunes it inside the training loop and once afterwards, and writes the four stages as pictures, an
+    interactive page (report.html), the trade-off of sparsity and accuracy, and a verdict on each claim.
+    """
+    if file is not None:
+        exploration = Exploration.from_yaml(_read(file))
+    else:
+        recipe = _recipe(recipe_text, tau)
+        model = ModelSpec.parse(model_text or "cls-transformer")
+        chosen = preset(model.name)
+        training, fine_tune = chosen.training, chosen.fine_tune
+        if epochs is not None:
+            training = training.model_copy(update={"epochs": epochs})
+            fine_tune = fine_tune.model_copy(update={"epochs": epochs / 2})
+        experiment = Experiment(
+            model=model,
+            data=DataSpec(source=source, directory=data_dir),
+            training=training,
+            recipe=recipe,
+            seeds=tuple(range(seeds)),
+        )
+        ladder = LADDER if sparsities is None else tuple(float(part) for part in sparsities.split(","))
+        exploration = Exploration(
+            experiment=experiment, fine_tune=fine_tune, sparsities=ladder, absolute_tau=absolute_tau
+        )
+    n_jobs = jobs or len(os.sched_getaffinity(0))
+    explorer = Explorer(exploration, Path(out), n_jobs=n_jobs, command=_command())
+    run = explorer.check()
+    check_directory(Path(out))
+    if dry_run:
+        from secateurs.cli.tables import print_plan
+
+        print_plan(explorer, as_json)
+        return
+    with locked(Path(out)), watch(explorer.progress):
+        results = explorer.run()
+    if as_json:
+        click.echo(json.dumps(results, allow_nan=False))
+        return
+    from secateurs.cli.tables import print_results
+
+    print_results(results, run.out)
+
+
+def _recipe(text: str | None, tau: str | None) -> Recipe:
+    """The recipe of --recipe, with --tau as its budget."""
+    if text is None:
+        recipe = Recipe.parse(DEFAULT_RECIPE)
+    elif text.endswith((".yaml", ".yml")) or Path(text).is_file():
+        recipe = Recipe.from_yaml(_read(text))
+    else:
+        recipe = Recipe.parse(text)
+    if tau is None:
+        return recipe
+    number = parse_argument(tau)
+    budget = threshold(number if not isinstance(number, int) else float(number))
+    fields: dict[str, Any] = {name: getattr(recipe, name) for name in Recipe.model_fields}
+    return Recipe(**{**fields, "budget": budget})
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {path}: {error}.") from error
+
+
+def _command() -> str:
+    """The command that was typed, to be typed again."""
+    words = [word for word in sys.argv[1:] if word not in ("--json", "--debug")]
+    return shlex.join(["secateurs", *words])

@@ -1,0 +1,90 @@
+"""Main: `secateurs COMMAND`; loads a command's code only when it is called, and turns errors into exit codes.
+
+To add a command: its file in this folder with a click command of the same name, and its line in COMMANDS.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+from types import FrameType
+
+import click
+
+from secateurs import __version__
+from secateurs.errors import SecateursError
+
+COMMANDS = {"explore": "See what pruning does to one network: four stages, pictures, a page, numbers."}
+
+
+class Commands(click.Group):
+    """The commands by name; `--help` lists them without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the story."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"secateurs.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest name for an unknown one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from secateurs.checks import nearest
+
+            ctx.fail(f"No such command '{args[0]}'. {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and one line each."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="secateurs")
+def secateurs() -> None:
+    """Pruning shears for neural networks.
+
+    Exit codes: 0 ok, 1 a gate was not met, 2 usage or recipe, 3 bad input, 4 cannot write, 5 output locked.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with the documented code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = secateurs.main(standalone_mode=False)
+    except SecateursError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Abort:
+        _fail("Interrupted. Run the same command again to go on.", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _fail("Interrupted. Run the same command again to go on.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'Input or output'}: {error.strerror or error}.", 4)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"secateurs: {message}", err=True)
+    sys.exit(code)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(143)

@@ -1,0 +1,117 @@
+"""Tables: what a person reads in the terminal after `explore`, and before it with --dry-run."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from secateurs.experiments.cells import n_steps
+from secateurs.experiments.explore import Explorer
+from secateurs.layers import layers
+from secateurs.masks import cuttable
+
+MARKS = {"holds": "[green]holds[/]", "does not hold": "[red]does not hold[/]"}
+
+
+def print_results(results: dict[str, Any], out: Path) -> None:
+    """Headline, stages, trade-off, claims, and where everything lies."""
+    console = Console(highlight=False)
+    console.print(f"\n[bold]{escape(results['headline'])}[/]\n")
+    stages = Table("stage", "zeros", "test accuracy", "95 % interval", title="Stages, seed 0", title_justify="left")
+    for stage in results["stages"]:
+        test = stage["accuracy"]["test"]
+        interval = f"{test['low']:.1%} to {test['high']:.1%} (n={test['n']:,})"
+        title = stage["title"] + (f" (tau {stage['tau_text']})" if stage["tau_text"] else "")
+        stages.add_row(title, f"{stage['sparsity']:.1%}", f"{test['value']:.1%}", interval)
+    console.print(stages)
+    _print_tradeoff(console, results)
+    claims = Table("claim", "verdict", "measured", title="Claims, tested on this run", title_justify="left")
+    for claim in results["claims"]:
+        claims.add_row(claim["text"], MARKS.get(claim["verdict"], claim["verdict"]), claim["number"])
+    console.print(claims)
+    console.print(f"\nThe page: [bold]{escape(str(out / 'report.html'))}[/]")
+    console.print(f"Pictures, models, results.json, recipe.yaml: {escape(str(out))}/")
+
+
+def _print_tradeoff(console: Console, results: dict[str, Any]) -> None:
+    dense = results["dense"]
+    n = len(results["seeds"])
+    title = f"Test accuracy against sparsity, mean of {n} seed{'s' if n > 1 else ''}; dense {dense['mean']:.1%}"
+    table = Table("sparsity", "one-shot", "one-shot + fine-tuning", "in the loop", title=title, title_justify="left")
+    by_point = {(point["asked"], point["strategy"]): point for point in results["tradeoff"]}
+    for s in dict.fromkeys(point["asked"] for point in results["tradeoff"]):
+        cells = [by_point[s, strategy] for strategy in ("one-shot", "fine-tuned", "in-loop")]
+        table.add_row(f"{s:.0%}", *(f"{cell['mean']:.1%}" for cell in cells))
+    console.print(table)
+
+
+def print_plan(explorer: Explorer, as_json: bool) -> None:
+    """What would be pruned, run and written."""
+    run = explorer.run_value
+    found = layers(run.network, run.recipe.skip, run.recipe.only)
+    candidates, reasons = cuttable(found, run.recipe, run.recipe.budget)
+    cut = {layer.name for layer in candidates}
+    rows: list[dict[str, Any]] = [
+        {
+            "name": layer.name,
+            "shape": list(layer.shape),
+            "n": layer.parameter.numel(),
+            "status": "prune" if layer.name in cut else reasons.get(layer.name, ("skip", ""))[0],
+            "reason": layer.reason or reasons.get(layer.name, ("", ""))[1],
+        }
+        for layer in found
+    ]
+    steps = n_steps(explorer.planned, len(run.data.y_train))
+    n_parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    seconds = steps * _seconds_per_step(explorer) / explorer.n_jobs
+    plan: dict[str, Any] = {
+        "layers": rows,
+        "n_networks": len(explorer.planned),
+        "n_steps": steps,
+        "size_bytes": len(explorer.planned) * 4 * n_parameters,
+        "estimated_s": seconds,
+        "processes": explorer.n_jobs,
+        "out": str(run.out),
+        "exploration": run.exploration.values(),
+    }
+    if as_json:
+        click.echo(json.dumps(plan))
+        return
+    console = Console(highlight=False)
+    table = Table("weight", "shape", "n", "", "why", title=f"{run.exploration.experiment.model}", title_justify="left")
+    for row in rows:
+        shape = " × ".join(map(str, row["shape"]))
+        table.add_row(escape(row["name"]), shape, f"{row['n']:,}", row["status"], escape(row["reason"]))
+    console.print(table)
+    console.print(f"Recipe: {escape(str(run.recipe))}")
+    console.print(
+        f"{plan['n_networks']} networks, {steps:,} training steps in {explorer.n_jobs} processes: about {seconds:.0f} s "
+        f"for the training (estimated from a few steps now), {plan['size_bytes'] / 1e6:.0f} MB of weights under {run.out}/."
+    )
+
+
+def _seconds_per_step(explorer: Explorer) -> float:
+    """Median of a few training steps on one thread."""
+    run = explorer.run_value
+    training = run.exploration.experiment.training
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        optimizer = training.make_optimizer(run.network)
+        x, y = run.data.x_train[: training.batch_size], run.data.y_train[: training.batch_size]
+        seconds = []
+        for _ in range(8):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(run.network(x), y).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds)[len(seconds) // 2]
+    finally:
+        torch.set_num_threads(before)

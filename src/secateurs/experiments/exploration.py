@@ -1,0 +1,157 @@
+"""Exploration: what `explore` is asked to do, as one frozen value; and the cells it is made of."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from secateurs.budgets import Sparsity, Threshold, sparsity, threshold
+from secateurs.data import DataSpec
+from secateurs.errors import RecipeError
+from secateurs.experiments.cells import Cell
+from secateurs.models import ModelSpec
+from secateurs.recipe import Recipe
+from secateurs.settings import Settings
+from secateurs.train.training import Training
+
+HELD = "one_shot(end=0.0)"
+LADDER = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Experiment(Settings):
+    """What is trained on what, how, pruned how, and with which seeds."""
+
+    model: ModelSpec
+    data: DataSpec
+    training: Training
+    recipe: Recipe
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = (0, 1, 2)
+
+    def model_post_init(self, context: Any) -> None:
+        """At least one seed, none twice."""
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise RecipeError(f"seeds must be different numbers of at least 0; got {list(self.seeds)}.")
+
+
+class Exploration(Settings):
+    """The story of one network in stages, and its trade-off.
+
+    experiment    the recipe's budget is the story's: a threshold, or a sparsity from which tau is chosen in sigmas
+                  (the multiple of 0.05 sigma that takes nearest to that share of the trained network)
+    fine_tune     the training after pruning once; pruning inside the loop and the dense baseline get
+                  `experiment.training` and `fine_tune` together, so that every strategy has the same budget
+    sparsities    where the trade-off is measured
+    absolute_tau  the extra stage, pruned once at this tau whatever the layer
+    """
+
+    experiment: Experiment
+    fine_tune: Training
+    sparsities: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = LADDER
+    absolute_tau: float = 0.4
+
+    def model_post_init(self, context: Any) -> None:
+        """Sparsities in (0, 1), a usable tau, and a story's budget that every layer can share."""
+        if not self.sparsities or not all(0.0 < s < 1.0 for s in self.sparsities):
+            raise RecipeError(f"sparsities must lie between 0 and 1; got {list(self.sparsities)}.")
+        threshold(self.absolute_tau)
+        if not isinstance(self.experiment.recipe.budget, Sparsity | Threshold):
+            raise RecipeError(
+                f"explore tells its story with a threshold or a sparsity; the recipe's budget is "
+                f"'{self.experiment.recipe.budget}'. Use threshold(1sigma), threshold(0.4) or sparsity(0.7)."
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an exploration: first `trained`, from which tau may be chosen, then everything."""
+
+    exploration: Exploration
+    data_hash: str
+
+    @property
+    def whole(self) -> Training:
+        """The training budget of every strategy: training and fine-tuning together."""
+        training, fine_tune = self.exploration.experiment.training, self.exploration.fine_tune
+        return training.model_copy(update={"epochs": training.epochs + fine_tune.epochs})
+
+    @property
+    def untrained(self) -> Training:
+        """No training at all: prune once."""
+        return self.exploration.experiment.training.model_copy(update={"epochs": 0.0})
+
+    def cell(self, seed: int, training: Training, **fields: Any) -> Cell:
+        """A cell of this experiment; the first seed's carry the story."""
+        experiment = self.exploration.experiment
+        return Cell(
+            model=experiment.model,
+            data=experiment.data,
+            data_hash=self.data_hash,
+            training=training,
+            seed=seed,
+            **fields,
+        )
+
+    def trained(self, seed: int) -> Cell:
+        """The dense network that is pruned once afterwards."""
+        is_story = seed == self.exploration.experiment.seeds[0]
+        n_looks = 24 if is_story else 4
+        return self.cell(seed, self.exploration.experiment.training, n_looks=n_looks, is_story=is_story)
+
+    def initialised(self, seed: int) -> Cell:
+        """The first weights."""
+        return self.cell(seed, self.untrained, is_story=seed == self.exploration.experiment.seeds[0])
+
+    def dense(self, seed: int) -> Cell:
+        """The dense baseline: the same training budget as every pruned network."""
+        return self.cell(seed, self.exploration.fine_tune, start=self.trained(seed))
+
+    def stages(self, tau: Threshold) -> dict[str, Cell]:
+        """The story: {stage: cell}, all of the first seed."""
+        experiment = self.exploration.experiment
+        seed, recipe = experiment.seeds[0], experiment.recipe
+        once = _with(recipe, budget=tau, schedule="one_shot")
+        # Chosen before the first step and then held: the zeros stay, and no new ones come.
+        held = _with(recipe, budget=tau, schedule=HELD)
+        absolute = _with(recipe, budget=threshold(self.exploration.absolute_tau), schedule="one_shot")
+        start = self.trained(seed)
+        forgetful = self.whole.model_copy(update={"revive": "forget"})
+        return {
+            "initialised": self.initialised(seed),
+            "trained": start,
+            "in-loop": self.cell(seed, forgetful, recipe=_with(recipe, budget=tau), n_looks=24, is_story=True),
+            "one-shot": self.cell(seed, self.untrained, recipe=once, start=start, is_story=True),
+            "fine-tuned": self.cell(seed, self.exploration.fine_tune, recipe=held, start=start, is_story=True),
+            "absolute": self.cell(seed, self.untrained, recipe=absolute, start=start, is_story=True),
+        }
+
+    def tradeoff(self, strategy: str, s: float, seed: int) -> Cell:
+        """One point of the trade-off: "one-shot", "fine-tuned" or "in-loop" at sparsity s."""
+        recipe = _with(self.exploration.experiment.recipe, budget=sparsity(s))
+        if strategy == "in-loop":
+            return self.cell(seed, self.whole, recipe=recipe)
+        once = _with(recipe, schedule=HELD)
+        training = self.untrained if strategy == "one-shot" else self.exploration.fine_tune
+        return self.cell(seed, training, recipe=once, start=self.trained(seed))
+
+    def everything(self, tau: Threshold) -> list[Cell]:
+        """Every cell of the exploration, in a fixed order."""
+        experiment = self.exploration.experiment
+        found = [self.trained(seed) for seed in experiment.seeds] + list(self.stages(tau).values())
+        for seed in experiment.seeds:
+            found.append(self.dense(seed))
+            found.append(self.initialised(seed))
+            found += [self.tradeoff(strategy, s, seed) for s in self.exploration.sparsities for strategy in STRATEGIES]
+        return list(dict.fromkeys(found))
+
+
+STRATEGIES = ("one-shot", "fine-tuned", "in-loop")
+
+
+def _with(recipe: Recipe, **words: Any) -> Recipe:
+    """The recipe with some words replaced."""
+    fields = {name: getattr(recipe, name) for name in type(recipe).model_fields}
+    return Recipe(**{**fields, **words})

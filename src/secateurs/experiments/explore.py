@@ -1,0 +1,144 @@
+"""Explore: the story of one network in stages, as numbers, pictures and a page; the main job.
+
+    explorer = Explorer(exploration, out, n_jobs=2, command="...")
+    explorer.check()      everything that can be wrong, before the first batch
+    explorer.run()        -> results; also results.json, report.html, the pictures, the models, recipe.yaml
+
+Built of cells: what is done is never done again, so a run that was interrupted goes on where it was.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from secateurs.budgets import Sparsity, Threshold, threshold
+from secateurs.data import load_data
+from secateurs.durable import write_json, write_text
+from secateurs.experiments import cells
+from secateurs.experiments.cells import Cell
+from secateurs.experiments.exploration import Exploration
+from secateurs.experiments.gather import COMPONENTS, Run, gather, weights_of
+from secateurs.layers import layers
+from secateurs.masks import cuttable
+from secateurs.models import build
+from secateurs.see import charts, pictures, report, stats
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running exploration is; `latest` is the newest line of metrics of a cell that is training, if any."""
+
+    n_steps_done: int
+    n_steps: int
+    n_cells_done: int
+    n_cells: int
+    latest: Mapping[str, Any] | None
+
+
+class Explorer:
+    """One exploration in one directory; `progress` may be asked from another thread while `run` runs."""
+
+    def __init__(self, exploration: Exploration, out: Path, *, n_jobs: int, command: str) -> None:
+        self.exploration = exploration
+        self.out = out
+        self.n_jobs = n_jobs
+        self.command = command
+        self._under_way: list[Cell] = []
+        self._done: set[Cell] = set()
+
+    def check(self) -> Run:
+        """Load the data, build the network and lay the recipe on it; raises whatever is wrong with them."""
+        experiment = self.exploration.experiment
+        data = load_data(experiment.data)
+        network = build(experiment.model, data.shape, experiment.seeds[0])
+        recipe = experiment.recipe
+        cuttable(layers(network, recipe.skip, recipe.only), recipe, recipe.budget)
+        self.run_value = Run(self.exploration, self.out, self.command, data, network)
+        # Tau stands in where it is not chosen yet, which changes no count.
+        self.planned = self.run_value.plan.everything(threshold("1sigma"))
+        return self.run_value
+
+    def progress(self) -> Progress:
+        """How far the run is, the steps of the cells under way included."""
+        n_train = len(self.run_value.data.y_train)
+        done = set(self._done)
+        n_done = sum(cell.training.n_steps(n_train) for cell in done)
+        latest = None
+        for cell, line in cells.latest([cell for cell in self._under_way if cell not in done], self.out):
+            n_done += min(line["step"], cell.training.n_steps(n_train))
+            latest = line if line["loss"] is not None else latest
+        n_all = cells.n_steps(self.planned, n_train)
+        return Progress(min(n_done, n_all), n_all, len(done), len(self.planned), latest)
+
+    def run(self) -> dict[str, Any]:
+        """Run the cells that are missing, gather, draw; returns the results."""
+        run = self.run_value
+        write_text(self.out / "exploration.yaml", self.exploration.to_yaml())
+        self._run_cells([run.plan.trained(seed) for seed in run.seeds])
+        tau, why = story_tau(run)
+        done = self._run_cells(run.plan.everything(tau))
+        results = gather(run, done, tau, why)
+        self._write(results, tau)
+        return results
+
+    def _run_cells(self, wanted: list[Cell]) -> dict[Cell, dict[str, Any]]:
+        self._under_way = wanted
+        return cells.run(wanted, self.out, n_jobs=self.n_jobs, listen=self._done.add)
+
+    def _write(self, results: dict[str, Any], tau: Threshold) -> None:
+        """Models, metrics, pictures and page first; results.json, which says that the run is whole, last."""
+        plan = self.run_value.plan
+        write_text(self.out / "recipe.yaml", results["recipe_yaml"])
+        for stage, cell in plan.stages(tau).items():
+            target = self.out / "models" / stage
+            target.mkdir(parents=True, exist_ok=True)
+            for name in ("model.safetensors", "config.json"):
+                shutil.copyfile(cell.directory(self.out) / name, target / name)
+        lines = [(cell.directory(self.out) / "metrics.jsonl").read_text() for cell in plan.everything(tau)]
+        write_text(self.out / "metrics.jsonl", "".join(lines))
+        models = plan.stages(tau)
+        jobs = []
+        for stage, part, name in story_pictures(results):
+            weight = self.run_value.weights(models[stage])[results["model"]["tracked"][part]]
+            jobs.append(joblib.delayed(_draw_story)(results, self.out / name, stage, part, weight))
+        jobs += [joblib.delayed(_draw)(results, self.out / name, name) for name in ("overview", "tradeoff")]
+        joblib.Parallel(n_jobs=self.n_jobs)(jobs)
+        write_text(self.out / "report.html", report.report_page(results))
+        write_json(self.out / "results.json", results)
+
+
+def story_tau(run: Run) -> tuple[Threshold, str]:
+    """The story's tau: the recipe's own, or the multiple of 0.05 sigma that takes nearest to its sparsity; and why."""
+    budget = run.recipe.budget
+    if isinstance(budget, Threshold):
+        return budget, "given"
+    assert isinstance(budget, Sparsity)
+    weights = weights_of(run.plan.trained(run.seeds[0]).load(run.out), run.names)
+    n = sum(weight.size for weight in weights.values())
+    sizes = {name: np.abs(weight) / (weight.astype(np.float64).std() or 1.0) for name, weight in weights.items()}
+    share = {k: sum(int((size <= k * stats.SIGMA_STEP).sum()) for size in sizes.values()) / n for k in range(1, 121)}
+    best = min(share, key=lambda k: abs(share[k] - budget.s))
+    why = f"the multiple of 0.05 sigma that takes nearest to {budget.s:.0%} of the trained network: {share[best]:.1%}"
+    return threshold(f"{round(best * stats.SIGMA_STEP, 2)}sigma"), why
+
+
+def story_pictures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(stage, component, file name without suffix) of every story picture, by the story's own names."""
+    for stage in results["stages"]:
+        for part in COMPONENTS if stage["picture"] else ():
+            suffix = "cls" if stage["id"] == "in-loop" and part == "cls-head" else part
+            yield stage["id"], part, f"{stage['picture']}-{suffix}"
+
+
+def _draw_story(results: dict[str, Any], path: Path, stage: str, part: str, weight: "np.ndarray[Any, Any]") -> None:
+    pictures.save_picture(charts.story_chart(results, stage, part, weight), path)
+
+
+def _draw(results: dict[str, Any], path: Path, name: str) -> None:
+    chart = charts.overview_chart(results) if name == "overview" else charts.tradeoff_chart(results)
+    pictures.save_picture(chart, path)

@@ -1,0 +1,344 @@
+"""Gathering: what the cells of an exploration found, as the one value that pictures, page and claims read.
+
+gather(run, done, tau, why) -> results     plain JSON; `done` is {cell: its result}
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import secateurs
+from secateurs.budgets import Threshold, threshold
+from secateurs.data import Dataset
+from secateurs.durable import write_json
+from secateurs.experiments.cells import Cell
+from secateurs.experiments.claims import CLAIMS, Facts
+from secateurs.experiments.exploration import STRATEGIES, Exploration, Plan
+from secateurs.layers import layers, named_parameters
+from secateurs.measure.environment import environment
+from secateurs.measure.intervals import over_seeds
+from secateurs.measure.seconds import side_by_side
+from secateurs.models import Network
+from secateurs.recipe import Recipe
+from secateurs.see import pictures, stats
+
+SCHEMA = "secateurs.explore/1"
+COMPONENTS = ("cls-head", "ffnn")
+TITLES = {
+    "initialised": "Initialised",
+    "trained": "Trained",
+    "in-loop": "Pruned inside the training loop",
+    "one-shot": "Pruned once after training",
+    "fine-tuned": "Pruned once, then fine-tuned",
+    "absolute": "Pruned once at an absolute tau",
+}
+
+Done = Mapping[Cell, dict[str, Any]]
+Weights = dict[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An exploration in its directory, with the data and the network that the checks loaded."""
+
+    exploration: Exploration
+    out: Path
+    command: str
+    data: Dataset
+    network: Network
+
+    @property
+    def plan(self) -> Plan:
+        """The cells of this run."""
+        return Plan(self.exploration, self.data.fingerprint)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as asked; the story's tau may still have to be chosen."""
+        return self.exploration.experiment.recipe
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds; the first carries the story."""
+        return self.exploration.experiment.seeds
+
+    @property
+    def names(self) -> list[str]:
+        """The layers that the recipe may prune."""
+        found = layers(self.network, self.recipe.skip, self.recipe.only)
+        return [layer.name for layer in found if layer.is_prunable]
+
+    @property
+    def shown(self) -> list[str]:
+        """The same, and the two tracked weights if the recipe leaves them alone."""
+        return [*self.names, *(name for name in self.network.tracked.values() if name not in self.names)]
+
+    def weights(self, cell: Cell) -> Weights:
+        """{name: float32 values} of the layers shown, as the cell left them."""
+        return weights_of(cell.load(self.out), self.shown)
+
+
+def gather(run: Run, done: Done, tau: Threshold, why: str) -> dict[str, Any]:
+    """The results of the exploration; `why` says how tau came about."""
+    stage_cells = run.plan.stages(tau)
+    values = {stage: run.weights(cell) for stage, cell in stage_cells.items()}
+    trained = values["trained"]
+    step = _absolute_step(values)
+    stages = [_stage(run, stage, cell, done[cell], values[stage], step, tau) for stage, cell in stage_cells.items()]
+    by_id = {stage["id"]: stage for stage in stages}
+    dense = [done[run.plan.dense(seed)]["test"]["value"] for seed in run.seeds]
+    tradeoff = [_point(run, done, strategy, s) for s in run.exploration.sparsities for strategy in STRATEGIES]
+    alone = zeros_alone(run, stage_cells["trained"], stage_cells["one-shot"])
+    facts = _facts(run, by_id, tradeoff, dense, alone)
+    recipe = stage_cells["in-loop"].recipe
+    assert recipe is not None
+    return {
+        "schema": SCHEMA,
+        "version": secateurs.__version__,
+        "headline": headline(by_id),
+        "experiment": run.exploration.values(),
+        "recipe_yaml": recipe.to_yaml(),
+        "command": run.command,
+        "environment": environment(),
+        "data": {
+            "name": run.data.name,
+            "source": run.data.source,
+            "n_train": len(run.data.y_train),
+            "n_validation": len(run.data.y_val),
+            "n_test": len(run.data.y_test),
+            "n_classes": len(run.data.class_names),
+            "fingerprint": run.data.fingerprint,
+        },
+        "model": {
+            "name": str(run.exploration.experiment.model),
+            "n_parameters": sum(parameter.numel() for parameter in run.network.parameters()),
+            "n_prunable": sum(trained[name].size for name in run.names),
+            "initialiser": run.network.initialiser,
+            "tracked": dict(run.network.tracked),
+        },
+        "seeds": list(run.seeds),
+        "tau": {"text": tau_text(tau), "sigmas": tau.tau if tau.per_sigma else None, "why": why},
+        "layers": [{"name": name, "shape": list(trained[name].shape), "n": trained[name].size} for name in run.shown],
+        "not_pruned": [
+            {"name": layer.name, "n": layer.parameter.numel(), "reason": layer.reason}
+            for layer in layers(run.network, run.recipe.skip, run.recipe.only)
+            if not layer.is_prunable
+        ],
+        "stages": stages,
+        "films": {s: read(stage_cells[s].directory(run.out) / "film.json") for s in ("trained", "in-loop")},
+        "positions": {
+            stage: {part: pictures.position(weights[run.network.tracked[part]]) for part in COMPONENTS}
+            for stage, weights in values.items()
+        },
+        "tradeoff": tradeoff,
+        "dense": {**over_seeds(dense).values(), "values": _by_seed(run.seeds, dense), "n_test": len(run.data.y_test)},
+        "claims": [asdict(claim(facts)) for claim in CLAIMS],
+        "zeros_alone": alone,
+    }
+
+
+def zeros_alone(run: Run, dense: Cell, zeroed: Cell) -> dict[str, Any]:
+    """Bytes and seconds of the dense network and of the same with zeros in it; measured once per run and kept."""
+    kept = zeroed.directory(run.out) / "zeros_alone.json"
+    if kept.exists():
+        found: dict[str, Any] = read(kept)
+        return found
+    files = {
+        name: cell.directory(run.out) / "model.safetensors" for name, cell in (("dense", dense), ("zeroed", zeroed))
+    }
+    size = {name: path.stat().st_size for name, path in files.items()}
+    deflated = {f"{name}_deflate": len(zlib.compress(path.read_bytes(), 6)) for name, path in files.items()}
+    first, second = dense.load(run.out).eval(), zeroed.load(run.out).eval()
+    x = run.data.x_test[:64]
+    with torch.inference_mode():
+        a, b, ratio = side_by_side(lambda: first(x), lambda: second(x), n_pairs=60)
+    latency = {
+        "dense_s": float(np.median(a)),
+        "zeroed_s": float(np.median(b)),
+        "ratio": ratio.mean,
+        "low": ratio.low,
+        "high": ratio.high,
+        "n": ratio.n,
+        "threads": torch.get_num_threads(),
+        "batch": len(x),
+    }
+    measured = {"size_bytes": {**size, **deflated}, "latency": latency}
+    write_json(kept, measured)
+    return measured
+
+
+def headline(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """One sentence: what happened to this network."""
+    test = {stage: found["accuracy"]["test"] for stage, found in stages.items()}
+    loop, once = stages["in-loop"]["sparsity"], stages["one-shot"]["sparsity"]
+    return (
+        f"Trained, this network got {test['trained']['value']:.1%} of {test['trained']['n']:,} test examples right. "
+        f"With {once:.0%} of its weights cut once after training it got {test['one-shot']['value']:.1%}, and "
+        f"{test['fine-tuned']['value']:.1%} after fine-tuning; with {loop:.0%} cut inside the training loop it got "
+        f"{test['in-loop']['value']:.1%}."
+    )
+
+
+def tau_text(tau: Threshold) -> str:
+    """The threshold as people write it: 0.95sigma, 0.4."""
+    return f"{tau.tau:g}sigma" if tau.per_sigma else f"{tau.tau:g}"
+
+
+def read(path: Path) -> Any:
+    """A JSON file that a cell wrote."""
+    return json.loads(path.read_text())
+
+
+def weights_of(module: nn.Module, names: list[str]) -> Weights:
+    """{name: float32 values} of some parameters."""
+    by_name = named_parameters(module)
+    return {name: by_name[name].detach().float().cpu().numpy() for name in names}
+
+
+def _absolute_step(values: Mapping[str, Weights]) -> float:
+    """One step of the absolute grid for every layer and stage."""
+    sigmas = [float(weight.std()) for weight in values["trained"].values()]
+    sizes = [float(np.abs(weight).max(initial=0.0)) for weights in values.values() for weight in weights.values()]
+    return stats.absolute_step(sigmas, max(sizes))
+
+
+def _stage(
+    run: Run, stage: str, cell: Cell, result: Mapping[str, Any], weights: Weights, step: float, tau: Threshold
+) -> dict[str, Any]:
+    rules = {"in-loop": tau, "one-shot": tau, "fine-tuned": tau, "absolute": threshold(run.exploration.absolute_tau)}
+    rule = rules.get(stage)
+    sweep = read(cell.directory(run.out) / "sweep.json")
+    for unit, width in (("sigma", stats.SIGMA_STEP), ("absolute", step)):
+        placed = [{**point, "edge": round(point["tau"] / width)} for point in sweep[unit]]
+        sweep[unit] = [point for point in placed if abs(point["edge"] * width - point["tau"]) < 1e-9]
+    return {
+        "id": stage,
+        "title": TITLES[stage],
+        "caption": _caption(run, stage, rule, result),
+        "picture": _picture(stage, rule),
+        "cell": cell.hash,
+        "seed": cell.seed,
+        "sparsity": result["n_zero"] / result["n_prunable"],
+        "accuracy": {"test": result["test"], "validation": result["validation"]},
+        "tau_text": None if rule is None else tau_text(rule),
+        "tau_value": None if rule is None else rule.tau,
+        "layers": {
+            name: stats.describe(weight, absolute_step=step, tau=result["taus"].get(name))
+            for name, weight in weights.items()
+        },
+        "sweep": sweep,
+    }
+
+
+def _picture(stage: str, rule: Threshold | None) -> str | None:
+    """The part of the file names that the two components of a stage share; a fine-tuned network has no picture."""
+    if stage in ("one-shot", "absolute") and rule is not None:
+        return f"at-prune-{tau_text(rule)}"
+    names = {
+        "initialised": "initialization",
+        "trained": "before-pruning-distribution",
+        "in-loop": "threshold-inside-the-training-loop",
+    }
+    return names.get(stage)
+
+
+def _caption(run: Run, stage: str, rule: Threshold | None, result: Mapping[str, Any]) -> str:
+    """What was done to get here, in one or two sentences."""
+    training, fine_tune = run.exploration.experiment.training, run.exploration.fine_tune
+    tau = "" if rule is None else f"|w| <= {tau_text(rule).replace('sigma', ' sigma')}"
+    gone = f"{result['n_zero'] / result['n_prunable']:.1%} of the prunable weights are zero"
+    captions = {
+        "initialised": f"Freshly drawn weights, nothing learned. {run.network.initialiser}.",
+        "trained": f"Trained for {training.epochs:g} epochs, nothing removed.",
+        "in-loop": (
+            f"Trained from the same first weights for {run.plan.whole.epochs:g} epochs; after every step all weights with "
+            f"{tau} are set to zero again, and may grow back ({run.recipe.schedule}). {gone}."
+        ),
+        "one-shot": f"The trained network, all weights with {tau} set to zero once, no further training. {gone}.",
+        "fine-tuned": f"The same cut, then {fine_tune.epochs:g} epochs of training with the zeros held. {gone}.",
+        "absolute": (
+            f"The trained network, all weights with {tau} set to zero once, whatever the layer's sigma. {gone}: an "
+            "absolute threshold knows nothing of how large the weights of this network are."
+        ),
+    }
+    return captions[stage]
+
+
+def _point(run: Run, done: Done, strategy: str, s: float) -> dict[str, Any]:
+    """One point of the trade-off."""
+    found = [done[run.plan.tradeoff(strategy, s, seed)] for seed in run.seeds]
+    achieved = [result["n_zero"] / result["n_prunable"] for result in found]
+    accuracies = [result["test"]["value"] for result in found]
+    values = [{**value, "sparsity": z} for value, z in zip(_by_seed(run.seeds, accuracies), achieved, strict=True)]
+    return {
+        "strategy": strategy,
+        "asked": s,
+        "sparsity": sum(achieved) / len(achieved),
+        **over_seeds(accuracies).values(),
+        "values": values,
+    }
+
+
+def _by_seed(seeds: tuple[int, ...], accuracies: list[float]) -> list[dict[str, float]]:
+    return [{"seed": seed, "accuracy": value} for seed, value in zip(seeds, accuracies, strict=True)]
+
+
+def _facts(
+    run: Run,
+    stages: Mapping[str, Mapping[str, Any]],
+    tradeoff: list[dict[str, Any]],
+    dense: list[float],
+    alone: Mapping[str, Any],
+) -> Facts:
+    """What the claims look at, from the weights of every seed."""
+    plan, tracked = run.plan, run.network.tracked
+    s = min(run.exploration.sparsities, key=lambda known: abs(known - 0.7))
+    first = [run.weights(plan.initialised(seed)) for seed in run.seeds]
+    trained = [run.weights(plan.trained(seed)) for seed in run.seeds]
+    loop = [run.weights(plan.tradeoff("in-loop", s, seed)) for seed in run.seeds]
+    once = [run.weights(plan.tradeoff("one-shot", s, seed)) for seed in run.seeds]
+    accuracy: dict[str, dict[float, list[float]]] = {strategy: {} for strategy in STRATEGIES}
+    for point in tradeoff:
+        accuracy[point["strategy"]][point["asked"]] = [value["accuracy"] for value in point["values"]]
+    return Facts(
+        initialiser=run.network.initialiser,
+        tracked=tracked,
+        kurtosis={part: [stats.shape_of(w[name])["kurtosis"] or 0.0 for w in first] for part, name in tracked.items()},
+        sigma={
+            part: {"initial": [_sigma(w[name]) for w in first], "trained": [_sigma(w[name]) for w in trained]}
+            for part, name in tracked.items()
+        },
+        mean_size={part: [float(np.abs(w[name]).mean()) for w in trained] for part, name in tracked.items()},
+        near_zero=[_share_within(w, run.names, 0.001) for w in trained],
+        survivors=[
+            _survivor_size(a, run.names) / _survivor_size(b, run.names) for a, b in zip(loop, once, strict=True)
+        ],
+        survivors_at=s,
+        accuracy=accuracy,
+        dense=dense,
+        stages=stages,
+        zeros_alone=alone,
+    )
+
+
+def _sigma(weight: "np.ndarray[Any, Any]") -> float:
+    return float(weight.astype(np.float64).std())
+
+
+def _share_within(weights: Weights, names: list[str], limit: float) -> float:
+    """Share of the weights of these layers with |w| <= limit."""
+    n_near = sum(int((np.abs(weights[name]) <= limit).sum()) for name in names)
+    return n_near / sum(weights[name].size for name in names)
+
+
+def _survivor_size(weights: Weights, names: list[str]) -> float:
+    """Mean |w| of the weights that are not zero."""
+    alive = np.concatenate([weights[name][weights[name] != 0] for name in names])
+    return float(np.abs(alive).mean()) if alive.size else 0.0

@@ -1,0 +1,45 @@
+"""Intervals: the mean over seeds with Student's t interval; the median of paired ratios with a bootstrap one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom (any statistics table).
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from n values with its 95 % interval; unbounded where n = 1."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def values(self) -> dict[str, float | None]:
+        """JSON-able; None for a bound that one value cannot give."""
+        low = self.low if math.isfinite(self.low) else None
+        high = self.high if math.isfinite(self.high) else None
+        return {"mean": self.mean, "low": low, "high": high, "n_seeds": self.n}
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean and Student's t interval of one value per seed."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf, 1)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = (_T[n - 2] if n - 2 < len(_T) else 1.96 + 2.6 / (n - 1)) * spread / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_ratio(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Interval:
+    """Median of first[i] / second[i] with a bootstrap interval over the pairs."""
+    ratios = np.asarray(first) / np.asarray(second)
+    picks = np.random.default_rng(seed).integers(0, len(ratios), (2000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
+    return Interval(float(np.median(ratios)), float(low), float(high), len(ratios))

@@ -1,0 +1,97 @@
+"""Loop: plain training as the textbook has it; yields what happened, prints nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from secateurs.data import Dataset
+from secateurs.errors import RecipeError
+from secateurs.masks import Masks
+from secateurs.measure.accuracy import Accuracy, accuracy
+from secateurs.recipe import Recipe
+from secateurs.train.pruner import Pruner
+from secateurs.train.training import Training
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a running training; the network can be inspected while the loop waits.
+
+    loss        mean training loss per example since the last look; None at step 0
+    validation  accuracy on the validation split
+    masks       what the pruner keeps at this moment; None where nothing is pruned yet
+    """
+
+    step: int
+    n_steps: int
+    epoch: float
+    loss: float | None
+    validation: Accuracy
+    masks: Masks | None
+    learning_rate: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights in the pruned layers that are zero by the pruner's doing."""
+        return 0.0 if self.masks is None else self.masks.sparsity
+
+
+def train(
+    module: nn.Module, data: Dataset, training: Training, *, seed: int, recipe: Recipe | None = None, n_looks: int = 10
+) -> Iterator[Look]:
+    """Train `module` in place by cross-entropy; yields a Look before the first step and `n_looks` more, evenly spaced.
+
+    seed    orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
+    recipe  prunes inside the loop, its schedule spread over the whole training
+
+    Raises RecipeError when the loss is no longer finite.
+    """
+    n_examples = len(data.y_train)
+    n_steps = training.n_steps(n_examples)
+    optimizer = training.make_optimizer(module)
+    pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
+    order = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    if pruner is not None:
+        pruner.start()
+
+    def look(step: int, loss: float | None) -> Look:
+        validation = accuracy(module, data.x_val, data.y_val)
+        masks = None if pruner is None else pruner.masks
+        epoch = step / training.steps_per_epoch(n_examples)
+        return Look(step, n_steps, epoch, loss, validation, masks, optimizer.param_groups[0]["lr"])
+
+    yield look(0, None)
+    looks = {round(n_steps * (i + 1) / n_looks) for i in range(n_looks)} if n_looks else set()
+    batches: list[torch.Tensor] = []
+    total, seen = torch.zeros(()), 0
+    for step in range(1, n_steps + 1):
+        if not batches:
+            shuffled = torch.randperm(n_examples, generator=order)
+            batches = list(torch.split(shuffled, training.batch_size))[::-1]
+        batch = batches.pop()
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * training.rate_at((step - 0.5) / n_steps)
+
+        module.train()
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(module(data.x_train[batch]), data.y_train[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
+        if training.clip:
+            nn.utils.clip_grad_norm_(module.parameters(), training.clip)
+        optimizer.step()
+        if pruner is not None:
+            pruner.step()
+
+        total, seen = total + loss.detach() * len(batch), seen + len(batch)
+        if step in looks:
+            mean = float(total) / seen
+            if not mean < float("inf"):
+                rate = training.learning_rate
+                raise RecipeError(
+                    f"The training diverged: loss {mean} at step {step}. Lower the learning rate ({rate})."
+                )
+            yield look(step, mean)
+            total, seen = torch.zeros(()), 0

@@ -30,6 +30,10 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         title = stage["title"] + (f" (tau {stage['tau_text']})" if stage["tau_text"] else "")
         stages.add_row(title, f"{stage['sparsity']:.1%}", f"{test['value']:.1%}", interval)
     console.print(stages)
+    for stage in results["stages"]:
+        if stage["collapsed"]:
+            names = ", ".join(stage["collapsed"])
+            console.print(f"[yellow]Layer collapse[/] in '{stage['title']}': nothing is left of {escape(names)}.")
     _print_tradeoff(console, results)
     claims = Table("claim", "verdict", "measured", title="Claims, tested on this run", title_justify="left")
     for claim in results["claims"]:
@@ -91,8 +95,8 @@ def print_plan(explorer: Explorer, as_json: bool) -> None:
     console.print(table)
     console.print(f"Recipe: {escape(str(run.recipe))}")
     console.print(
-        f"{plan['n_networks']} networks, {steps:,} training steps in {explorer.n_jobs} processes: about {seconds:.0f} s "
-        f"for the training (estimated from a few steps now), {plan['size_bytes'] / 1e6:.0f} MB of weights under {run.out}/."
+        f"{plan['n_networks']} networks, {steps:,} training steps in {explorer.n_jobs} processes: about "
+        f"{seconds:.0f} s (estimated from a few steps now); {plan['size_bytes'] / 1e6:.0f} MB of weights in {run.out}/."
     )
 
 

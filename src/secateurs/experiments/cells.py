@@ -8,6 +8,7 @@ weights are durable, so a cell that has a result is complete and is never run tw
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
@@ -21,7 +22,7 @@ from torch import nn
 
 from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.durable import make_directory, sync_directory, write_json
-from secateurs.errors import InputError
+from secateurs.errors import CollapseWarning, InputError
 from secateurs.layers import layers, named_parameters
 from secateurs.masks import sigma_of
 from secateurs.measure.accuracy import accuracy
@@ -73,9 +74,7 @@ class Cell(Settings):
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.directory(run) / 'result.json'} is damaged: {error}. Delete it to run it again."
-            ) from error
+            raise InputError(f"{self.directory(run)} holds a damaged result: {error}. Delete it.") from error
         return result if result["environment"] == environment() else None
 
     def load(self, run: Path) -> nn.Module:
@@ -159,6 +158,7 @@ def run_cell(cell: Cell, directory: Path) -> None:
         write_json(here / "film.json", film)
         write_json(here / "sweep.json", _sweep(module, data, names))
     weights = [named_parameters(module)[name] for name in names]
+    report = () if masks is None else masks.report
     result = {
         "cell": cell.values(),
         "environment": environment(),
@@ -167,7 +167,9 @@ def run_cell(cell: Cell, directory: Path) -> None:
         "n_zero": sum(int((weight == 0).sum()) for weight in weights),
         "validation": accuracy(module, data.x_val, data.y_val).values(),
         "test": accuracy(module, data.x_test, data.y_test).values(),
-        "taus": {} if masks is None else {line.name: line.tau for line in masks.report if line.tau is not None},
+        "layers": names,
+        "collapsed": [line.name for line in report if line.n_pruned == line.n > 0],
+        "taus": {line.name: line.tau for line in report if line.tau is not None},
     }
     sync_directory(here)
     write_json(here / "result.json", result)
@@ -175,7 +177,9 @@ def run_cell(cell: Cell, directory: Path) -> None:
 
 def _run_in_process(cell: Cell, directory: Path) -> Cell:
     torch.set_num_threads(1)
-    run_cell(cell, directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)  # the result names the layers, and whoever reads it says so
+        run_cell(cell, directory)
     return cell
 
 
@@ -242,7 +246,5 @@ def _load(text: str) -> Dataset:
 def _data(spec: DataSpec, fingerprint: str) -> Dataset:
     data = _load(json.dumps(spec.values()))
     if data.fingerprint != fingerprint:
-        raise InputError(
-            f"The data of {spec.source!r} changed while the run was under way. Start again in a new directory."
-        )
+        raise InputError(f"The data of {spec.source!r} changed under way. Start again in a new directory.")
     return data

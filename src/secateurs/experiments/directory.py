@@ -31,10 +31,10 @@ def locked(path: Path) -> Iterator[Path]:
     check_directory(path)
     make_directory(path)
     try:
-        lock = open(path / ".lock", "w")
+        handle = os.open(path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputError(f"Cannot write in {path}: {error.strerror or error}.") from error
-    with lock:
+    with os.fdopen(handle, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

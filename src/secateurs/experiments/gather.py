@@ -225,6 +225,7 @@ def _stage(
         "picture": _picture(stage, rule),
         "cell": cell.hash,
         "seed": cell.seed,
+        "collapsed": result["collapsed"],
         "sparsity": result["n_zero"] / result["n_prunable"],
         "accuracy": {"test": result["test"], "validation": result["validation"]},
         "tau_text": None if rule is None else tau_text(rule),
@@ -251,23 +252,21 @@ def _picture(stage: str, rule: Threshold | None) -> str | None:
 
 def _caption(run: Run, stage: str, rule: Threshold | None, result: Mapping[str, Any]) -> str:
     """What was done to get here, in one or two sentences."""
-    training, fine_tune = run.exploration.experiment.training, run.exploration.fine_tune
+    training, fine_tune, whole = run.exploration.experiment.training, run.exploration.fine_tune, run.plan.whole
     tau = "" if rule is None else f"|w| <= {tau_text(rule).replace('sigma', ' sigma')}"
-    gone = f"{result['n_zero'] / result['n_prunable']:.1%} of the prunable weights are zero"
     captions = {
-        "initialised": f"Freshly drawn weights, nothing learned. {run.network.initialiser}.",
-        "trained": f"Trained for {training.epochs:g} epochs, nothing removed.",
+        "initialised": "Freshly drawn weights; nothing is learned yet.",
+        "trained": f"After {training.epochs:g} epochs of training; nothing is removed.",
         "in-loop": (
-            f"Trained from the same first weights for {run.plan.whole.epochs:g} epochs; after every step all weights with "
-            f"{tau} are set to zero again, and may grow back ({run.recipe.schedule}). {gone}."
+            f"From the same first weights, {whole.epochs:g} epochs; after every step what has {tau} is zeroed again, and "
+            "may grow back."
         ),
-        "one-shot": f"The trained network, all weights with {tau} set to zero once, no further training. {gone}.",
-        "fine-tuned": f"The same cut, then {fine_tune.epochs:g} epochs of training with the zeros held. {gone}.",
-        "absolute": (
-            f"The trained network, all weights with {tau} set to zero once, whatever the layer's sigma. {gone}: an "
-            "absolute threshold knows nothing of how large the weights of this network are."
-        ),
+        "one-shot": f"The trained network; everything with {tau} zeroed once, no training after it.",
+        "fine-tuned": f"The same cut, then {fine_tune.epochs:g} epochs of training with the zeros held.",
+        "absolute": f"The trained network; everything with {tau} zeroed once, whatever the sigma of its layer.",
     }
+    if result["collapsed"]:
+        return f"{captions[stage]} {len(result['collapsed'])} of {len(result['layers'])} layers are empty."
     return captions[stage]
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 from secateurs.errors import PatternError, RecipeError
 from secateurs.schedules import Schedule
 from secateurs.units import Shape, canonical
-from secateurs.words import Word, a_count, a_number, call
+from secateurs.words import Word, a_count, a_number, call, split_outside
 
 LINEAR = Schedule("linear")
 
@@ -43,10 +43,11 @@ class Budget(Word):
             raise RecipeError(f"A budget is a word such as 'sparsity(0.7)' or a mapping of them; got {value!r}.")
         text = value.strip()
         if text.startswith("{") and text.endswith("}"):
-            pairs = re.findall(r"\s*([^:]+?)\s*:\s*([^(),]+\([^()]*\))\s*(?:,|$)", text[1:-1])
-            if not pairs:
-                raise RecipeError(f"{value!r} is not a mapping {{pattern: budget, ...}}.")
-            return per_layer(dict(pairs))
+            rules = [part.partition(":") for part in split_outside(text[1:-1], ",")]
+            names = [pattern.strip() for pattern, _, _ in rules]
+            if not all(colon for _, colon, _ in rules) or len(set(names)) != len(names):
+                raise RecipeError(f"{value!r} is not a mapping {{pattern: budget, ...}} with every pattern once.")
+            return per_layer(dict(zip(names, (budget for _, _, budget in rules), strict=True)))
         budget: Budget = call("budget", BUDGETS, text)
         return budget
 
@@ -119,23 +120,25 @@ class Threshold(Simple):
 
 @dataclass(frozen=True)
 class Top(Simple):
-    """Exactly n units of each pool stay; `share` of the way there, while a schedule runs."""
+    """Exactly n units of each pool stay; while a schedule runs, as many more as it asks for at progress p."""
 
     n: int
-    share: float = 1.0
+    p: float = 1.0
+    schedule: Schedule = LINEAR
 
     def n_pruned(self, n_units: int) -> int:
-        """n_units - n, or PatternError where a pool has fewer than n."""
+        """n_units - n in the end, or PatternError where a pool has fewer than n."""
         if self.n > n_units:
             raise PatternError(f"top({self.n}) needs pools of at least {self.n} units; this one has {n_units}.")
-        return round(self.share * (n_units - self.n))
+        share = self.schedule.share(self.p, self.n / n_units) if n_units else 1.0
+        return round(share * (n_units - self.n))
 
     def at(self, p: float, schedule: Schedule = LINEAR) -> "Top":
-        """The share of the units that will go."""
-        return Top(self.n, schedule.share(p, 0.0))
+        """The same, on the way; how far depends on the size of the pool."""
+        return Top(self.n, p, schedule)
 
     def __str__(self) -> str:
-        return f"top({self.n})" if self.share == 1.0 else f"top({self.n}, {self.share})"
+        return f"top({self.n})"
 
 
 @dataclass(frozen=True)
@@ -228,9 +231,9 @@ def _a_tau(value: object) -> float:
     return tau
 
 
-def top(n: int, share: float = 1.0) -> Top:
+def top(n: int) -> Top:
     """Exactly n units of each pool stay (2:4 is pool 4, top(2))."""
-    return Top(a_count("top", n, 0), a_number("top's share", share, 0.0, 1.0))
+    return Top(a_count("top", n, 0))
 
 
 def erk(s: float) -> Erk:

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from secateurs.checks import nearest
 from secateurs.errors import RecipeError
@@ -25,7 +26,7 @@ _TABLES = re.compile(
     r"|pos_embed|pos_embedding|position_embeddings?|positional_embedding|positions|position_ids|relative_position_bias_table"
     r"|relative_attention_bias)([._](weight|table))?$"
 )
-_WRAPPERS = ("_orig_mod.", "module.")
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +54,17 @@ class Layer:
         return not self.reason
 
 
-def plain_name(name: str) -> str:
-    """A parameter's name without what torch.compile, DataParallel and averaged models put before it."""
-    for prefix in _WRAPPERS:
-        if name.startswith(prefix):
-            return plain_name(name.removeprefix(prefix))
-    return name
+def unwrap(module: nn.Module) -> nn.Module:
+    """The network inside what torch.compile, DataParallel and moving averages put around it."""
+    inside = module.module if isinstance(module, _WRAPPERS) else getattr(module, "_orig_mod", module)
+    assert isinstance(inside, nn.Module)
+    return module if inside is module else unwrap(inside)
 
 
 def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by every plain name it has, tied ones included."""
-    found = dict(module.named_parameters(remove_duplicate=False))
-    if all(name.startswith(_WRAPPERS) for name in found):
-        return {plain_name(name): parameter for name, parameter in found.items()}
-    return found
+    """Every parameter by every name it has in the unwrapped network, tied ones included."""
+    found = unwrap(module).named_parameters(remove_duplicate=False)
+    return {name.replace("_orig_mod.", ""): parameter for name, parameter in found}
 
 
 def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()) -> list[Layer]:
@@ -95,13 +93,11 @@ def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()
 
 
 def _owners(module: nn.Module) -> dict[str, nn.Module]:
-    """The module that holds each parameter, by the parameter's plain name."""
-    names = named_parameters(module)
+    """The module that holds each parameter, by the parameter's name in `named_parameters`."""
     owners = {}
-    for prefix, owner in module.named_modules(remove_duplicate=False):
+    for prefix, owner in unwrap(module).named_modules(remove_duplicate=False):
         for name in owner._parameters:
-            full = f"{prefix}.{name}" if prefix else name
-            owners[full if full in names else plain_name(full)] = owner
+            owners[f"{prefix}.{name}".removeprefix(".").replace("_orig_mod.", "")] = owner
     return owners
 
 

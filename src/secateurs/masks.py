@@ -50,6 +50,11 @@ class LayerReport:
     tau: float | None = None
     sigma: float | None = None
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "LayerReport":
+        """From what `dataclasses.asdict` gave, after JSON."""
+        return cls(**{**values, "shape": tuple(values["shape"]), "aliases": tuple(values["aliases"])})
+
     @property
     def sparsity(self) -> float:
         """Share of this layer's weights that go."""
@@ -84,6 +89,7 @@ class Masks(Mapping[str, Tensor]):
         weights: Mapping[str, Tensor] | None = None,
         sigmas: Mapping[str, float] | None = None,
         evidence: Mapping[str, Mapping[str, Any]] | None = None,
+        is_trial: bool = False,
     ) -> "Masks":
         """Masks for the weights of `module` as they are now; nothing is changed.
 
@@ -92,6 +98,8 @@ class Masks(Mapping[str, Tensor]):
         weights   {name: values} to judge in place of the parameters' own
         sigmas    {name: standard deviation} frozen earlier, in place of the weights' own
         evidence  {name: {what a score needs beyond the weight: value}}
+
+        is_trial  only to see whether it can be done: a layer that would be emptied is not warned of
 
         Warns (CollapseWarning) of every layer that is left with nothing. Raises RecipeError where the recipe names
         nothing, PatternError where `only` names a layer that cannot be cut so, InputError for NaN weights.
@@ -118,7 +126,7 @@ class Masks(Mapping[str, Tensor]):
             elif not reason:
                 status, reason = reasons[layer.name]
             n_pruned = n - int(keep[layer.name].sum()) if status == "pruned" else 0
-            if status == "pruned" and n_pruned == n > 0:
+            if status == "pruned" and n_pruned == n > 0 and not is_trial:
                 warnings.warn(
                     f"Layer collapse: '{layer.name}' {layer.shape} loses all of its {n} weights under '{budget}'. "
                     "Ask for less, or give min_keep.",
@@ -152,11 +160,13 @@ class Masks(Mapping[str, Tensor]):
             name in other and not bool((keep & ~other[name].to(keep.device)).any()) for name, keep in self.items()
         )
 
-    def equals(self, other: "Masks") -> bool:
+    def __eq__(self, other: object) -> bool:
         """Whether both name the same layers and keep the same weights."""
-        return set(self) == set(other) and all(
-            torch.equal(keep, other[name].to(keep.device)) for name, keep in self.items()
-        )
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return set(self) == set(other) and all(torch.equal(keep, other[n].to(keep.device)) for n, keep in self.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def n_weights(self) -> int:
@@ -176,25 +186,24 @@ class Masks(Mapping[str, Tensor]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """One bit per weight in a safetensors file, with the recipe and the report in its metadata; durable."""
         bits = {name: np.packbits(keep.cpu().numpy().reshape(-1)) for name, keep in self.keep.items()}
-        metadata = {
+        about = {
             "format": _FORMAT,
-            "shapes": json.dumps({name: list(keep.shape) for name, keep in self.keep.items()}),
-            "report": json.dumps([asdict(line) for line in self.report]),
-            "recipe": "" if self.recipe is None else self.recipe.to_yaml(),
+            "shapes": {name: list(keep.shape) for name, keep in self.keep.items()},
+            "report": [asdict(line) for line in self.report],
+            "recipe": None if self.recipe is None else self.recipe.values(),
         }
-        write_bytes(Path(path), save(bits, metadata))
+        # One key, because safetensors writes several in an order of its own, and equal masks give equal bytes.
+        write_bytes(Path(path), save(bits, {"secateurs": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Masks":
         """What `save` wrote; InputError for anything else."""
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InputError(
-                        f"{path} is not a masks file ({_FORMAT}); its format is {metadata.get('format')!r}."
-                    )
-                shapes: dict[str, list[int]] = json.loads(metadata["shapes"])
+                about = json.loads((file.metadata() or {}).get("secateurs", "{}"))
+                if about.get("format") != _FORMAT:
+                    raise InputError(f"{path} is not a masks file ({_FORMAT}); its format is {about.get('format')!r}.")
+                shapes: dict[str, list[int]] = about["shapes"]
                 bits = {name: file.get_tensor(name) for name in shapes}
         except FileNotFoundError as error:
             raise InputError(f"There is no file {path}.") from error
@@ -206,12 +215,8 @@ class Masks(Mapping[str, Tensor]):
             if any(size < 0 for size in shape) or bits[name].dtype != np.uint8 or bits[name].size != -(-n // 8):
                 raise InputError(f"{path}: the mask of '{name}' does not fit its shape {shape}.")
             keep[name] = torch.from_numpy(np.unpackbits(bits[name], count=n).astype(bool)).view(shape)
-        lines = json.loads(metadata["report"])
-        report = tuple(
-            LayerReport(**{**line, "shape": tuple(line["shape"]), "aliases": tuple(line["aliases"])}) for line in lines
-        )
-        recipe = Recipe.from_yaml(metadata["recipe"]) if metadata["recipe"] else None
-        return cls(keep, report, recipe)
+        recipe = Recipe(**about["recipe"]) if about["recipe"] else None
+        return cls(keep, tuple(LayerReport.read(line) for line in about["report"]), recipe)
 
 
 def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[Layer], dict[str, tuple[str, str]]]:

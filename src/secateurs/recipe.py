@@ -17,13 +17,17 @@ from secateurs.scores import Score
 from secateurs.selection import check_words
 from secateurs.settings import Settings
 from secateurs.units import Unit, element
-from secateurs.words import Argument, parse_argument
+from secateurs.words import parse_argument, split_outside
 
 
 def _patterns(value: object) -> object:
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _plain_zero(value: object) -> object:
+    return 0 if isinstance(value, float) and value == 0.0 else value
 
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
@@ -44,7 +48,7 @@ class Recipe(Settings):
     schedule: Schedule = Schedule("one_shot")
     skip: Patterns = ()
     only: Patterns = ()
-    min_keep: int | float = 0
+    min_keep: Annotated[int | float, BeforeValidator(_plain_zero)] = 0
 
     def __init__(self, **values: Any) -> None:
         """Every word as a value or as its text: Recipe(budget=sparsity(0.7)), Recipe(budget="sparsity(0.7)")."""
@@ -61,6 +65,7 @@ class Recipe(Settings):
         for pattern in (*self.skip, *self.only):
             if not re.fullmatch(r"[^\s,]+", pattern):
                 raise RecipeError(f"{pattern!r} is not a pattern of parameter names.")
+            split_outside(pattern, " ")
 
     def __str__(self) -> str:
         words = [self.score, self.unit, self.pool, self.budget, self.schedule]
@@ -77,15 +82,17 @@ class Recipe(Settings):
 
         Words may be left out from the right; a lone budget ("sparsity(0.7)") is a recipe too.
         """
-        words = _split(text)
-        options: dict[str, object] = {}
+        words = [word.strip() for word in split_outside(" ".join(text.split()), " ") if word.strip()]
+        options: dict[str, Any] = {}
         while words and (match := re.fullmatch(r"(skip|only|min_keep)=(.+)", words[-1], re.DOTALL)):
             key, value = match.groups()
+            if key in options:
+                raise RecipeError(f"{text!r} says {key} twice.")
             if key == "min_keep":
-                number: Argument = parse_argument(value)
-                options[key] = number
+                options[key] = parse_argument(value)
             else:
-                options[key] = tuple(part.strip() for part in value.removeprefix("[").removesuffix("]").split(","))
+                inside = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+                options[key] = tuple(part.strip() for part in inside.split(","))
             words.pop()
         if len(words) == 1:
             return cls(budget=words[0], **options)
@@ -96,15 +103,3 @@ class Recipe(Settings):
             )
         names = ("score", "unit", "pool", "budget", "schedule")
         return cls(**dict(zip(names, words, strict=False)), **options)
-
-
-def _split(text: str) -> list[str]:
-    """Words at the spaces that no bracket encloses."""
-    words, depth, start = [], 0, 0
-    for i, letter in enumerate(text + " "):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter.isspace() and depth == 0:
-            if text[start:i].strip():
-                words.append(text[start:i].strip())
-            start = i + 1
-    return words

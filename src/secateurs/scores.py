@@ -34,7 +34,7 @@ def lamp(weight: Tensor) -> Tensor:
 
         score[u] = w[u]^2 / sum of w[v]^2 over v with |w[v]| >= |w[u]|
 
-    weight   any shape; the score is float32 (float64 for float64 weights)
+    weight   any shape; the score is float64, since squares of small float32 weights are smaller than float32 holds
 
     Equal weights are ordered by flat index, the earlier counts as larger, so one weight of each layer scores 1
     and no layer can be emptied. Meant for pool=model. Lee et al. 2021, arXiv:2010.07611.
@@ -45,7 +45,7 @@ def lamp(weight: Tensor) -> Tensor:
     share = square / square.cumsum(0)
     score = torch.empty_like(flat)
     score[order] = share.nan_to_num(0.0)  # 0 / 0 where every weight is zero
-    return score.view(weight.shape).to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    return score.view(weight.shape)
 
 
 def random(weight: Tensor, *, seed: int = 0, name: str = "") -> Tensor:

@@ -67,7 +67,11 @@ def select(scores: Any, unit: Any, pool: Any, budget: Any, min_keep: float = 0, 
     unit, pool, budget = Unit.parse(unit), Pool.parse(pool), Budget.parse(budget)
     check_words(pool, budget, min_keep)
     if isinstance(scores, Mapping):
-        return _select(scores, unit, pool, budget, min_keep, among)
+        is_numpy = {name: isinstance(score, np.ndarray) for name, score in scores.items()}
+        tensors = {name: torch.as_tensor(score) for name, score in scores.items()}
+        alive = None if among is None else {name: torch.as_tensor(among[name]) for name in scores}
+        keep = _select(tensors, unit, pool, budget, min_keep, alive)
+        return {name: value.numpy() if is_numpy[name] else value for name, value in keep.items()}
     if isinstance(scores, np.ndarray):
         alive = None if among is None else {"scores": torch.from_numpy(among)}
         return _select({"scores": torch.from_numpy(scores)}, unit, pool, budget, min_keep, alive)["scores"].numpy()
@@ -115,7 +119,10 @@ def _select(
     keys: dict[str, Tensor] = {}
     is_double = any(score.dtype == torch.float64 or not score.is_floating_point() for score in scores.values())
     for name in names:
-        check_fit(shapes[name], unit, pool, simple[name])
+        try:
+            check_fit(shapes[name], unit, pool, simple[name])
+        except PatternError as error:
+            raise PatternError(f"'{name}': {error}") from None
         units[name] = unit.gather(scores[name].detach())
         keys[name] = _keys(name, units[name], torch.float64 if is_double else torch.float32)
         if among is not None:

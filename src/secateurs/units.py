@@ -53,6 +53,8 @@ class Unit(Word):
 
     def grid(self, shape: Shape) -> Grid:
         """How many units there are: (R, C, K). PatternError where blocks would be ragged."""
+        if len(shape) == 1 and self.kind != "element":
+            raise PatternError(f"A vector {shape} has no '{self}' units; it has elements.")
         size, piece = canonical(shape), self.piece(shape)
         if any(p and s % p for s, p in zip(size, piece, strict=True)):
             raise PatternError(

@@ -61,6 +61,28 @@ def format_call(name: str, positional: tuple[Argument, ...], named: Mapping[str,
     return f"{name}({', '.join(parts)})" if parts else name
 
 
+def split_outside(text: str, separator: str) -> list[str]:
+    """The parts of `text` between separators that no bracket encloses; RecipeError where brackets do not match.
+
+    >>> split_outside("a(1, 2), b", ",")
+    ['a(1, 2)', ' b']
+    """
+    parts, open_brackets, start = [], "", 0
+    for i, letter in enumerate(text):
+        if letter in "([{":
+            open_brackets += ")]}"["([{".index(letter)]
+        elif letter in ")]}":
+            if not open_brackets.endswith(letter):
+                raise RecipeError(f"{text!r}: a {letter!r} too many, or in the wrong place.")
+            open_brackets = open_brackets[:-1]
+        elif letter == separator and not open_brackets:
+            parts.append(text[start:i])
+            start = i + 1
+    if open_brackets:
+        raise RecipeError(f"{text!r}: {open_brackets[-1]!r} is missing.")
+    return [*parts, text[start:]]
+
+
 def call(kind: str, makers: Mapping[str, Callable[..., Any]], text: str) -> Any:
     """What `makers[name](*arguments)` gives for the call written in `text`; one clear error if it cannot.
 
@@ -79,7 +101,7 @@ def a_number(what: str, value: object, low: float, high: float) -> float:
     """`value` as a float if it is a number in [low, high], else a RecipeError that names it."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise RecipeError(f"{what} must be a number from {low} to {high}; got {value!r}.")
-    return float(value)
+    return float(value) + 0.0  # -0.0 becomes 0.0
 
 
 def a_count(what: str, value: object, low: int) -> int:

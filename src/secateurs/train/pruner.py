@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from secateurs.budgets import Budget, PerLayer, Threshold
 from secateurs.checks import nearest
 from secateurs.errors import InputError, RecipeError
-from secateurs.layers import layers, named_parameters
-from secateurs.masks import LayerReport, Masks, cuttable
+from secateurs.layers import named_parameters
+from secateurs.masks import LayerReport, Masks
 from secateurs.recipe import Recipe
 from secateurs.words import a_count
 
@@ -46,9 +46,10 @@ class Pruner:
         if revive not in get_args(Revive):
             raise RecipeError(f"Unknown revive {revive!r}. {nearest(str(revive), get_args(Revive))}")
         # An impossible request is told before the first batch, not after the warm-up.
-        candidates, _ = cuttable(layers(module, recipe.skip, recipe.only), recipe, recipe.budget)
+        trial = Masks.make(module, recipe, is_trial=True)
+        by_name = named_parameters(module)
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if not any(id(layer.parameter) in trained for layer in candidates):
+        if not any(id(by_name[name]) in trained for name in trial):
             raise RecipeError(
                 "The optimizer holds none of the weights this recipe prunes. Give it the module's parameters."
             )
@@ -128,8 +129,7 @@ class Pruner:
         )
         self._sigmas = dict(state["sigmas"])
         self._dense = {name: value.to(by_name[name].device).clone() for name, value in state["dense"].items()}
-        lines = [{**line, "shape": tuple(line["shape"]), "aliases": tuple(line["aliases"])} for line in state["report"]]
-        report = tuple(LayerReport(**line) for line in lines)
+        report = tuple(LayerReport.read(line) for line in state["report"])
         self.masks = None
         if keep is not None:
             here = {name: value.to(by_name[name].device).clone() for name, value in keep.items()}

@@ -1,0 +1,164 @@
+"""Networks in files: model.safetensors with every tensor, config.json with what is needed to build it again.
+
+save_model(module, spec, shape, directory)      load_model(directory) -> module, config
+load_weights(module, path)                      weights alone, into a network that is already built
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from secateurs.data.shape import InputShape
+from secateurs.durable import make_directory, write_bytes, write_json
+from secateurs.errors import InputError, RecipeError
+from secateurs.models.network import Network
+from secateurs.models.table import MODELS, ModelSpec, build
+from secateurs.settings import Settings
+
+SCHEMA: Literal["secateurs.model/1"] = "secateurs.model/1"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+MAX_CONFIG_BYTES = 1 << 20
+N_MISMATCHES_SHOWN = 5
+
+
+class ModelConfig(Settings):
+    """What config.json holds; `about` is free for whoever saves: input scaling, class names, accuracy."""
+
+    schema_name: Literal["secateurs.model/1"] = Field(alias="schema")
+    model: ModelSpec
+    shape: InputShape
+    n_parameters: int
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
+def save_model(
+    module: nn.Module,
+    spec: ModelSpec,
+    shape: InputShape,
+    directory: str | os.PathLike[str],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write model.safetensors, then config.json; each is either the old file or the complete new one.
+
+    OutputError where the directory cannot be written.
+    """
+    config = {
+        "schema": SCHEMA,
+        "model": spec.values(),
+        "shape": shape.values(),
+        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "about": dict(about or {}),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    folder = Path(directory)
+    make_directory(folder)
+    write_bytes(folder / WEIGHTS_FILE, to_bytes(tensors, {"format": "pt"}))
+    write_json(folder / CONFIG_FILE, config)
+
+
+def load_model(directory: str | os.PathLike[str]) -> tuple[Network, ModelConfig]:
+    """The network that `save_model` wrote, in evaluation mode, and its config; InputError if it cannot be read."""
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise InputError(f"There is no model directory '{folder}'. Give the directory that holds {CONFIG_FILE}.")
+    config = _read_config(folder / CONFIG_FILE)
+    try:
+        # First without memory, so that a config that does not describe the weights beside it allocates nothing.
+        with torch.device("meta"):
+            plan = MODELS[config.model.name](config.shape, **config.model.args)
+        _check_header(plan, folder / WEIGHTS_FILE)
+        module = build(config.model, config.shape, seed=0)
+    except RecipeError as error:
+        raise InputError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
+    load_weights(module, folder / WEIGHTS_FILE)
+    return module.eval(), config
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise InputError(f"'{path}' is larger than {MAX_CONFIG_BYTES:,} bytes; it is not a config of this package.")
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON: {error}.") from error
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found != SCHEMA:
+        raise InputError(
+            f"'{path}' does not say schema {SCHEMA!r} (found {found!r}): another tool or version wrote it. "
+            "Build the network by name and use load_weights for its model.safetensors."
+        )
+    try:
+        return ModelConfig(**value)
+    except RecipeError as error:
+        raise InputError(f"'{path}': {error}") from error
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Fill the module from a safetensors file (or the directory of one) with exactly its names and shapes.
+
+    InputError lists the first mismatches, and nothing is changed. Batch counters (`num_batches_tracked`) may be
+    missing; NaN and infinite values are refused.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / WEIGHTS_FILE
+    names = _check_header(module, file)
+    with _open(file) as weights:
+        tensors: dict[str, Tensor] = {name: weights.get_tensor(name) for name in names}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            n_bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"'{file}': {n_bad:,} of {tensor.numel():,} values of {name!r} are NaN or infinite.")
+    module.load_state_dict(tensors, strict=False)  # names and shapes are already checked
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"There is no file '{path}'. Give a model.safetensors or the directory that holds it."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"'{path}' is not a readable safetensors file: {error}.") from error
+
+
+def _check_header(module: nn.Module, path: Path) -> list[str]:
+    """The names in the file, once they and their shapes are those of the module; reads no tensor."""
+    wanted = dict(module.state_dict())
+    with _open(path) as weights:
+        slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - not a mapping
+        found = {name: (tuple(piece.get_shape()), str(piece.get_dtype())) for name, piece in slices.items()}
+    problems = [
+        f"{name!r} is missing" for name in wanted if name not in found and not name.endswith("num_batches_tracked")
+    ]
+    problems += [f"{name!r} is not a tensor of this network" for name in found if name not in wanted]
+    for name, (size, dtype) in found.items():
+        if name not in wanted:
+            continue
+        if size != tuple(wanted[name].shape):
+            problems.append(f"{name!r} is {size} in the file and {tuple(wanted[name].shape)} in the network")
+        elif wanted[name].is_floating_point() != dtype.startswith(("F", "BF")):
+            problems.append(f"{name!r} is {dtype} in the file and {wanted[name].dtype} in the network")
+    if problems:
+        shown = "; ".join(problems[:N_MISMATCHES_SHOWN])
+        more = f"; and {len(problems) - N_MISMATCHES_SHOWN} more" if len(problems) > N_MISMATCHES_SHOWN else ""
+        raise InputError(
+            f"'{path}' does not hold the weights of this network ({type(module).__name__}): {shown}{more}. "
+            "Build the network that these weights belong to."
+        )
+    return list(found)

@@ -1,0 +1,1 @@
+"""Laws: what is true for every score, unit, pool, budget, schedule and optimizer, over generated inputs."""

@@ -1,0 +1,220 @@
+"""A cell is named by what it is, run once, after the one it starts from, and never again."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from secateurs.data import DataSpec
+from secateurs.errors import InputError, RecipeError
+from secateurs.experiments import cells
+from secateurs.experiments.cells import Cell, latest, n_steps, run
+from secateurs.masks import Masks
+from secateurs.models import ModelSpec
+from secateurs.recipe import Recipe
+from secateurs.train.training import Training
+
+Make = Callable[..., Cell]
+PRUNED = Recipe(budget="sparsity(0.7)", schedule="cubic(0.1, 0.6)")
+UNTRAINED = Training(epochs=0.0)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+    """The cells really run, in order (in this process, so with n_jobs=1)."""
+    found: list[Cell] = []
+    real = cells.run_cell
+
+    def watched(cell: Cell, directory: Path) -> None:
+        found.append(cell)
+        real(cell, directory)
+
+    monkeypatch.setattr(cells, "run_cell", watched)
+    return found
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_the_name_of_a_cell_is_the_same_in_another_process(cell: Make) -> None:
+    one = cell(recipe=PRUNED, start=cell())
+    code = (
+        "import json, sys; from secateurs.experiments.cells import Cell;"
+        "print(Cell(**json.loads(sys.stdin.read())).hash)"
+    )
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, input=json.dumps(one.values()), capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == one.hash
+    assert one.directory(Path("run")) == Path("run/cells") / one.hash
+    assert Cell.from_yaml(one.to_yaml()) == one
+
+
+def test_every_field_changes_the_name_and_equal_cells_are_one_key(cell: Make) -> None:
+    changes: dict[str, object] = {
+        "model": ModelSpec.parse("lenet-300-100"),
+        "data": DataSpec(),
+        "data_hash": "0" * 64,
+        "training": Training(epochs=2.0),
+        "recipe": PRUNED,
+        "seed": 1,
+        "start": cell(),
+        "n_looks": 5,
+        "is_story": True,
+    }
+    assert set(changes) == set(Cell.model_fields)
+    found = [cell(), *(cell(**{key: value}) for key, value in changes.items())]
+    found += [cell(start=cell(seed=1)), cell(start=cell(start=cell()))]
+    assert len({one.hash for one in found}) == len(found)
+    assert len({*found, *found, cell()}) == len(found)
+
+
+def test_a_cell_writes_what_it_found_and_what_it_made(cell: Make, tmp_path: Path) -> None:
+    one = cell(recipe=PRUNED, is_story=True)
+    result = run([one], tmp_path, n_jobs=1)[one]
+    here = one.directory(tmp_path)
+    names = ("model.safetensors", "config.json", "masks.safetensors", "metrics.jsonl", "film.json", "sweep.json")
+    assert {p.name for p in here.iterdir()} == {*names, "result.json"}
+    weights = load_file(here / "model.safetensors")
+    n = sum(weights[name].size for name in result["layers"])
+    zeros = sum(int(np.count_nonzero(weights[name] == 0)) for name in result["layers"])
+    assert (result["n_prunable"], result["n_zero"]) == (n, zeros) == (n, round(0.7 * n))
+    assert Masks.load(here / "masks.safetensors").n_kept == n - zeros
+    lines = [json.loads(line) for line in (here / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]  # 40 examples by 16
+    assert {line["cell"] for line in lines} == {one.hash}
+    assert lines[-1]["sparsity"] == pytest.approx(zeros / n)
+    assert lines[-1]["accuracy"] == result["validation"]["value"]
+    assert len(json.loads((here / "film.json").read_text())) == len(lines)
+    module = one.load(tmp_path)
+    assert all(np.array_equal(value.numpy(), weights[name]) for name, value in module.state_dict().items())
+
+
+def test_a_sweep_is_what_numpy_counts_and_leaves_the_network_alone(cell: Make, tmp_path: Path) -> None:
+    one = cell(training=UNTRAINED, is_story=True)
+    result = run([one], tmp_path, n_jobs=1)[one]
+    weights = load_file(one.directory(tmp_path) / "model.safetensors")
+    assert result["n_zero"] == 0
+    sweep = json.loads((one.directory(tmp_path) / "sweep.json").read_text())
+    for point in sweep["sigma"] + sweep["absolute"]:
+        cut = 0
+        for name in result["layers"]:
+            weight = weights[name].astype(np.float64)
+            tau = point["tau"] * (weight.std() if point in sweep["sigma"] else 1.0)
+            cut += int((np.abs(weight) <= tau).sum())
+        assert point["sparsity"] == pytest.approx(cut / result["n_prunable"], abs=1e-12)
+        assert point["n"] == 20
+    assert sweep["sigma"][0]["accuracy"] == result["validation"]["value"], "tau 0 cuts nothing"
+
+
+def test_cells_run_after_the_one_they_start_from_and_only_once(cell: Make, tmp_path: Path, ran: list[Cell]) -> None:
+    start = cell()
+    once = cell(training=UNTRAINED, recipe=Recipe(budget="sparsity(0.5)"), start=start)
+    tuned = cell(training=Training(epochs=0.5, batch_size=16), recipe=PRUNED, start=once)
+    heard: list[Cell] = []
+    results = run([tuned, once, tuned], tmp_path, n_jobs=1, listen=heard.append)
+    assert ran == heard == [start, once, tuned]
+    assert set(results) == {start, once, tuned}
+    before = files(tmp_path)
+    assert run([tuned, once], tmp_path, n_jobs=1, listen=heard.append) == results
+    assert ran == [start, once, tuned], "nothing is run again"
+    assert set(heard[3:]) == {start, once, tuned}, "and whoever listens hears of all"
+    assert files(tmp_path) == before
+    a, b = (load_file(one.directory(tmp_path) / "model.safetensors") for one in (start, once))
+    assert all(np.all((b[name] == 0) | (b[name] == a[name])) for name in a), "pruned once: cut, never changed"
+
+
+def test_a_cell_without_a_result_is_run_again_to_the_same_bytes(cell: Make, tmp_path: Path, ran: list[Cell]) -> None:
+    start, after = cell(), cell(recipe=PRUNED, start=cell())
+    run([after], tmp_path, n_jobs=1)
+    before = files(tmp_path)
+    here = start.directory(tmp_path)
+    (here / "result.json").unlink()
+    (here / "model.safetensors").write_bytes(b"half")
+    (here / "metrics.jsonl").write_text('{"step"')
+    run([after], tmp_path, n_jobs=1)
+    assert ran == [start, after, start]
+    assert files(tmp_path) == before
+
+
+def test_processes_make_the_same_bytes_as_one(cell: Make, tmp_path: Path) -> None:
+    wanted = [cell(recipe=PRUNED, start=cell(seed=seed), seed=seed) for seed in (0, 1)]
+    alone = run(wanted, tmp_path / "one", n_jobs=1)
+    together = run(wanted, tmp_path / "two", n_jobs=2)
+    assert alone == together
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_a_result_from_another_machine_or_version_is_not_taken(
+    cell: Make, tmp_path: Path, ran: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = cell(training=UNTRAINED)
+    run([one], tmp_path, n_jobs=1)
+    elsewhere = {**cells.environment(), "torch": "9.9.9"}
+    monkeypatch.setattr(cells, "environment", lambda: elsewhere)
+    assert one.result(tmp_path) is None
+    assert run([one], tmp_path, n_jobs=1)[one]["environment"]["torch"] == "9.9.9"
+    assert ran == [one, one]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"environment": ',
+        b"\xff\xfe",
+        pytest.param(b"[]", marks=pytest.mark.xfail(strict=True, reason="a result that is no mapping")),
+        pytest.param(b"{}", marks=pytest.mark.xfail(strict=True, reason="a result without its environment")),
+    ],
+)
+def test_a_damaged_result_is_one_input_error_that_names_it(cell: Make, tmp_path: Path, content: bytes) -> None:
+    one = cell(training=UNTRAINED)
+    run([one], tmp_path, n_jobs=1)
+    (one.directory(tmp_path) / "result.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"{one.hash} holds a damaged result: .* Delete it\.") as told:
+        run([one], tmp_path, n_jobs=1)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.xfail(strict=True, reason="Cell.load lets SafetensorError and FileNotFoundError through")
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_weights_of_a_complete_cell_are_one_input_error(cell: Make, tmp_path: Path, damage: str) -> None:
+    one = cell(training=UNTRAINED)
+    run([one], tmp_path, n_jobs=1)
+    path = one.directory(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7]) if damage == "cut" else path.unlink()
+    with pytest.raises(InputError, match=one.hash):
+        one.load(tmp_path)
+
+
+def test_data_that_changed_under_the_same_name_are_not_used(cell: Make, tmp_path: Path) -> None:
+    one = cell(data_hash="0" * 64)
+    with pytest.raises(InputError, match="The data of 'digits' changed under way"):
+        run([one], tmp_path, n_jobs=1)
+    assert one.result(tmp_path) is None
+
+
+def test_a_diverged_cell_is_told_and_leaves_no_result(cell: Make, tmp_path: Path) -> None:
+    wild = cell(training=Training(optimizer="sgd", learning_rate=1e30, warmup=0.0, epochs=2.0, batch_size=16))
+    with pytest.raises(RecipeError, match="diverged"):
+        run([wild], tmp_path, n_jobs=1)
+    assert wild.result(tmp_path) is None
+
+
+def test_steps_count_starts_once_and_the_latest_line_is_read_while_it_is_written(cell: Make, tmp_path: Path) -> None:
+    start = cell()
+    followers: list[Any] = [cell(start=start, seed=seed) for seed in (0, 1)]
+    assert n_steps(followers, 40) == 3 * 3
+    here = start.directory(tmp_path)
+    here.mkdir(parents=True)
+    assert list(latest([start, *followers], tmp_path)) == []
+    (here / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert list(latest([start, *followers], tmp_path)) == [(start, {"step": 1})]
+    (here / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert list(latest([start], tmp_path)) == []

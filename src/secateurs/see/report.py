@@ -1,0 +1,110 @@
+"""Report: the whole run as one HTML page that needs no network, no server and no other file.
+
+Text of the results is untrusted: it reaches the page as JSON with <, > and & escaped, or HTML-escaped, and
+the page's script inserts it as text. A content security policy allows only our two scripts, by their hash.
+"""
+
+import base64
+import copy
+import functools
+import hashlib
+import html
+import importlib.resources
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from secateurs.checks import extra
+from secateurs.errors import OutputError
+from secateurs.see import charts, pictures, stats
+
+LARGEST_PAGE = 5_000_000  # bytes
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, safe to stand inside a <script> element."""
+    bundle: str = extra("vl_convert", "explore").javascript_bundle()
+    return _inside_script(bundle)
+
+
+def _inside_script(code: str) -> str:
+    """The same JavaScript, with nothing in its strings that would end or comment the element around it."""
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _file(name: str) -> str:
+    return importlib.resources.files("secateurs.see").joinpath("page", name).read_text("utf-8")
+
+
+def embedded_json(value: Any) -> str:
+    """JSON for a <script> element: no text inside can close the element. ValueError for NaN."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _with_intervals(results: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which every measured point of a sweep carries its 95 % interval."""
+    found = copy.deepcopy(dict(results))
+    for stage in found["stages"]:
+        for points in stage["sweep"].values():
+            for point in points:
+                point["low"], point["high"] = stats.wilson(point["accuracy"], point["n"])
+    return found
+
+
+def _specs(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's charts, already compiled to Vega, so that the page has nothing left to compile."""
+    convert = extra("vl_convert", "explore")
+    drawn = {name: convert.vegalite_to_vega(chart.to_dict()) for name, chart in charts.page_charts(results).items()}
+    return {**drawn, "tradeoff_caption": charts.tradeoff_caption(results)}
+
+
+def _hash(code: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with each {{name}} replaced, once: what is inserted is not read again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
+
+
+def report_page(results: Mapping[str, Any]) -> str:
+    """The page of a run: self-contained, offline, at most 5 MB.
+
+    results   the dict that `explore` writes ("secateurs.explore/1")
+    Films are thinned, and the page says so, where the page would grow larger than that; OutputError where
+    that is not enough.
+    """
+    ramp = ", ".join(f"rgb({r} {g} {b})" for r, g, b in pictures.RAMP)
+    shown, specs = _with_intervals(results), _specs(results)
+    headline = str(results["headline"])
+    js = _inside_script(_file("page.js"))
+    values = {
+        "title": html.escape(f"{results['model']['name']} on {results['data']['name']}, pruned: secateurs"),
+        "headline": html.escape(headline),
+        "css": _fill(_file("page.css"), {"ramp": ramp}),
+        "vega": _vega(),
+        "js": js,
+        "script_hashes": f"{_hash(_vega())} {_hash(js)}",
+    }
+    every = 1
+    while True:
+        data = {"results": embedded_json(shown), "charts": embedded_json(specs)}
+        page = _fill(_file("page.html"), {**values, **data})
+        if len(page.encode()) <= LARGEST_PAGE:
+            return page
+        if max((len(frames) for frames in shown["films"].values()), default=0) <= 2:
+            raise OutputError(
+                f"The page would take {len(page.encode()):,} bytes, more than {LARGEST_PAGE:,}. "
+                "Explore a network with fewer layers, or skip some."
+            )
+        every *= 2
+        # The last frame is what training ended with; it always stays.
+        shown["films"] = {
+            name: [f for k, f in enumerate(frames) if k % 2 == 0 or k == len(frames) - 1]
+            for name, frames in shown["films"].items()
+        }
+        ordinal = f"{every}{'nd' if every == 2 else 'th'}"
+        specs["note"] = f"Every {ordinal} frame of training is shown, so that the page stays below 5 MB."

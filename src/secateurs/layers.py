@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
 from secateurs.checks import nearest
@@ -45,8 +46,13 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The stored shape."""
-        return tuple(self.parameter.shape)
+        """The stored shape; () where a lazy layer has none yet."""
+        return () if isinstance(self.parameter, UninitializedParameter) else tuple(self.parameter.shape)
+
+    @property
+    def n(self) -> int:
+        """How many weights."""
+        return 0 if isinstance(self.parameter, UninitializedParameter) else self.parameter.numel()
 
     @property
     def is_prunable(self) -> bool:
@@ -84,8 +90,12 @@ def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()
     found = []
     for names in names_of.values():
         parameter = by_name[names[0]]
-        reasons = (_reason(name, parameter, owners.get(name), skip, only) for name in names)
-        reason = next((f"{why} (tied)" if len(names) > 1 else why for why in reasons if why), "")
+        reason = _unfit(parameter)
+        if not reason:
+            is_named = any(fnmatchcase(name, pattern) for name in names for pattern in only)
+            whys = [_left_alone(name, owners.get(name), skip, bool(only), is_named) for name in names]
+            why = next((why for why in whys if why), "")
+            reason = f"{why} (tied)" if why and len(names) > 1 else why
         owner = owners.get(names[0])
         layout = layout_of(owner, names[0].rpartition(".")[2]) if owner is not None else PLAIN
         found.append(Layer(names[0], parameter, layout, tuple(names[1:]), reason))
@@ -101,23 +111,34 @@ def _owners(module: nn.Module) -> dict[str, nn.Module]:
     return owners
 
 
-def _reason(
-    name: str, parameter: nn.Parameter, owner: nn.Module | None, skip: tuple[str, ...], only: tuple[str, ...]
-) -> str:
-    """Why this name of a parameter is left alone, or "" if it is not."""
+def _unfit(parameter: nn.Parameter) -> str:
+    """Why this parameter cannot be pruned whatever is asked, or ""."""
+    if isinstance(parameter, UninitializedParameter):
+        return "no values yet (lazy layer)"
     if parameter.dim() < 2:
         return "one dimension (bias, norm or scalar)"
     if not parameter.is_floating_point():
         return f"not floating point ({parameter.dtype})"
+    if parameter.element_size() < 2:
+        return f"no arithmetic in {parameter.dtype}"
     if parameter.is_meta:
         return "no values (meta device)"
     if parameter.layout != torch.strided:
         return f"not a strided tensor ({parameter.layout})"
+    if any(step == 0 and size > 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
+        return "its elements share memory (expanded)"
+    return ""
+
+
+def _left_alone(name: str, owner: nn.Module | None, skip: tuple[str, ...], has_only: bool, is_named: bool) -> str:
+    """Why this name of a parameter is left alone by default or by request, or ""."""
     for pattern in skip:
         if fnmatchcase(name, pattern):
             return f"skip={pattern}"
-    if only:
-        return "" if any(fnmatchcase(name, pattern) for pattern in only) else "not in only"
+    if has_only:
+        return "" if is_named else "not in only"
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or _TABLES.search(name):
         return "embedding, class token or position table"
+    if name.endswith(("weight_g", "weight.original0")):
+        return "gain of a weight norm"
     return ""

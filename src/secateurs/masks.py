@@ -4,6 +4,7 @@ masks = Masks.make(module, recipe)     decide; nothing is changed yet
 masks.apply(module)                    zero what does not live
 """
 
+import hashlib
 import json
 import math
 import os
@@ -63,7 +64,7 @@ class LayerReport:
 
 @dataclass(frozen=True, eq=False)
 class Masks(Mapping[str, Tensor]):
-    """Which weights live: {parameter name: bool tensor of the parameter's shape, True = keep}; tied weights once."""
+    """Which weights live: {parameter name: bool tensor of the parameter's shape, True = keep}, tied weights once."""
 
     keep: Mapping[str, Tensor]
     report: tuple[LayerReport, ...] = ()
@@ -102,7 +103,8 @@ class Masks(Mapping[str, Tensor]):
         is_trial  only to see whether it can be done: a layer that would be emptied is not warned of
 
         Warns (CollapseWarning) of every layer that is left with nothing. Raises RecipeError where the recipe names
-        nothing, PatternError where `only` names a layer that cannot be cut so, InputError for NaN weights.
+        nothing, PatternError where `only` names a layer that cannot be cut so, InputError for weights
+        that are not finite.
         """
         budget = recipe.budget if budget is None else budget
         found = layers(module, recipe.skip, recipe.only)
@@ -119,7 +121,7 @@ class Masks(Mapping[str, Tensor]):
         keep = {layer.name: layer.layout.back(chosen[layer.name]).contiguous() for layer in candidates}
         report = []
         for layer in found:
-            n = math.prod(layer.shape)
+            n = layer.n
             status, reason = "skipped", layer.reason
             if layer.name in keep:
                 status = "pruned"
@@ -187,36 +189,47 @@ class Masks(Mapping[str, Tensor]):
         """One bit per weight in a safetensors file, with the recipe and the report in its metadata; durable."""
         bits = {name: np.packbits(keep.cpu().numpy().reshape(-1)) for name, keep in self.keep.items()}
         about = {
-            "format": _FORMAT,
             "shapes": {name: list(keep.shape) for name, keep in self.keep.items()},
             "report": [asdict(line) for line in self.report],
             "recipe": None if self.recipe is None else self.recipe.values(),
         }
-        # One key, because safetensors writes several in an order of its own, and equal masks give equal bytes.
-        write_bytes(Path(path), save(bits, {"secateurs": json.dumps(about)}))
+        text = json.dumps(about)
+        # Keys in one value, because safetensors writes several in an order of its own: equal masks, equal bytes.
+        header = {"format": _FORMAT, "about": text, "sha256": _checksum(text, bits)}
+        write_bytes(Path(path), save(bits, {"secateurs": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Masks":
         """What `save` wrote; InputError for anything else."""
         try:
             with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {}).get("secateurs", "{}"))
-                if about.get("format") != _FORMAT:
-                    raise InputError(f"{path} is not a masks file ({_FORMAT}); its format is {about.get('format')!r}.")
-                shapes: dict[str, list[int]] = about["shapes"]
-                bits = {name: file.get_tensor(name) for name in shapes}
+                header = json.loads((file.metadata() or {}).get("secateurs", "{}"))
+                if header.get("format") != _FORMAT:
+                    raise InputError(f"{path} is not a masks file ({_FORMAT}); its format is {header.get('format')!r}.")
+                bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            if header["sha256"] != _checksum(header["about"], bits):
+                raise InputError(f"{path} is damaged: its checksum does not match its contents.")
         except FileNotFoundError as error:
             raise InputError(f"There is no file {path}.") from error
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise InputError(f"{path} is not a readable masks file: {error}") from error
+        about = json.loads(header["about"])
         keep = {}
-        for name, shape in shapes.items():
+        for name, shape in about["shapes"].items():
             n = math.prod(shape)
-            if any(size < 0 for size in shape) or bits[name].dtype != np.uint8 or bits[name].size != -(-n // 8):
+            if bits[name].dtype != np.uint8 or bits[name].size != -(-n // 8):
                 raise InputError(f"{path}: the mask of '{name}' does not fit its shape {shape}.")
             keep[name] = torch.from_numpy(np.unpackbits(bits[name], count=n).astype(bool)).view(shape)
         recipe = Recipe(**about["recipe"]) if about["recipe"] else None
         return cls(keep, tuple(LayerReport.read(line) for line in about["report"]), recipe)
+
+
+def _checksum(text: str, bits: "Mapping[str, np.ndarray[Any, Any]]") -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(bits):
+        digest.update(name.encode())
+        digest.update(bits[name].tobytes())
+    return digest.hexdigest()
 
 
 def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[Layer], dict[str, tuple[str, str]]]:
@@ -255,9 +268,10 @@ def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[L
 
 def _values(layer: Layer, weights: Mapping[str, Tensor] | None) -> Tensor:
     value = layer.parameter.detach() if weights is None else weights[layer.name].detach()
-    if bool(value.isnan().any()):
+    if not bool(value.isfinite().all()):
+        n_nan, n_inf = int(value.isnan().sum()), int(value.isinf().sum())
         raise InputError(
-            f"'{layer.name}' {layer.shape} holds {int(value.isnan().sum())} NaN of {value.numel()} weights: "
+            f"'{layer.name}' {layer.shape} holds {n_nan} NaN and {n_inf} infinite of {value.numel()} weights: "
             "there is no order to prune by. Look for a diverged training or a broken file."
         )
     return value

@@ -103,3 +103,8 @@ class Recipe(Settings):
             )
         names = ("score", "unit", "pool", "budget", "schedule")
         return cls(**dict(zip(names, words, strict=False)), **options)
+
+
+def with_words(recipe: Recipe, **words: Any) -> Recipe:
+    """The recipe with some of its words replaced."""
+    return Recipe(**{**{name: getattr(recipe, name) for name in Recipe.model_fields}, **words})

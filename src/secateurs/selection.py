@@ -167,7 +167,7 @@ def _keys(name: str, units: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _n_first(min_keep: float, n_units: int) -> int:
-    wanted = min_keep if isinstance(min_keep, int) else math.ceil(min_keep * n_units)
+    wanted = min_keep if isinstance(min_keep, int) else math.ceil(min_keep * n_units - 1e-9)
     return min(wanted, n_units)
 
 

@@ -8,6 +8,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -99,16 +100,16 @@ def call(kind: str, makers: Mapping[str, Callable[..., Any]], text: str) -> Any:
 
 def a_number(what: str, value: object, low: float, high: float) -> float:
     """`value` as a float if it is a number in [low, high], else a RecipeError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
         raise RecipeError(f"{what} must be a number from {low} to {high}; got {value!r}.")
     return float(value) + 0.0  # -0.0 becomes 0.0
 
 
 def a_count(what: str, value: object, low: int) -> int:
     """`value` if it is an int of at least `low`, else a RecipeError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise RecipeError(f"{what} must be a whole number of at least {low}; got {value!r}.")
-    return value
+    return int(value)
 
 
 class Word:

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,7 +17,7 @@ from secateurs.experiments.exploration import LADDER, Experiment, Exploration
 from secateurs.experiments.explore import Explorer
 from secateurs.experiments.presets import preset
 from secateurs.models import ModelSpec
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, with_words
 from secateurs.words import parse_argument
 
 DEFAULT_RECIPE = "magnitude element model sparsity(0.7) cubic(begin=0.1, end=0.6, every=4)"
@@ -44,7 +43,11 @@ DEFAULT_RECIPE = "magnitude element model sparsity(0.7) cubic(begin=0.1, end=0.6
 @click.option(
     "--epochs", type=click.FloatRange(0, min_open=True), help="Of the training; fine-tuning gets half as many."
 )
-@click.option("--experiment", "file", help="An exploration.yaml of an earlier run, in place of all options above.")
+@click.option(
+    "--experiment",
+    "file",
+    help="An exploration.yaml of an earlier run; of the other options, only --recipe and --tau change it.",
+)
 @click.option(
     "--out", default="runs/explore", show_default=True, help="The run's directory; an interrupted run goes on there."
 )
@@ -76,8 +79,11 @@ def explore(
     """
     if file is not None:
         exploration = Exploration.from_yaml(_read(file))
+        recipe = _recipe(recipe_text, tau, exploration.experiment.recipe)
+        experiment = exploration.experiment.model_copy(update={"recipe": recipe})
+        exploration = exploration.model_copy(update={"experiment": experiment})
     else:
-        recipe = _recipe(recipe_text, tau)
+        recipe = _recipe(recipe_text, tau, Recipe.parse(DEFAULT_RECIPE))
         model = ModelSpec.parse(model_text or "cls-transformer")
         chosen = preset(model.name)
         training, fine_tune = chosen.training, chosen.fine_tune
@@ -114,10 +120,10 @@ def explore(
     print_results(results, run.out)
 
 
-def _recipe(text: str | None, tau: str | None) -> Recipe:
-    """The recipe of --recipe, with --tau as its budget."""
+def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:
+    """The recipe of --recipe, or the default, with --tau as its budget."""
     if text is None:
-        recipe = Recipe.parse(DEFAULT_RECIPE)
+        recipe = default
     elif text.endswith((".yaml", ".yml")) or Path(text).is_file():
         recipe = Recipe.from_yaml(_read(text))
     else:
@@ -125,9 +131,7 @@ def _recipe(text: str | None, tau: str | None) -> Recipe:
     if tau is None:
         return recipe
     number = parse_argument(tau)
-    budget = threshold(number if not isinstance(number, int) else float(number))
-    fields: dict[str, Any] = {name: getattr(recipe, name) for name in Recipe.model_fields}
-    return Recipe(**{**fields, "budget": budget})
+    return with_words(recipe, budget=threshold(float(number) if isinstance(number, int) else number))
 
 
 def _read(path: str) -> str:
@@ -138,6 +142,14 @@ def _read(path: str) -> str:
 
 
 def _command() -> str:
-    """The command that was typed, to be typed again."""
-    words = [word for word in sys.argv[1:] if word not in ("--json", "--debug")]
+    """The command that was typed, without what the results say better and what changes no result."""
+    words, left_out = [], {"--recipe": 2, "--tau": 2, "--jobs": 2, "--json": 1, "--debug": 1}
+    typed = sys.argv[1:]
+    while typed:
+        name, _, value = typed[0].partition("=")
+        n = 1 if value else left_out.get(name, 0)
+        if name not in left_out:
+            words.append(typed[0])
+            n = 1
+        typed = typed[n:]
     return shlex.join(["secateurs", *words])

@@ -65,7 +65,7 @@ def print_plan(explorer: Explorer, as_json: bool) -> None:
         {
             "name": layer.name,
             "shape": list(layer.shape),
-            "n": layer.parameter.numel(),
+            "n": layer.n,
             "status": "prune" if layer.name in cut else reasons.get(layer.name, ("skip", ""))[0],
             "reason": layer.reason or reasons.get(layer.name, ("", ""))[1],
         }

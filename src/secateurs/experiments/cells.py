@@ -36,7 +36,7 @@ from secateurs.train.loop import Look, train
 from secateurs.train.training import Training
 
 # Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
-SIGMA_TAUS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
+SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
 ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 SWEEP_EXAMPLES = 2000
 FILM_STEP = 0.1  # of a layer's sigma before the training

@@ -125,7 +125,7 @@ def needs_fine_tuning(facts: Facts) -> Claim:
         "Pruning once after training needs fine-tuning to recover.",
         verdict,
         f"at {s:.0%}: {_points(-drop.mean)} without, {_points(gain.mean - drop.mean)} with fine-tuning",
-        f"Against the dense network; fine-tuning gives {_points(gain.mean)} {_point_interval(gain)}, "
+        f"Against the dense network; fine-tuning gives {_points(gain.mean)} ({_point_interval(gain)}), "
         f"{_seeds(facts.dense)}. {where} Holds where both the loss and the gain exceed one point.",
     )
 
@@ -156,7 +156,7 @@ def half_to_nine_tenths(facts: Facts) -> Claim:
         ", ".join(f"{s:.0%}: {_points(-interval.mean)}" for s, interval in loss.items()),
         "Better of in-loop and fine-tuned against the dense network with the same training budget; at most one point "
         f"counts as small. {_seeds(facts.dense)}; "
-        + ", ".join(f"{s:.0%} ({best[s]}) {_point_interval(_negative(i))}" for s, i in loss.items())
+        + "; ".join(f"{s:.0%} ({best[s]}): {_point_interval(_negative(i))}" for s, i in loss.items())
         + ".",
     )
 
@@ -167,15 +167,17 @@ def in_loop_wins(facts: Facts) -> Claim:
     gaps = {s: _differences(facts.accuracy["in-loop"][s], facts.accuracy["fine-tuned"][s]) for s in ladder}
     mean = over_seeds([sum(column) / len(ladder) for column in zip(*gaps.values(), strict=True)])
     last = over_seeds(gaps[ladder[-1]])
+    near = _nearest(facts, 0.9)
     once = over_seeds(_differences(facts.accuracy["in-loop"][ladder[-1]], facts.accuracy["one-shot"][ladder[-1]]))
     return Claim(
         "in-loop-wins",
         "Pruning in the loop beats pruning after training.",
         _above(mean, 0.0),
-        f"{_points(mean.mean)} on average, {_points(last.mean)} at {ladder[-1]:.0%}",
+        f"{_points(over_seeds(gaps[near]).mean)} at {near:.0%}, {_points(last.mean)} at {ladder[-1]:.0%}",
         f"In-loop minus one-shot + fine-tuning, same training budget, over {len(ladder)} sparsities: "
-        f"{_point_interval(mean)}; at {ladder[-1]:.0%} {_point_interval(last)}. Against one-shot without fine-tuning "
-        f"{_points(once.mean)} {_point_interval(once)} at {ladder[-1]:.0%}. {_seeds(facts.dense)}.",
+        f"{_points(mean.mean)} on average ({_point_interval(mean)}); at {near:.0%} {_point_interval(over_seeds(gaps[near]))}; "
+        f"at {ladder[-1]:.0%} {_point_interval(last)}. Against one-shot without fine-tuning "
+        f"{_points(once.mean)} ({_point_interval(once)}) at {ladder[-1]:.0%}. {_seeds(facts.dense)}.",
     )
 
 
@@ -297,7 +299,7 @@ def _points(share: float) -> str:
 
 
 def _point_interval(interval: Interval) -> str:
-    return f"(95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+    return f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def _interval(interval: Interval) -> str:

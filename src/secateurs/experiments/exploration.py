@@ -10,7 +10,7 @@ from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell
 from secateurs.models import ModelSpec
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, with_words
 from secateurs.settings import Settings
 from secateurs.train.training import Training
 
@@ -113,16 +113,16 @@ class Plan:
         """The story: {stage: cell}, all of the first seed."""
         experiment = self.exploration.experiment
         seed, recipe = experiment.seeds[0], experiment.recipe
-        once = _with(recipe, budget=tau, schedule="one_shot")
+        once = with_words(recipe, budget=tau, schedule="one_shot")
         # Chosen before the first step and then held: the zeros stay, and no new ones come.
-        held = _with(recipe, budget=tau, schedule=HELD)
-        absolute = _with(recipe, budget=threshold(self.exploration.absolute_tau), schedule="one_shot")
+        held = with_words(recipe, budget=tau, schedule=HELD)
+        absolute = with_words(recipe, budget=threshold(self.exploration.absolute_tau), schedule="one_shot")
         start = self.trained(seed)
         forgetful = self.whole.model_copy(update={"revive": "forget"})
         return {
             "initialised": self.initialised(seed),
             "trained": start,
-            "in-loop": self.cell(seed, forgetful, recipe=_with(recipe, budget=tau), n_looks=24, is_story=True),
+            "in-loop": self.cell(seed, forgetful, recipe=with_words(recipe, budget=tau), n_looks=24, is_story=True),
             "one-shot": self.cell(seed, self.untrained, recipe=once, start=start, is_story=True),
             "fine-tuned": self.cell(seed, self.exploration.fine_tune, recipe=held, start=start, is_story=True),
             "absolute": self.cell(seed, self.untrained, recipe=absolute, start=start, is_story=True),
@@ -130,10 +130,10 @@ class Plan:
 
     def tradeoff(self, strategy: str, s: float, seed: int) -> Cell:
         """One point of the trade-off: "one-shot", "fine-tuned" or "in-loop" at sparsity s."""
-        recipe = _with(self.exploration.experiment.recipe, budget=sparsity(s))
+        recipe = with_words(self.exploration.experiment.recipe, budget=sparsity(s))
         if strategy == "in-loop":
             return self.cell(seed, self.whole, recipe=recipe)
-        once = _with(recipe, schedule=HELD)
+        once = with_words(recipe, schedule=HELD)
         training = self.untrained if strategy == "one-shot" else self.exploration.fine_tune
         return self.cell(seed, training, recipe=once, start=self.trained(seed))
 
@@ -149,9 +149,3 @@ class Plan:
 
 
 STRATEGIES = ("one-shot", "fine-tuned", "in-loop")
-
-
-def _with(recipe: Recipe, **words: Any) -> Recipe:
-    """The recipe with some words replaced."""
-    fields = {name: getattr(recipe, name) for name in type(recipe).model_fields}
-    return Recipe(**{**fields, **words})

@@ -4,6 +4,7 @@ gather(run, done, tau, why) -> results     plain JSON; `done` is {cell: its resu
 """
 
 import json
+import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -91,13 +92,14 @@ def gather(run: Run, done: Done, tau: Threshold, why: str) -> dict[str, Any]:
     values = {stage: run.weights(cell) for stage, cell in stage_cells.items()}
     trained = values["trained"]
     step = _absolute_step(values)
+    limits = {name: pictures.color_limit(weight) for name, weight in trained.items()}
     stages = [_stage(run, stage, cell, done[cell], values[stage], step, tau) for stage, cell in stage_cells.items()]
     by_id = {stage["id"]: stage for stage in stages}
     dense = [done[run.plan.dense(seed)]["test"]["value"] for seed in run.seeds]
     tradeoff = [_point(run, done, strategy, s) for s in run.exploration.sparsities for strategy in STRATEGIES]
     alone = zeros_alone(run, stage_cells["trained"], stage_cells["one-shot"])
     facts = _facts(run, by_id, tradeoff, dense, alone)
-    recipe = stage_cells["in-loop"].recipe
+    recipe, tracked = stage_cells["in-loop"].recipe, run.network.tracked
     assert recipe is not None
     return {
         "schema": SCHEMA,
@@ -105,7 +107,7 @@ def gather(run: Run, done: Done, tau: Threshold, why: str) -> dict[str, Any]:
         "headline": headline(by_id),
         "experiment": run.exploration.values(),
         "recipe_yaml": recipe.to_yaml(),
-        "command": run.command,
+        "command": f"{run.command} --recipe {shlex.quote(str(recipe))}",
         "environment": environment(),
         "data": {
             "name": run.data.name,
@@ -121,24 +123,29 @@ def gather(run: Run, done: Done, tau: Threshold, why: str) -> dict[str, Any]:
             "n_parameters": sum(parameter.numel() for parameter in run.network.parameters()),
             "n_prunable": sum(trained[name].size for name in run.names),
             "initialiser": run.network.initialiser,
-            "tracked": dict(run.network.tracked),
+            "tracked": dict(tracked),
         },
         "seeds": list(run.seeds),
+        "interval": "95 % Student t interval over the seeds",
         "tau": {"text": tau_text(tau), "sigmas": tau.tau if tau.per_sigma else None, "why": why},
         "layers": [{"name": name, "shape": list(trained[name].shape), "n": trained[name].size} for name in run.shown],
         "not_pruned": [
-            {"name": layer.name, "n": layer.parameter.numel(), "reason": layer.reason}
+            {"name": layer.name, "n": layer.n, "reason": layer.reason}
             for layer in layers(run.network, run.recipe.skip, run.recipe.only)
             if not layer.is_prunable
         ],
         "stages": stages,
         "films": {s: read(stage_cells[s].directory(run.out) / "film.json") for s in ("trained", "in-loop")},
         "positions": {
-            stage: {part: pictures.position(weights[run.network.tracked[part]]) for part in COMPONENTS}
+            stage: {part: pictures.position(weights[name], limits[name]) for part, name in tracked.items()}
             for stage, weights in values.items()
         },
         "tradeoff": tradeoff,
-        "dense": {**over_seeds(dense).values(), "values": _by_seed(run.seeds, dense), "n_test": len(run.data.y_test)},
+        "dense": {
+            **over_seeds(dense).within(0.0, 1.0).values(),
+            "values": _by_seed(run.seeds, dense),
+            "n_test": len(run.data.y_test),
+        },
         "claims": [asdict(claim(facts)) for claim in CLAIMS],
         "zeros_alone": alone,
     }
@@ -258,8 +265,8 @@ def _caption(run: Run, stage: str, rule: Threshold | None, result: Mapping[str, 
         "initialised": "Freshly drawn weights; nothing is learned yet.",
         "trained": f"After {training.epochs:g} epochs of training; nothing is removed.",
         "in-loop": (
-            f"From the same first weights, {whole.epochs:g} epochs; after every step what has {tau} is zeroed again, and "
-            "may grow back."
+            f"From the same first weights, {whole.epochs:g} epochs; after every step what has {tau} is zeroed again "
+            "and may grow back."
         ),
         "one-shot": f"The trained network; everything with {tau} zeroed once, no training after it.",
         "fine-tuned": f"The same cut, then {fine_tune.epochs:g} epochs of training with the zeros held.",
@@ -280,7 +287,7 @@ def _point(run: Run, done: Done, strategy: str, s: float) -> dict[str, Any]:
         "strategy": strategy,
         "asked": s,
         "sparsity": sum(achieved) / len(achieved),
-        **over_seeds(accuracies).values(),
+        **over_seeds(accuracies).within(0.0, 1.0).values(),
         "values": values,
     }
 

@@ -21,7 +21,12 @@ DEFAULT = Preset(
     Training(learning_rate=1e-3, weight_decay=1e-3, epochs=10.0, batch_size=64),
 )
 
-PRESETS: dict[str, Preset] = {}
+PRESETS: dict[str, Preset] = {
+    "cls-transformer": Preset(
+        Training(learning_rate=2e-3, weight_decay=0.05, epochs=20.0),
+        Training(learning_rate=2e-3, weight_decay=0.05, epochs=10.0),
+    ),
+}
 
 
 def preset(model_name: str) -> Preset:

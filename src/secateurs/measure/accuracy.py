@@ -1,10 +1,11 @@
 """Accuracy: how many are right of how many, and how sure that is."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from secateurs.measure.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval: the sampling error of n examples, of one network. Wilson 1927."""
-        z, n, p = 1.959964, self.n, self.value
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """95 % Wilson interval: the sampling error of n examples, of one network."""
+        return wilson(self.value, self.n)
 
     def values(self) -> dict[str, float]:
         """JSON-able: value, n, low, high."""

@@ -1,4 +1,4 @@
-"""Intervals: the mean over seeds with Student's t interval; the median of paired ratios with a bootstrap one."""
+"""Intervals: of a share (Wilson's), of a mean over seeds (Student's t), of a median of paired ratios (bootstrap)."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,25 @@ class Interval:
     high: float
     n: int
 
+    def within(self, least: float, most: float) -> "Interval":
+        """The same with bounds that the quantity cannot pass."""
+        return Interval(self.mean, max(self.low, least), min(self.high, most), self.n)
+
     def values(self) -> dict[str, float | None]:
         """JSON-able; None for a bound that one value cannot give."""
         low = self.low if math.isfinite(self.low) else None
         high = self.high if math.isfinite(self.high) else None
         return {"mean": self.mean, "low": low, "high": high, "n_seeds": self.n}
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share of n examples, honest near 0 and 1 too. Wilson 1927."""
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959963984540054
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

@@ -48,6 +48,7 @@ def histogram_layers(
     y_axis = alt.Axis(
         title=titles[1],
         tickCount=ticks[1],
+        tickMinStep=1,  # weights are whole
         domain=False,
         ticks=False,
         labelExpr="format(datum.value, '~s')",  # a plain format would write 0k beside 10k

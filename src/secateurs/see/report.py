@@ -17,7 +17,8 @@ from typing import Any
 
 from secateurs.checks import extra
 from secateurs.errors import OutputError
-from secateurs.see import charts, pictures, stats
+from secateurs.measure.intervals import wilson
+from secateurs.see import charts, pictures
 
 LARGEST_PAGE = 5_000_000  # bytes
 
@@ -50,7 +51,7 @@ def _with_intervals(results: Mapping[str, Any]) -> dict[str, Any]:
     for stage in found["stages"]:
         for points in stage["sweep"].values():
             for point in points:
-                point["low"], point["high"] = stats.wilson(point["accuracy"], point["n"])
+                point["low"], point["high"] = wilson(point["accuracy"], point["n"])
     return found
 
 

@@ -165,16 +165,6 @@ def shape_of(weight: ArrayLike) -> dict[str, float | None]:
     }
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n (Wilson 1927): honest near 0 and 1, where the simple one is not."""
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 class Bar(TypedDict):
     """One bar of a histogram: `count` weights in (x0, x1], or [x0, x1) left of zero."""
 

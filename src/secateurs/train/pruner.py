@@ -67,6 +67,11 @@ class Pruner:
         self._dense: dict[str, Tensor] = {}
         optimizer.register_step_post_hook(self._count)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy or unpickling: an optimizer's copy has lost its hooks, so count its steps anew."""
+        self.__dict__.update(state)
+        self.optimizer.register_step_post_hook(self._count)
+
     @property
     def sparsity(self) -> float:
         """Share of the weights in the pruned layers that are zero now by this pruner's doing."""

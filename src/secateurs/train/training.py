@@ -60,9 +60,10 @@ class Training(Settings):
         plain = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=self.momentum > 0)
+            nesterov = self.momentum > 0
+            return torch.optim.SGD(groups, self.learning_rate, self.momentum, nesterov=nesterov, fused=True)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(groups, lr=self.learning_rate)
+        return kind(groups, lr=self.learning_rate, fused=True)
 
     def rate_at(self, p: float) -> float:
         """The share of the learning rate in force at progress p in [0, 1]."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from secateurs.measure.intervals import wilson
 from secateurs.see import pictures, stats
 
 SHAPES = {
@@ -59,7 +60,7 @@ def make_weights(renamed: dict[str, str], seed: int = 0) -> dict[str, dict[str, 
 
 
 def _accuracy(value: float, n: int) -> dict[str, Any]:
-    low, high = stats.wilson(value, n)
+    low, high = wilson(value, n)
     return {"value": value, "n": n, "low": low, "high": high}
 
 

@@ -122,13 +122,6 @@ def test_shapes_are_told_apart():
     assert stats.shape_of(np.zeros(5)) == {"kurtosis": None, "within_1_sigma": None, "hole": None}
 
 
-def test_wilson_by_the_book():
-    low, high = stats.wilson(0.9, 100)
-    assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
-    assert stats.wilson(1.0, 50)[1] == pytest.approx(1.0)
-    assert stats.wilson(1.0, 50)[0] < 0.95
-
-
 @given(weights(), st.integers(1, 9), st.integers(0, 30))
 def test_bars_hold_every_surviving_weight_once_and_respect_the_anchor(w, merge, anchor):
     counted = stats.grid(w, 0.1)

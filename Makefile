@@ -25,8 +25,8 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 lint: venv
-	$(BIN)/ruff check src tests docs benchmarks
-	$(BIN)/ruff format --check src tests docs benchmarks
+	$(BIN)/ruff check src tests docs benchmarks examples
+	$(BIN)/ruff format --check src tests docs benchmarks examples
 
 types: venv
 	$(BIN)/mypy

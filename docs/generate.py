@@ -340,17 +340,9 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-class WordsAsText(GenerateJsonSchema):
-    """Pydantic's schema, with defaults written as the recipe's words: "magnitude"."""
-
-    def encode_default(self, dft: Any) -> Any:
-        """A word is its text."""
-        return str(dft) if isinstance(dft, Word) else super().encode_default(dft)
-
-
 def schema(kind: type[Settings]) -> str:
     """JSON Schema of a config, as text."""
-    found = kind.model_json_schema(schema_generator=WordsAsText)
+    found = kind.model_json_schema()
     return json.dumps({"$schema": GenerateJsonSchema.schema_dialect, **found}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -31,6 +31,7 @@ class Budget(Word):
         "top(2)",
         "erk(0.7)",
     )
+    json_types: ClassVar[tuple[str, ...]] = ("string", "object")
 
     @classmethod
     def parse(cls, value: object) -> "Budget":

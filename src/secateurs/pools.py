@@ -22,6 +22,7 @@ class Pool(Word):
     kind: str
     n: int = 0
     examples: ClassVar[tuple[str, ...]] = ("model", "layer", "row", "4")
+    json_types: ClassVar[tuple[str, ...]] = ("string", "integer")
 
     @classmethod
     def parse(cls, value: object) -> "Pool":

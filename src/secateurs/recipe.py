@@ -80,7 +80,7 @@ class Recipe(Settings):
     def parse(cls, text: str) -> Self:
         """The recipe that one line of text says: five words in any of their forms, then skip, only, min_keep.
 
-        Words may be left out from the right; a lone budget ("sparsity(0.7)") is a recipe too.
+        The schedule may be left out; a lone budget ("sparsity(0.7)") is a recipe too.
         """
         words = [word.strip() for word in split_outside(" ".join(text.split()), " ") if word.strip()]
         options: dict[str, Any] = {}

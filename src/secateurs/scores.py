@@ -36,8 +36,8 @@ def lamp(weight: Tensor) -> Tensor:
 
     weight   any shape; the score is float64, since squares of small float32 weights are smaller than float32 holds
 
-    Equal weights are ordered by flat index, the earlier counts as larger, so one weight of each layer scores 1
-    and no layer can be emptied. Meant for pool=model. Lee et al. 2021, arXiv:2010.07611.
+    Equal weights are ordered by flat index, the earlier counts as larger. One weight of each layer scores 1, so
+    with pool=model no layer is emptied while another has two weights left. Lee et al. 2021, arXiv:2010.07611.
     """
     flat = weight.detach().flatten().double()
     order = flat.abs().argsort(descending=True, stable=True)

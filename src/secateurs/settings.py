@@ -10,9 +10,19 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from secateurs.checks import nearest
-from secateurs.errors import RecipeError
+from secateurs.errors import PatternError, RecipeError
+from secateurs.words import Word
+
+
+class _WordsAsText(GenerateJsonSchema):
+    """Pydantic's schema, with defaults written as the recipe's words: "magnitude"."""
+
+    def encode_default(self, dft: Any) -> Any:
+        """A word is its text."""
+        return str(dft) if isinstance(dft, Word) else super().encode_default(dft)
 
 
 class Settings(BaseModel):
@@ -24,7 +34,14 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise RecipeError(self._explain(error)) from None
+            causes = [item.get("ctx", {}).get("error") for item in error.errors()]
+            is_pattern = all(isinstance(cause, PatternError) for cause in causes)
+            raise (PatternError if is_pattern else RecipeError)(self._explain(error)) from None
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """JSON Schema, with words as their text."""
+        return super().model_json_schema(*args, **{"schema_generator": _WordsAsText, **options})
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:

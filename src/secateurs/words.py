@@ -116,6 +116,7 @@ class Word:
     """Interface of a recipe's words: `parse` reads text or a value, `str` writes the text that reads back."""
 
     examples: ClassVar[Iterable[str]] = ()
+    json_types: ClassVar[tuple[str, ...]] = ("string",)
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -130,8 +131,9 @@ class Word:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        types = cls.json_types[0] if len(cls.json_types) == 1 else list(cls.json_types)
         return {
-            "type": "string",
+            "type": types,
             "description": (cls.__doc__ or "").split("\n")[0],
             "examples": [*cls.examples],
         }

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from secateurs.budgets import threshold
 from secateurs.cli.screen import watch
 from secateurs.data import DataSpec
-from secateurs.errors import InputError
+from secateurs.errors import InputError, RecipeError
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import LADDER, Experiment, Exploration
 from secateurs.experiments.explore import Explorer
@@ -46,7 +47,7 @@ DEFAULT_RECIPE = "magnitude element model sparsity(0.7) cubic(begin=0.1, end=0.6
 @click.option(
     "--experiment",
     "file",
-    help="An exploration.yaml of an earlier run; of the other options, only --recipe and --tau change it.",
+    help="An exploration.yaml of an earlier run; only --recipe and --tau change it.",
 )
 @click.option(
     "--out", default="runs/explore", show_default=True, help="The run's directory; an interrupted run goes on there."
@@ -78,10 +79,15 @@ def explore(
     interactive page (report.html), the trade-off of sparsity and accuracy, and a verdict on each claim.
     """
     if file is not None:
+        for name in ("source", "data_dir", "model_text", "absolute_tau", "seeds", "sparsities", "epochs"):
+            if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise RecipeError(
+                    "--experiment says everything but --recipe, --tau, --out and --jobs; drop the others."
+                )
         exploration = Exploration.from_yaml(_read(file))
         recipe = _recipe(recipe_text, tau, exploration.experiment.recipe)
-        experiment = exploration.experiment.model_copy(update={"recipe": recipe})
-        exploration = exploration.model_copy(update={"experiment": experiment})
+        values = exploration.values()
+        exploration = Exploration(**{**values, "experiment": {**values["experiment"], "recipe": recipe.values()}})
     else:
         recipe = _recipe(recipe_text, tau, Recipe.parse(DEFAULT_RECIPE))
         model = ModelSpec.parse(model_text or "cls-transformer")
@@ -92,12 +98,12 @@ def explore(
             fine_tune = fine_tune.model_copy(update={"epochs": epochs / 2})
         experiment = Experiment(
             model=model,
-            data=DataSpec(source=source, directory=data_dir),
+            data=DataSpec(source=source, directory=data_dir, **chosen.data),
             training=training,
             recipe=recipe,
             seeds=tuple(range(seeds)),
         )
-        ladder = LADDER if sparsities is None else tuple(float(part) for part in sparsities.split(","))
+        ladder = LADDER if sparsities is None else _numbers(sparsities)
         exploration = Exploration(
             experiment=experiment, fine_tune=fine_tune, sparsities=ladder, absolute_tau=absolute_tau
         )
@@ -118,6 +124,13 @@ def explore(
     from secateurs.cli.tables import print_results
 
     print_results(results, run.out)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(f"--sparsities takes numbers such as 0.5,0.9; got {text!r}.") from None
 
 
 def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:

@@ -53,7 +53,7 @@ class Commands(click.Group):
 def secateurs() -> None:
     """Pruning shears for neural networks.
 
-    Exit codes: 0 ok, 1 a gate was not met, 2 usage or recipe, 3 bad input, 4 cannot write, 5 output locked.
+    Exit codes: 0 ok, 2 usage or recipe, 3 bad input, 4 cannot write, 5 output locked, 130 and 143 interrupted.
     """
 
 

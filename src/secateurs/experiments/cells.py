@@ -9,7 +9,7 @@ weights are durable, so a cell that has a result is complete and is never run tw
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +38,7 @@ from secateurs.train.training import Training
 # Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
 SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
 ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
-SWEEP_EXAMPLES = 2000
+QUICK_EXAMPLES = 2000  # of the validation split, for looks and sweeps
 FILM_STEP = 0.1  # of a layer's sigma before the training
 
 
@@ -57,7 +57,7 @@ class Cell(Settings):
     recipe: Recipe | None = None
     seed: int
     start: "Cell | None" = None
-    n_looks: int = 4
+    n_looks: int = 2
     is_story: bool = False
 
     def __hash__(self) -> int:
@@ -75,7 +75,7 @@ class Cell(Settings):
             return None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.directory(run)} holds a damaged result: {error}. Delete it.") from error
-        return result if result["environment"] == environment() else None
+        return result if _same(result["environment"], environment()) else None
 
     def load(self, run: Path) -> nn.Module:
         """The network as this cell left it."""
@@ -175,6 +175,11 @@ def run_cell(cell: Cell, directory: Path) -> None:
     write_json(here / "result.json", result)
 
 
+def _same(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two environments give the same bits; how many cores there are does not matter to one thread."""
+    return {**there, "cores": 0} == {**here, "cores": 0}
+
+
 def _run_in_process(cell: Cell, directory: Path) -> Cell:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
@@ -187,10 +192,13 @@ def _looks(cell: Cell, module: nn.Module, data: Dataset) -> Iterator[Look]:
     """The training; a cell that trains nothing is pruned once and looked at."""
     if cell.training.epochs == 0:
         masks = prune(module, cell.recipe) if cell.recipe else None
-        validation = accuracy(module, data.x_val, data.y_val)
+        validation = accuracy(module, data.x_val[:QUICK_EXAMPLES], data.y_val[:QUICK_EXAMPLES])
         yield Look(0, 0, 0.0, None, validation, masks, 0.0)
         return
-    yield from train(module, data, cell.training, seed=cell.seed, recipe=cell.recipe, n_looks=cell.n_looks)
+    n_looks, n_quick = cell.n_looks, QUICK_EXAMPLES
+    yield from train(
+        module, data, cell.training, seed=cell.seed, recipe=cell.recipe, n_looks=n_looks, n_validation=n_quick
+    )
 
 
 def _line(look: Look) -> dict[str, Any]:
@@ -208,7 +216,7 @@ def _line(look: Look) -> dict[str, Any]:
 
 def _sweep(module: nn.Module, data: Dataset, names: list[str]) -> dict[str, list[dict[str, float]]]:
     """Validation accuracy when every prunable layer is cut at many taus, each measured on the network as it is."""
-    x, y = data.x_val[:SWEEP_EXAMPLES], data.y_val[:SWEEP_EXAMPLES]
+    x, y = data.x_val[:QUICK_EXAMPLES], data.y_val[:QUICK_EXAMPLES]
     by_name = named_parameters(module)
     whole = {name: by_name[name].detach().clone() for name in names}
     n = sum(weight.numel() for weight in whole.values())

@@ -15,6 +15,7 @@ from secateurs.settings import Settings
 from secateurs.train.training import Training
 
 HELD = "one_shot(end=0.0)"
+Rule = Sparsity | Threshold
 LADDER = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
@@ -58,7 +59,7 @@ class Exploration(Settings):
         if not self.sparsities or not all(0.0 < s < 1.0 for s in self.sparsities):
             raise RecipeError(f"sparsities must lie between 0 and 1; got {list(self.sparsities)}.")
         threshold(self.absolute_tau)
-        if not isinstance(self.experiment.recipe.budget, Sparsity | Threshold):
+        if not isinstance(self.experiment.recipe.budget, Rule):
             raise RecipeError(
                 f"explore tells its story with a threshold or a sparsity; the recipe's budget is "
                 f"'{self.experiment.recipe.budget}'. Use threshold(1sigma), threshold(0.4) or sparsity(0.7)."
@@ -98,7 +99,7 @@ class Plan:
     def trained(self, seed: int) -> Cell:
         """The dense network that is pruned once afterwards."""
         is_story = seed == self.exploration.experiment.seeds[0]
-        n_looks = 24 if is_story else 4
+        n_looks = 24 if is_story else 2
         return self.cell(seed, self.exploration.experiment.training, n_looks=n_looks, is_story=is_story)
 
     def initialised(self, seed: int) -> Cell:
@@ -109,20 +110,21 @@ class Plan:
         """The dense baseline: the same training budget as every pruned network."""
         return self.cell(seed, self.exploration.fine_tune, start=self.trained(seed))
 
-    def stages(self, tau: Threshold) -> dict[str, Cell]:
+    def stages(self, rule: Rule) -> dict[str, Cell]:
         """The story: {stage: cell}, all of the first seed."""
         experiment = self.exploration.experiment
         seed, recipe = experiment.seeds[0], experiment.recipe
-        once = with_words(recipe, budget=tau, schedule="one_shot")
+        once = with_words(recipe, budget=rule, schedule="one_shot")
         # Chosen before the first step and then held: the zeros stay, and no new ones come.
-        held = with_words(recipe, budget=tau, schedule=HELD)
-        absolute = with_words(recipe, budget=threshold(self.exploration.absolute_tau), schedule="one_shot")
+        held = with_words(recipe, budget=rule, schedule=HELD)
+        tau = threshold(self.exploration.absolute_tau)
+        absolute = with_words(recipe, budget=tau, schedule="one_shot", score="magnitude", unit="element", pool="model")
         start = self.trained(seed)
         forgetful = self.whole.model_copy(update={"revive": "forget"})
         return {
             "initialised": self.initialised(seed),
             "trained": start,
-            "in-loop": self.cell(seed, forgetful, recipe=with_words(recipe, budget=tau), n_looks=24, is_story=True),
+            "in-loop": self.cell(seed, forgetful, recipe=with_words(recipe, budget=rule), n_looks=24, is_story=True),
             "one-shot": self.cell(seed, self.untrained, recipe=once, start=start, is_story=True),
             "fine-tuned": self.cell(seed, self.exploration.fine_tune, recipe=held, start=start, is_story=True),
             "absolute": self.cell(seed, self.untrained, recipe=absolute, start=start, is_story=True),
@@ -137,10 +139,10 @@ class Plan:
         training = self.untrained if strategy == "one-shot" else self.exploration.fine_tune
         return self.cell(seed, training, recipe=once, start=self.trained(seed))
 
-    def everything(self, tau: Threshold) -> list[Cell]:
+    def everything(self, rule: Rule) -> list[Cell]:
         """Every cell of the exploration, in a fixed order."""
         experiment = self.exploration.experiment
-        found = [self.trained(seed) for seed in experiment.seeds] + list(self.stages(tau).values())
+        found = [self.trained(seed) for seed in experiment.seeds] + list(self.stages(rule).values())
         for seed in experiment.seeds:
             found.append(self.dense(seed))
             found.append(self.initialised(seed))

@@ -16,12 +16,12 @@ from typing import Any
 import joblib
 import numpy as np
 
-from secateurs.budgets import Sparsity, Threshold, threshold
+from secateurs.budgets import Sparsity, threshold
 from secateurs.data import load_data
 from secateurs.durable import write_json, write_text
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
-from secateurs.experiments.exploration import Exploration
+from secateurs.experiments.exploration import Exploration, Rule
 from secateurs.experiments.gather import COMPONENTS, Run, gather, weights_of
 from secateurs.layers import layers
 from secateurs.masks import cuttable
@@ -78,30 +78,30 @@ class Explorer:
     def run(self) -> dict[str, Any]:
         """Run the cells that are missing, gather, draw; returns the results."""
         run = self.run_value
-        write_text(self.out / "exploration.yaml", self.exploration.to_yaml())
         self._run_cells([run.plan.trained(seed) for seed in run.seeds])
-        tau, why = story_tau(run)
-        done = self._run_cells(run.plan.everything(tau))
-        results = gather(run, done, tau, why)
-        self._write(results, tau)
+        rule, why = story_rule(run)
+        done = self._run_cells(run.plan.everything(rule))
+        results = gather(run, done, rule, why)
+        self._write(results, rule)
         return results
 
     def _run_cells(self, wanted: list[Cell]) -> dict[Cell, dict[str, Any]]:
         self._under_way = wanted
         return cells.run(wanted, self.out, n_jobs=self.n_jobs, listen=self._done.add)
 
-    def _write(self, results: dict[str, Any], tau: Threshold) -> None:
+    def _write(self, results: dict[str, Any], rule: Rule) -> None:
         """Models, metrics, pictures and page first; results.json, which says that the run is whole, last."""
         plan = self.run_value.plan
+        write_text(self.out / "exploration.yaml", self.exploration.to_yaml())
         write_text(self.out / "recipe.yaml", results["recipe_yaml"])
-        for stage, cell in plan.stages(tau).items():
+        for stage, cell in plan.stages(rule).items():
             target = self.out / "models" / stage
             target.mkdir(parents=True, exist_ok=True)
             for name in ("model.safetensors", "config.json"):
                 shutil.copyfile(cell.directory(self.out) / name, target / name)
-        lines = [(cell.directory(self.out) / "metrics.jsonl").read_text() for cell in plan.everything(tau)]
+        lines = [(cell.directory(self.out) / "metrics.jsonl").read_text() for cell in plan.everything(rule)]
         write_text(self.out / "metrics.jsonl", "".join(lines))
-        models = plan.stages(tau)
+        models = plan.stages(rule)
         jobs = []
         for stage, part, name in story_pictures(results):
             weight = self.run_value.weights(models[stage])[results["model"]["tracked"][part]]
@@ -112,12 +112,15 @@ class Explorer:
         write_json(self.out / "results.json", results)
 
 
-def story_tau(run: Run) -> tuple[Threshold, str]:
-    """The story's tau: the recipe's own, or the multiple of 0.05 sigma that takes nearest to its sparsity; and why."""
+def story_rule(run: Run) -> tuple[Rule, str]:
+    """The story's budget, and why it is that: the recipe's own, or a threshold where it asks for a sparsity.
+
+    For magnitudes of single weights that is the multiple of 0.05 sigma which takes nearest to the sparsity.
+    """
     budget = run.recipe.budget
-    if isinstance(budget, Threshold):
+    if not isinstance(budget, Sparsity) or run.recipe.score.name != "magnitude" or run.recipe.unit.kind != "element":
+        assert isinstance(budget, Rule)
         return budget, "given"
-    assert isinstance(budget, Sparsity)
     weights = weights_of(run.plan.trained(run.seeds[0]).load(run.out), run.names)
     n = sum(weight.size for weight in weights.values())
     sizes = {name: np.abs(weight) / (weight.astype(np.float64).std() or 1.0) for name, weight in weights.items()}

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 import secateurs
-from secateurs.budgets import Threshold, threshold
+from secateurs.budgets import Sparsity, Threshold, threshold
 from secateurs.data import Dataset
 from secateurs.durable import write_json
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.claims import CLAIMS, Facts
-from secateurs.experiments.exploration import STRATEGIES, Exploration, Plan
+from secateurs.experiments.exploration import STRATEGIES, Exploration, Plan, Rule
 from secateurs.layers import layers, named_parameters
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import over_seeds
@@ -29,6 +29,7 @@ from secateurs.measure.seconds import side_by_side
 from secateurs.models import Network
 from secateurs.recipe import Recipe
 from secateurs.see import pictures, stats
+from secateurs.units import element
 
 SCHEMA = "secateurs.explore/1"
 COMPONENTS = ("cls-head", "ffnn")
@@ -86,14 +87,14 @@ class Run:
         return weights_of(cell.load(self.out), self.shown)
 
 
-def gather(run: Run, done: Done, tau: Threshold, why: str) -> dict[str, Any]:
-    """The results of the exploration; `why` says how tau came about."""
-    stage_cells = run.plan.stages(tau)
+def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
+    """The results of the exploration; `rule` is the story's budget, `why` says how it came about."""
+    stage_cells = run.plan.stages(rule)
     values = {stage: run.weights(cell) for stage, cell in stage_cells.items()}
     trained = values["trained"]
     step = _absolute_step(values)
     limits = {name: pictures.color_limit(weight) for name, weight in trained.items()}
-    stages = [_stage(run, stage, cell, done[cell], values[stage], step, tau) for stage, cell in stage_cells.items()]
+    stages = [_stage(run, stage, cell, done[cell], values[stage], step, rule) for stage, cell in stage_cells.items()]
     by_id = {stage["id"]: stage for stage in stages}
     dense = [done[run.plan.dense(seed)]["test"]["value"] for seed in run.seeds]
     tradeoff = [_point(run, done, strategy, s) for s in run.exploration.sparsities for strategy in STRATEGIES]
@@ -127,7 +128,7 @@ def gather(run: Run, done: Done, tau: Threshold, why: str) -> dict[str, Any]:
         },
         "seeds": list(run.seeds),
         "interval": "95 % Student t interval over the seeds",
-        "tau": {"text": tau_text(tau), "sigmas": tau.tau if tau.per_sigma else None, "why": why},
+        "tau": {"text": rule_text(rule), "sigmas": _sigmas(rule), "why": why},
         "layers": [{"name": name, "shape": list(trained[name].shape), "n": trained[name].size} for name in run.shown],
         "not_pruned": [
             {"name": layer.name, "n": layer.n, "reason": layer.reason}
@@ -193,9 +194,15 @@ def headline(stages: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def tau_text(tau: Threshold) -> str:
-    """The threshold as people write it: 0.95sigma, 0.4."""
-    return f"{tau.tau:g}sigma" if tau.per_sigma else f"{tau.tau:g}"
+def rule_text(rule: Rule) -> str:
+    """The story's budget as people write it, fit for a file name: 0.95sigma, 0.4, 70-percent."""
+    if isinstance(rule, Sparsity):
+        return f"{100 * rule.s:g}-percent"
+    return f"{rule.tau:g}sigma" if rule.per_sigma else f"{rule.tau:g}"
+
+
+def _sigmas(rule: Rule) -> float | None:
+    return rule.tau if isinstance(rule, Threshold) and rule.per_sigma else None
 
 
 def read(path: Path) -> Any:
@@ -217,9 +224,10 @@ def _absolute_step(values: Mapping[str, Weights]) -> float:
 
 
 def _stage(
-    run: Run, stage: str, cell: Cell, result: Mapping[str, Any], weights: Weights, step: float, tau: Threshold
+    run: Run, stage: str, cell: Cell, result: Mapping[str, Any], weights: Weights, step: float, story: Rule
 ) -> dict[str, Any]:
-    rules = {"in-loop": tau, "one-shot": tau, "fine-tuned": tau, "absolute": threshold(run.exploration.absolute_tau)}
+    absolute = threshold(run.exploration.absolute_tau)
+    rules: dict[str, Rule] = {"in-loop": story, "one-shot": story, "fine-tuned": story, "absolute": absolute}
     rule = rules.get(stage)
     sweep = read(cell.directory(run.out) / "sweep.json")
     for unit, width in (("sigma", stats.SIGMA_STEP), ("absolute", step)):
@@ -235,8 +243,8 @@ def _stage(
         "collapsed": result["collapsed"],
         "sparsity": result["n_zero"] / result["n_prunable"],
         "accuracy": {"test": result["test"], "validation": result["validation"]},
-        "tau_text": None if rule is None else tau_text(rule),
-        "tau_value": None if rule is None else rule.tau,
+        "tau_text": None if rule is None else rule_text(rule),
+        "tau_value": rule.tau if isinstance(rule, Threshold) else None,
         "layers": {
             name: stats.describe(weight, absolute_step=step, tau=result["taus"].get(name))
             for name, weight in weights.items()
@@ -245,10 +253,10 @@ def _stage(
     }
 
 
-def _picture(stage: str, rule: Threshold | None) -> str | None:
+def _picture(stage: str, rule: Rule | None) -> str | None:
     """The part of the file names that the two components of a stage share; a fine-tuned network has no picture."""
     if stage in ("one-shot", "absolute") and rule is not None:
-        return f"at-prune-{tau_text(rule)}"
+        return f"at-prune-{rule_text(rule)}"
     names = {
         "initialised": "initialization",
         "trained": "before-pruning-distribution",
@@ -257,20 +265,25 @@ def _picture(stage: str, rule: Threshold | None) -> str | None:
     return names.get(stage)
 
 
-def _caption(run: Run, stage: str, rule: Threshold | None, result: Mapping[str, Any]) -> str:
+def _caption(run: Run, stage: str, rule: Rule | None, result: Mapping[str, Any]) -> str:
     """What was done to get here, in one or two sentences."""
     training, fine_tune, whole = run.exploration.experiment.training, run.exploration.fine_tune, run.plan.whole
-    tau = "" if rule is None else f"|w| <= {tau_text(rule).replace('sigma', ' sigma')}"
+    if isinstance(rule, Threshold):
+        each = run.recipe.unit if stage != "absolute" else element
+        what = "everything with" if each == element else f"every {each} with mean"
+        goes = f"{what} |w| <= {rule_text(rule).replace('sigma', ' sigma')}"
+    else:
+        goes = "" if rule is None else f"the least worth {rule.s:.0%} ({run.recipe.score}, {run.recipe.unit})"
     captions = {
         "initialised": "Freshly drawn weights; nothing is learned yet.",
         "trained": f"After {training.epochs:g} epochs of training; nothing is removed.",
         "in-loop": (
-            f"From the same first weights, {whole.epochs:g} epochs; after every step what has {tau} is zeroed again "
+            f"From the same first weights, {whole.epochs:g} epochs; after every step {goes} is zeroed again "
             "and may grow back."
         ),
-        "one-shot": f"The trained network; everything with {tau} zeroed once, no training after it.",
+        "one-shot": f"The trained network; {goes} zeroed once, no training after it.",
         "fine-tuned": f"The same cut, then {fine_tune.epochs:g} epochs of training with the zeros held.",
-        "absolute": f"The trained network; everything with {tau} zeroed once, whatever the sigma of its layer.",
+        "absolute": f"The trained network; {goes} zeroed once, whatever the sigma of its layer.",
     }
     if result["collapsed"]:
         return f"{captions[stage]} {len(result['collapsed'])} of {len(result['layers'])} layers are empty."

@@ -20,7 +20,9 @@ class Interval:
     n: int
 
     def within(self, least: float, most: float) -> "Interval":
-        """The same with bounds that the quantity cannot pass."""
+        """The same with bounds that the quantity cannot pass; an unbounded interval stays so."""
+        if self.n == 1:
+            return self
         return Interval(self.mean, max(self.low, least), min(self.high, most), self.n)
 
     def values(self) -> dict[str, float | None]:

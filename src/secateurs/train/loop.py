@@ -20,7 +20,7 @@ class Look:
     """One look at a running training; the network can be inspected while the loop waits.
 
     loss        mean training loss per example since the last look; None at step 0
-    validation  accuracy on the validation split
+    validation  accuracy on the validation split, or its first examples
     masks       what the pruner keeps at this moment; None where nothing is pruned yet
     """
 
@@ -39,12 +39,20 @@ class Look:
 
 
 def train(
-    module: nn.Module, data: Dataset, training: Training, *, seed: int, recipe: Recipe | None = None, n_looks: int = 10
+    module: nn.Module,
+    data: Dataset,
+    training: Training,
+    *,
+    seed: int,
+    recipe: Recipe | None = None,
+    n_looks: int = 10,
+    n_validation: int | None = None,
 ) -> Iterator[Look]:
     """Train `module` in place by cross-entropy; yields a Look before the first step and `n_looks` more, evenly spaced.
 
     seed    orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
     recipe  prunes inside the loop, its schedule spread over the whole training
+    n_validation  look at the first so many validation examples only; None at all
 
     Raises RecipeError when the loss is no longer finite.
     """
@@ -58,7 +66,7 @@ def train(
         pruner.start()
 
     def look(step: int, loss: float | None) -> Look:
-        validation = accuracy(module, data.x_val, data.y_val)
+        validation = accuracy(module, data.x_val[:n_validation], data.y_val[:n_validation])
         masks = None if pruner is None else pruner.masks
         epoch = step / training.steps_per_epoch(n_examples)
         return Look(step, n_steps, epoch, loss, validation, masks, optimizer.param_groups[0]["lr"])

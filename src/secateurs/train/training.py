@@ -14,6 +14,10 @@ from secateurs.train.pruner import Revive
 class Training(Settings):
     """Optimizer, rates, length, and what the pruner does with a weight that grows back.
 
+    optimizer      "sgd" (with Nesterov momentum), "adam" or "adamw"
+    momentum       of sgd only
+    weight_decay   on parameters of two or more dimensions
+    batch_size     examples per step
     epochs         passes over the training data, fractions allowed; 0 trains nothing
     learning_rate  the highest rate
     rate           "constant", or "cosine" down to 0 at the end

@@ -144,7 +144,7 @@
     accuracy("Pruned in the loop", loop);
     accuracy("Pruned once", once);
     accuracy("Pruned once, fine-tuned", stages.get("fine-tuned"));
-    if (once) figures.append(term("Sparsity, once / in the loop", `${percent(once.sparsity)} / ${loop ? percent(loop.sparsity) : "–"}`, make("small", {}, `asked: τ = ${sigmaWord(results.tau.text)}`)));
+    if (once) figures.append(term("Sparsity, once / in the loop", `${percent(once.sparsity)} / ${loop ? percent(loop.sparsity) : "–"}`, make("small", {}, `asked: ${results.tau.text.includes("percent") ? "" : "τ = "}${sigmaWord(results.tau.text)}`)));
     figures.append(term("Seed shown", trained ? trained.seed : results.seeds[0], make("small", {}, `of seeds ${results.seeds.join(", ")}`)));
 
     STORY.filter((id) => stages.has(id)).forEach((id, place) => {
@@ -343,7 +343,7 @@
     }
     state.stage = stages.has("trained") ? "trained" : results.stages[0].id;
     state.layer = Math.max(0, layers.findIndex((l) => l.name === results.model.tracked.ffnn));
-    state.edge = Math.round(results.tau.sigmas / 0.05) || 0;
+    state.edge = Math.round((results.tau.sigmas || 1) / 0.05);
     $("stage").value = state.stage;
     $("stage").addEventListener("change", (event) => { state.stage = event.target.value; update(); });
     $("compare").addEventListener("change", (event) => { state.compare = event.target.value; update(); });

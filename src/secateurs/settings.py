@@ -32,7 +32,8 @@ class Settings(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            # -0.0 equals 0.0, so it must hash as 0.0 too.
+            super().__init__(**{key: v + 0.0 if isinstance(v, float) else v for key, v in values.items()})
         except ValidationError as error:
             causes = [item.get("ctx", {}).get("error") for item in error.errors()]
             is_pattern = all(isinstance(cause, PatternError) for cause in causes)

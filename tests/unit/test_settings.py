@@ -72,7 +72,6 @@ def test_the_hash_is_the_same_on_every_machine_and_follows_every_field() -> None
     assert len(hashes) == len(changes) + 1
 
 
-@pytest.mark.xfail(strict=True, reason="Settings.hash tells -0.0 from 0.0")
 def test_equal_values_share_their_hash_even_across_zeros_of_two_signs() -> None:
     assert Training(clip=-0.0) == Training(clip=0.0)
     assert Training(clip=-0.0).hash == Training(clip=0.0).hash

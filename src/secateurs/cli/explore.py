@@ -17,8 +17,10 @@ from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import LADDER, Experiment, Exploration
 from secateurs.experiments.explore import Explorer
 from secateurs.experiments.presets import preset
+from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe, with_words
+from secateurs.train.training import Training
 from secateurs.words import parse_argument
 
 DEFAULT_RECIPE = "magnitude element model sparsity(0.7) cubic(begin=0.1, end=0.6, every=4)"
@@ -94,8 +96,8 @@ def explore(
         chosen = preset(model.name)
         training, fine_tune = chosen.training, chosen.fine_tune
         if epochs is not None:
-            training = training.model_copy(update={"epochs": epochs})
-            fine_tune = fine_tune.model_copy(update={"epochs": epochs / 2})
+            training = Training(**{**training.values(), "epochs": epochs})
+            fine_tune = Training(**{**fine_tune.values(), "epochs": epochs / 2})
         experiment = Experiment(
             model=model,
             data=DataSpec(source=source, directory=data_dir, **chosen.data),
@@ -107,7 +109,7 @@ def explore(
         exploration = Exploration(
             experiment=experiment, fine_tune=fine_tune, sparsities=ladder, absolute_tau=absolute_tau
         )
-    n_jobs = jobs or len(os.sched_getaffinity(0))
+    n_jobs = jobs or int(environment()["cores"])
     explorer = Explorer(exploration, Path(out), n_jobs=n_jobs, command=_command())
     run = explorer.check()
     check_directory(Path(out))
@@ -137,7 +139,7 @@ def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:
     """The recipe of --recipe, or the default, with --tau as its budget."""
     if text is None:
         recipe = default
-    elif text.endswith((".yaml", ".yml")) or Path(text).is_file():
+    elif text.endswith((".yaml", ".yml")) or os.path.isfile(text):  # Path.is_file raises for a long text
         recipe = Recipe.from_yaml(_read(text))
     else:
         recipe = Recipe.parse(text)

@@ -87,4 +87,5 @@ def _fail(message: str, code: int) -> None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
+    click.echo("secateurs: Terminated. Run the same command again to go on.", err=True)
     raise SystemExit(143)

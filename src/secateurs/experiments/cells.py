@@ -17,7 +17,6 @@ from typing import Any
 
 import joblib
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from secateurs.data import Dataset, DataSpec, load_data
@@ -27,7 +26,7 @@ from secateurs.layers import layers, named_parameters
 from secateurs.masks import sigma_of
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
-from secateurs.models import ModelSpec, build, save_model
+from secateurs.models import ModelSpec, build, load_weights, save_model
 from secateurs.pruning import prune
 from secateurs.recipe import Recipe
 from secateurs.see import stats
@@ -71,16 +70,17 @@ class Cell(Settings):
         """What `run` wrote, or None where it is not complete or was made by other versions or another CPU."""
         try:
             result: dict[str, Any] = json.loads((self.directory(run) / "result.json").read_text())
+            there = result["environment"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.directory(run)} holds a damaged result: {error}. Delete it.") from error
-        return result if _same(result["environment"], environment()) else None
+        return result if same_environment(there, environment()) else None
 
     def load(self, run: Path) -> nn.Module:
         """The network as this cell left it."""
         module = build(self.model, _data(self.data, self.data_hash).shape, self.seed)
-        module.load_state_dict(load_file(self.directory(run) / "model.safetensors"))
+        load_weights(module, self.directory(run))
         return module
 
 
@@ -175,7 +175,7 @@ def run_cell(cell: Cell, directory: Path) -> None:
     write_json(here / "result.json", result)
 
 
-def _same(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+def same_environment(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     """Whether two environments give the same bits; how many cores there are does not matter to one thread."""
     return {**there, "cores": 0} == {**here, "cores": 0}
 

@@ -163,7 +163,7 @@ def half_to_nine_tenths(facts: Facts) -> Claim:
 
 def in_loop_wins(facts: Facts) -> Claim:
     """In the loop minus after training with fine-tuning, averaged over the ladder, above 0; same training budget."""
-    ladder = list(facts.accuracy["in-loop"])
+    ladder = sorted(facts.accuracy["in-loop"])
     gaps = {s: _differences(facts.accuracy["in-loop"][s], facts.accuracy["fine-tuned"][s]) for s in ladder}
     mean = over_seeds([sum(column) / len(ladder) for column in zip(*gaps.values(), strict=True)])
     last = over_seeds(gaps[ladder[-1]])
@@ -208,7 +208,7 @@ def many_near_zero(facts: Facts) -> Claim:
         "Many trained weights are very close to zero (within ±0.001).",
         _above(interval, 0.1),
         f"{interval.mean:.2%} of the prunable weights",
-        f"Holds from 10 % on. {_seeds(facts.near_zero)}, 95 % interval {interval.low:.2%} to {interval.high:.2%}.",
+        f"Holds from 10 % on. {_seeds(facts.near_zero)}, {_point_interval(interval)} points.",
     )
 
 
@@ -285,7 +285,7 @@ def _nearest(facts: Facts, s: float) -> float:
 
 def _first_drop(facts: Facts) -> str:
     """The lowest sparsity at which pruning once costs more than one point, seeds' interval considered."""
-    for s, values in facts.accuracy["one-shot"].items():
+    for s, values in sorted(facts.accuracy["one-shot"].items()):
         if over_seeds(_differences(facts.dense, values)).low > SMALL_LOSS:
             return f"The loss without it first exceeds one point at {s:.0%}."
     return "At no sparsity measured does the loss without it surely exceed one point."
@@ -300,11 +300,13 @@ def _points(share: float) -> str:
 
 
 def _point_interval(interval: Interval) -> str:
+    if interval.n == 1:
+        return "one seed gives no interval"
     return f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.low:.2f} to {interval.high:.2f}"
+    return "none from one seed" if interval.n == 1 else f"{interval.low:.2f} to {interval.high:.2f}"
 
 
 def _intervals(parts: Mapping[str, Interval]) -> str:

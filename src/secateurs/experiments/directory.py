@@ -39,4 +39,6 @@ def locked(path: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise LockedError(f"Another run is writing {path}. Wait for it, or name another directory.") from error
+        for left_over in path.rglob(".*.tmp"):  # of a run that was killed while writing
+            left_over.unlink()
         yield path

@@ -23,6 +23,12 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _rising(value: object) -> object:
+    """Sparsities in rising order, each once, whatever order they were given in."""
+    is_numbers = isinstance(value, list | tuple) and all(isinstance(s, int | float) for s in value)
+    return tuple(sorted({float(s) for s in value})) if is_numbers else value  # type: ignore[attr-defined]
+
+
 class Experiment(Settings):
     """What is trained on what, how, pruned how, and with which seeds."""
 
@@ -51,7 +57,7 @@ class Exploration(Settings):
 
     experiment: Experiment
     fine_tune: Training
-    sparsities: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = LADDER
+    sparsities: Annotated[tuple[float, ...], BeforeValidator(_rising)] = LADDER
     absolute_tau: float = 0.4
 
     def model_post_init(self, context: Any) -> None:

@@ -7,7 +7,6 @@
 Built of cells: what is done is never done again, so a run that was interrupted goes on where it was.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from secateurs.budgets import Sparsity, threshold
 from secateurs.data import load_data
-from secateurs.durable import write_json, write_text
+from secateurs.durable import write_bytes, write_json, write_text
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Exploration, Rule
@@ -26,7 +25,9 @@ from secateurs.experiments.gather import COMPONENTS, Run, gather, weights_of
 from secateurs.layers import layers
 from secateurs.masks import cuttable
 from secateurs.models import build
+from secateurs.recipe import Recipe
 from secateurs.see import charts, pictures, report, stats
+from secateurs.units import element
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ class Explorer:
         recipe = experiment.recipe
         cuttable(layers(network, recipe.skip, recipe.only), recipe, recipe.budget)
         self.run_value = Run(self.exploration, self.out, self.command, data, network)
-        # Tau stands in where it is not chosen yet, which changes no count.
-        self.planned = self.run_value.plan.everything(threshold("1sigma"))
+        # A tau that is not chosen yet is stood in for by another, which changes no count.
+        given = recipe.budget if has_given_rule(recipe) else threshold("1sigma")
+        assert isinstance(given, Rule)
+        self.planned = self.run_value.plan.everything(given)
         return self.run_value
 
     def progress(self) -> Progress:
@@ -98,7 +101,7 @@ class Explorer:
             target = self.out / "models" / stage
             target.mkdir(parents=True, exist_ok=True)
             for name in ("model.safetensors", "config.json"):
-                shutil.copyfile(cell.directory(self.out) / name, target / name)
+                write_bytes(target / name, (cell.directory(self.out) / name).read_bytes())
         lines = [(cell.directory(self.out) / "metrics.jsonl").read_text() for cell in plan.everything(rule)]
         write_text(self.out / "metrics.jsonl", "".join(lines))
         models = plan.stages(rule)
@@ -108,8 +111,18 @@ class Explorer:
             jobs.append(joblib.delayed(_draw_story)(results, self.out / name, stage, part, weight))
         jobs += [joblib.delayed(_draw)(results, self.out / name, name) for name in ("overview", "tradeoff")]
         joblib.Parallel(n_jobs=self.n_jobs)(jobs)
+        current = {name for _, _, name in story_pictures(results)}
+        for old in self.out.glob("at-prune-*.*"):
+            if old.name.removesuffix(old.suffix) not in current:
+                old.unlink()
         write_text(self.out / "report.html", report.report_page(results))
         write_json(self.out / "results.json", results)
+
+
+def has_given_rule(recipe: Recipe) -> bool:
+    """Whether the story takes the recipe's budget as it is, rather than choose a tau for its sparsity."""
+    is_plain = recipe.score.name == "magnitude" and recipe.unit == element
+    return not (isinstance(recipe.budget, Sparsity) and is_plain)
 
 
 def story_rule(run: Run) -> tuple[Rule, str]:
@@ -118,9 +131,10 @@ def story_rule(run: Run) -> tuple[Rule, str]:
     For magnitudes of single weights that is the multiple of 0.05 sigma which takes nearest to the sparsity.
     """
     budget = run.recipe.budget
-    if not isinstance(budget, Sparsity) or run.recipe.score.name != "magnitude" or run.recipe.unit.kind != "element":
+    if has_given_rule(run.recipe):
         assert isinstance(budget, Rule)
         return budget, "given"
+    assert isinstance(budget, Sparsity)
     weights = weights_of(run.plan.trained(run.seeds[0]).load(run.out), run.names)
     n = sum(weight.size for weight in weights.values())
     sizes = {name: np.abs(weight) / (weight.astype(np.float64).std() or 1.0) for name, weight in weights.items()}

@@ -19,7 +19,7 @@ import secateurs
 from secateurs.budgets import Sparsity, Threshold, threshold
 from secateurs.data import Dataset
 from secateurs.durable import write_json
-from secateurs.experiments.cells import Cell
+from secateurs.experiments.cells import Cell, same_environment
 from secateurs.experiments.claims import CLAIMS, Facts
 from secateurs.experiments.exploration import STRATEGIES, Exploration, Plan, Rule
 from secateurs.layers import layers, named_parameters
@@ -155,9 +155,9 @@ def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
 def zeros_alone(run: Run, dense: Cell, zeroed: Cell) -> dict[str, Any]:
     """Bytes and seconds of the dense network and of the same with zeros in it; measured once per run and kept."""
     kept = zeroed.directory(run.out) / "zeros_alone.json"
-    if kept.exists():
-        found: dict[str, Any] = read(kept)
-        return found
+    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
+        measured: dict[str, Any] = found["measured"]
+        return measured
     files = {
         name: cell.directory(run.out) / "model.safetensors" for name, cell in (("dense", dense), ("zeroed", zeroed))
     }
@@ -178,7 +178,7 @@ def zeros_alone(run: Run, dense: Cell, zeroed: Cell) -> dict[str, Any]:
         "batch": len(x),
     }
     measured = {"size_bytes": {**size, **deflated}, "latency": latency}
-    write_json(kept, measured)
+    write_json(kept, {"environment": environment(), "measured": measured})
     return measured
 
 

@@ -31,8 +31,8 @@ PRESETS: dict[str, Preset] = {
     ),
     # MNIST's usual 55,000 / 5,000 split; short, because 66 networks are trained
     "seed-cnn": Preset(
-        Training(learning_rate=2e-3, weight_decay=0.01, epochs=1.5, batch_size=128),
-        Training(learning_rate=2e-3, weight_decay=0.01, epochs=0.75, batch_size=128),
+        Training(learning_rate=2e-3, weight_decay=0.01, epochs=1.0, batch_size=128),
+        Training(learning_rate=2e-3, weight_decay=0.01, epochs=0.5, batch_size=128),
         {"validation": 1 / 12},
     ),
 }

@@ -34,11 +34,13 @@ class Accuracy:
 @torch.no_grad()
 def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Accuracy:
     """How many of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
+    device = next(module.parameters(), x).device
     n_correct = 0
     for start in range(0, len(y), batch_size):
-        logits = module(x[start : start + batch_size])  # (batch, classes)
-        n_correct += int((logits.argmax(dim=1) == y[start : start + batch_size]).sum())
-    module.train(was_training)
+        logits = module(x[start : start + batch_size].to(device))  # (batch, classes)
+        n_correct += int((logits.argmax(dim=1).cpu() == y[start : start + batch_size]).sum())
+    for part, was_training in modes:
+        part.training = was_training
     return Accuracy(n_correct, len(y))

@@ -304,8 +304,8 @@ def tradeoff_rows(results: Results) -> list[dict[str, Any]]:
             "sparsity": point["sparsity"],
             "kept": max(1 - point["sparsity"], 1e-4),  # a logarithmic axis has no zero
             "mean": point["mean"],
-            "low": point["low"],
-            "high": point["high"],
+            "low": point["mean"] if point["low"] is None else point["low"],  # one seed gives no interval
+            "high": point["mean"] if point["high"] is None else point["high"],
             "n_seeds": point["n_seeds"],
         }
         for point in results["tradeoff"]
@@ -314,7 +314,8 @@ def tradeoff_rows(results: Results) -> list[dict[str, Any]]:
 
 def _tradeoff(results: Results, palette: Palette, width: int, height: int, *, has_legend: bool = True) -> Any:
     alt = altair()
-    rows, dense = tradeoff_rows(results), results["dense"]
+    rows, dense = tradeoff_rows(results), dict(results["dense"])
+    dense |= {bound: dense["mean"] for bound in ("low", "high") if dense[bound] is None}
     kept = [row["kept"] for row in rows] or [0.02, 0.5]
     low = min([dense["low"], *(row["low"] for row in rows)])
     high = max([dense["high"], *(row["high"] for row in rows)])

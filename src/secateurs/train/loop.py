@@ -48,15 +48,16 @@ def train(
     n_looks: int = 10,
     n_validation: int | None = None,
 ) -> Iterator[Look]:
-    """Train `module` in place by cross-entropy; yields a Look before the first step and `n_looks` more, evenly spaced.
+    """Train `module` in place, where it is, by cross-entropy; yields a Look before the first step and `n_looks` more.
 
     seed    orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
     recipe  prunes inside the loop, its schedule spread over the whole training
-    n_validation  look at the first so many validation examples only; None at all
+    n_looks       evenly spaced, the last after the last step
+    n_validation  look at the first so many validation examples only; None means all
 
     Raises RecipeError when the loss is no longer finite.
     """
-    n_examples = len(data.y_train)
+    n_examples, device = len(data.y_train), next(module.parameters(), data.x_train).device
     n_steps = training.n_steps(n_examples)
     optimizer = training.make_optimizer(module)
     pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
@@ -74,7 +75,7 @@ def train(
     yield look(0, None)
     looks = {round(n_steps * (i + 1) / n_looks) for i in range(n_looks)} if n_looks else set()
     batches: list[torch.Tensor] = []
-    total, seen = torch.zeros(()), 0
+    total, seen = torch.zeros((), device=device), 0
     for step in range(1, n_steps + 1):
         if not batches:
             shuffled = torch.randperm(n_examples, generator=order)
@@ -85,7 +86,8 @@ def train(
 
         module.train()
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(module(data.x_train[batch]), data.y_train[batch])
+        x, y = data.x_train[batch].to(device), data.y_train[batch].to(device)
+        loss = nn.functional.cross_entropy(module(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         if training.clip:
             nn.utils.clip_grad_norm_(module.parameters(), training.clip)
@@ -102,4 +104,4 @@ def train(
                     f"The training diverged: loss {mean} at step {step}. Lower the learning rate ({rate})."
                 )
             yield look(step, mean)
-            total, seen = torch.zeros(()), 0
+            total, seen = torch.zeros((), device=device), 0

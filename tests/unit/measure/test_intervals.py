@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from secateurs.measure.intervals import over_seeds, paired_ratio
+from secateurs.measure.intervals import over_seeds, paired_ratio, wilson
 
 
 def test_three_seeds_by_hand() -> None:
@@ -56,3 +56,15 @@ def test_noise_of_the_same_size_contains_one_and_a_factor_does_not() -> None:
     assert same.low < 1.0 < same.high
     assert 1.9 < twice.low < 2.0 < twice.high < 2.1
     assert paired_ratio(noise[0], noise[1]) == same, "the bootstrap is seeded"
+
+
+def test_bounds_may_be_kept_within_what_the_quantity_can_be() -> None:
+    interval = over_seeds([0.9, 1.0])
+    assert (interval.low, interval.high) == (pytest.approx(0.3147, abs=1e-4), pytest.approx(1.5853, abs=1e-4))
+    kept = interval.within(0.0, 1.0)
+    assert (kept.mean, kept.low, kept.high, kept.n) == (interval.mean, interval.low, 1.0, 2)
+
+
+def test_wilson_of_nothing_is_everything() -> None:
+    assert wilson(0.0, 0) == (0.0, 1.0)
+    assert wilson(0.5, 10) == pytest.approx((0.236593, 0.763407), abs=2e-6)

@@ -479,7 +479,7 @@
     $("tradeoff-caption").textContent = specs.tradeoff_caption;
     const chart = chartIn($("tradeoff-chart"), "tradeoff");
     chart.describe(`Accuracy against sparsity for three strategies. Dense: ${percent(results.dense.mean)}. The table below has every number.`);
-    const spread = (point) => `${percent(point.mean)} (${(100 * point.low).toFixed(1)} to ${(100 * point.high).toFixed(1)})`;
+    const spread = (point) => percent(point.mean) + (point.low === null ? "" : ` (${(100 * point.low).toFixed(1)} to ${(100 * point.high).toFixed(1)})`);
     const rows = results.tradeoff.map((p) => [STRATEGIES[p.strategy] || p.strategy, percent(p.asked, 0), percent(p.sparsity, 2), spread(p), p.n_seeds]);
     tableInto($("tradeoff-table"), ["Strategy", "Sparsity asked", "Achieved", "Test accuracy (interval)", "Seeds"],
       [["dense", percent(0, 0), percent(0, 2), spread(results.dense), results.dense.n_seeds], ...rows], [1, 2, 3, 4]);

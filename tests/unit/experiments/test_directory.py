@@ -1,0 +1,62 @@
+"""A run's own directory: never somebody else's, and held by one process at a time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secateurs.errors import LockedError, OutputError
+from secateurs.experiments.directory import MARK, check_directory, locked
+
+
+def test_checking_creates_nothing(tmp_path: Path) -> None:
+    check_directory(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_and_an_earlier_run_will_do(tmp_path: Path) -> None:
+    check_directory(tmp_path)
+    (tmp_path / MARK).write_text("")
+    (tmp_path / "results.json").write_text("")
+    check_directory(tmp_path)
+
+
+def test_a_file_a_place_below_a_file_and_a_foreign_directory_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"mine\.txt is a file; name a directory"):
+        check_directory(tmp_path / "mine.txt")
+    with pytest.raises(OutputError, match=r"below cannot be written: no permission in .*mine\.txt\."):
+        check_directory(tmp_path / "mine.txt" / "below")
+    with pytest.raises(OutputError, match="is not empty and holds no run"):
+        check_directory(tmp_path)
+    with pytest.raises(OutputError, match="is not empty and holds no run"), locked(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_place_where_nobody_can_write_is_refused() -> None:
+    with pytest.raises(OutputError, match=r"/proc/secateurs(: |.* cannot be written)"), locked(Path("/proc/secateurs")):
+        pass
+
+
+def test_another_process_cannot_hold_the_directory_until_it_is_let_go(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from secateurs.experiments.directory import locked\n"
+        "with locked(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with locked(tmp_path / "run") as held:
+        assert held.is_dir()
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "LockedError: Another run is writing" in other.stderr
+        with pytest.raises(LockedError, match="Wait for it, or name another directory"), locked(tmp_path / "run"):
+            pass
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_failed_run_lets_go(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        raise ZeroDivisionError
+    with locked(tmp_path):
+        pass

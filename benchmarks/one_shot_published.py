@@ -57,14 +57,8 @@ def measure(name: str, root: Path) -> list[dict[str, object]]:
         n_zero = sum(int(np.count_nonzero(written[key] == 0)) for key in pruned)
         assert n_zero == round(s * n) == masks.n_weights - masks.n_kept, (name, s, n_zero, round(s * n))
         test = accuracy(module, data.x_test, data.y_test)
-        row = {
-            "sparsity": s,
-            "n": n,
-            "n_zero": n_zero,
-            "asked": round(s * n),
-            "size_bytes": size_bytes,
-            **test.values(),
-        }
+        counted = {"n_weights": n, "n_zero": n_zero, "n_asked": round(s * n)}
+        row = {"sparsity": s, **counted, "size_bytes": size_bytes, "test": test.values()}
         print(f"{name} {s:.2f}: {n_zero:,} of {n:,} zero, {test.value:.2%} of {test.n:,}", file=sys.stderr)
         rows.append(row)
     return rows

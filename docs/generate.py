@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
+import measured
 from pydantic.json_schema import GenerateJsonSchema
 from torch import nn
 
@@ -337,6 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "experiment-fields": fields(Experiment),
     "exploration-fields": fields(Exploration),
     "data-fields": fields(DataSpec),
+    **measured.TABLES,
 }
 
 
@@ -365,7 +367,10 @@ def filled(text: str, page: str, shown: set[str]) -> str:
 def wanted() -> dict[Path, str]:
     """{file: what it should hold} for every page and schema."""
     shown: set[str] = set()
-    files = {page: filled(page.read_text("utf-8"), page.name, shown) for page in sorted(DOCS.glob("*.md"))}
+    files = {
+        page: filled(page.read_text("utf-8"), page.name, shown)
+        for page in [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
+    }
     if lost := set(TABLES) - shown:
         raise SystemExit(f"No page shows the table(s) {', '.join(sorted(lost))}.")
     return files | {DOCS / "schema" / f"{name}.json": schema(kind) for name, kind in SCHEMAS.items()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
+from secateurs.checks import shown
 from secateurs.errors import PatternError, RecipeError
 from secateurs.schedules import Schedule
 from secateurs.units import Shape, canonical
@@ -41,7 +42,7 @@ class Budget(Word):
         if isinstance(value, Mapping):
             return per_layer(value)
         if not isinstance(value, str):
-            raise RecipeError(f"A budget is a word such as 'sparsity(0.7)' or a mapping of them; got {value!r}.")
+            raise RecipeError(f"A budget is a word such as 'sparsity(0.7)' or a mapping of them; got {shown(value)}.")
         text = value.strip()
         if text.startswith("{") and text.endswith("}"):
             rules = [part.partition(":") for part in split_outside(text[1:-1], ",")]
@@ -222,7 +223,7 @@ def threshold(tau: float | str) -> Threshold:
     except ValueError as error:
         if isinstance(error, RecipeError):
             raise
-        raise RecipeError(f"A threshold is a number or a text such as '1.2sigma'; got {tau!r}.") from None
+        raise RecipeError(f"A threshold is a number or a text such as '1.2sigma'; got {shown(tau)}.") from None
 
 
 def _a_tau(value: object) -> float:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import reprlib
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -14,6 +15,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 8, 8, 200, 200
+
+
+def shown(value: object) -> str:
+    """`repr` for a message: short whatever the value, which may be a document of a few bytes that names billions."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not print an int of thousands of digits
+        return f"a {type(value).__name__} too long to show"
 
 
 def extra(module: str, name: str) -> ModuleType:

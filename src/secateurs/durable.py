@@ -55,12 +55,17 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
+    """Make the names in a directory durable; Windows has no such call and writes them by itself."""
+    if os.name == "nt":
+        return
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise OutputError(f"Cannot make {path} durable: {error.strerror or error}.") from error
 
 
 def _mode(target: Path) -> int:

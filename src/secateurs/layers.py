@@ -3,7 +3,8 @@
     layers(module, skip, only) -> [Layer(name, parameter, layout, reason), ...]     reason "" = prunable
 
 Prunable by default: floating weights of two or more dimensions except embeddings, class tokens and position tables.
-Tied weights are one layer, left alone if any of their names is.
+Tied weights are one layer, left alone if any of their names is: one parameter under two names, or two parameters
+that are the same memory.
 """
 
 import re
@@ -76,7 +77,10 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()) -> list[Layer]:
     """Every parameter of `module` once, in its order, each prunable or with the reason why not.
 
-    skip, only  shell-style patterns of names; RecipeError for one that matches no parameter
+    skip, only  shell-style patterns of names
+
+    RecipeError for a pattern that matches no parameter, or one of `only` that names a parameter which cannot be pruned
+    ("*" and the vectors that a wildcard matches aside).
     """
     skip, only = tuple(skip), tuple(only)
     by_name = named_parameters(module)
@@ -84,14 +88,20 @@ def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()
         if not any(fnmatchcase(name, pattern) for name in by_name):
             raise RecipeError(f"No parameter is called {pattern!r}. {nearest(pattern, by_name)}")
     owners = _owners(module)
-    names_of: dict[int, list[str]] = {}
+    names_of: dict[object, list[str]] = {}
     for name, parameter in by_name.items():
-        names_of.setdefault(id(parameter), []).append(name)
+        names_of.setdefault(_identity(parameter), []).append(name)
+    overlaps = _overlaps({names[0]: by_name[names[0]] for names in names_of.values()})
     found = []
     for names in names_of.values():
         parameter = by_name[names[0]]
-        reason = _unfit(parameter)
-        if not reason:
+        reason = _unfit(parameter) or overlaps.get(names[0], "")
+        if reason:
+            for pattern in only if not any(fnmatchcase(name, each) for name in names for each in skip) else ():
+                is_vector_by_chance = _is_vector(parameter) and pattern not in names
+                if names_it(pattern, names) and not is_vector_by_chance:
+                    raise RecipeError(f"only={pattern} names '{names[0]}', which cannot be pruned: {reason}.")
+        else:
             is_named = any(fnmatchcase(name, pattern) for name in names for pattern in only)
             whys = [_left_alone(name, owners.get(name), skip, bool(only), is_named) for name in names]
             why = next((why for why in whys if why), "")
@@ -100,6 +110,46 @@ def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()
         layout = layout_of(owner, names[0].rpartition(".")[2]) if owner is not None else PLAIN
         found.append(Layer(names[0], parameter, layout, tuple(names[1:]), reason))
     return found
+
+
+def names_it(pattern: str, names: Iterable[str]) -> bool:
+    """Whether a pattern of `only` means one of these names; "*" is everything and names nothing."""
+    return pattern != "*" and any(fnmatchcase(name, pattern) for name in names)
+
+
+def _has_memory(parameter: nn.Parameter) -> bool:
+    is_plain = not isinstance(parameter, UninitializedParameter) and parameter.layout == torch.strided
+    return is_plain and not parameter.is_meta and parameter.numel() > 0
+
+
+def _is_vector(parameter: nn.Parameter) -> bool:
+    return not isinstance(parameter, UninitializedParameter) and parameter.dim() < 2
+
+
+def _identity(parameter: nn.Parameter) -> object:
+    """Equal for one parameter under two names, and for two parameters that are the same memory seen the same way."""
+    place = parameter.data_ptr() if _has_memory(parameter) else 0
+    if not place:
+        return id(parameter)
+    return (parameter.device, place, parameter.dtype, tuple(parameter.shape), parameter.stride())
+
+
+def _overlaps(parameters: dict[str, nn.Parameter]) -> dict[str, str]:
+    """{name: reason} of the parameters that share part of their memory with another one."""
+    spans = []
+    for name, parameter in parameters.items():
+        if _has_memory(parameter) and (start := parameter.data_ptr()):
+            last = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True))
+            spans.append((str(parameter.device), start, start + (last + 1) * parameter.element_size(), name))
+    reasons: dict[str, str] = {}
+    farthest = ("", 0, 0, "")
+    for span in sorted(spans):
+        if span[0] == farthest[0] and span[1] < farthest[2]:
+            reasons[span[3]] = f"shares part of its memory with '{farthest[3]}'"
+            reasons.setdefault(farthest[3], f"shares part of its memory with '{span[3]}'")
+        if span[0] != farthest[0] or span[2] > farthest[2]:
+            farthest = span
+    return reasons
 
 
 def _owners(module: nn.Module) -> dict[str, nn.Module]:

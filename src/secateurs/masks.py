@@ -13,23 +13,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
-from secateurs.checks import nearest
+from secateurs.checks import nearest, shown
 from secateurs.durable import write_bytes
 from secateurs.errors import CollapseWarning, InputError, PatternError, RecipeError
-from secateurs.layers import Layer, layers, named_parameters
+from secateurs.layers import Layer, layers, named_parameters, names_it
 from secateurs.recipe import Recipe
 from secateurs.selection import check_fit, select
 
 _FORMAT = "secateurs.masks/1"
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)  # what bad values lead to
+
+Count = Annotated[int, Field(ge=0)]
+Status = Literal["pruned", "skipped", "impossible"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class LayerReport:
     sigma   standard deviation of the layer's weights when the masks were made
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
     name: str
-    shape: tuple[int, ...]
-    n: int
-    n_pruned: int
-    status: str
+    shape: tuple[Count, ...]
+    n: Count
+    n_pruned: Count
+    status: Status
     reason: str = ""
     aliases: tuple[str, ...] = ()
     tau: float | None = None
@@ -53,13 +60,16 @@ class LayerReport:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "LayerReport":
-        """From what `dataclasses.asdict` gave, after JSON."""
-        return cls(**{**values, "shape": tuple(values["shape"]), "aliases": tuple(values["aliases"])})
+        """From what `dataclasses.asdict` gave, after JSON or before; ValueError or TypeError if it is not that."""
+        return _REPORT.validate_json(json.dumps(dict(values)))
 
     @property
     def sparsity(self) -> float:
         """Share of this layer's weights that go."""
         return self.n_pruned / self.n if self.n else 0.0
+
+
+_REPORT = TypeAdapter(LayerReport)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,23 +121,31 @@ class Masks(Mapping[str, Tensor]):
         candidates, reasons = cuttable(found, recipe, budget)
         values = {layer.name: layer.layout.turn(_values(layer, weights)) for layer in candidates}
         budget, taus, deviations = _absolute(budget, values, sigmas or {})
-        scores = {
-            name: recipe.score(value, **{"name": name, **(evidence or {}).get(name, {})})
-            for name, value in values.items()
-        }
         alive = None if among is None else {layer.name: layer.layout.turn(among[layer.name]) for layer in candidates}
         with torch.no_grad():
-            chosen = select(scores, recipe.unit, recipe.pool, budget, recipe.min_keep, alive)
+            # The scores have no name here, so that `select` can let go of each as soon as it is ranked.
+            chosen = select(
+                {
+                    name: recipe.score(value, **{"name": name, **(evidence or {}).get(name, {})})
+                    for name, value in values.items()
+                },
+                recipe.unit,
+                recipe.pool,
+                budget,
+                recipe.min_keep,
+                alive,
+            )
         keep = {layer.name: layer.layout.back(chosen[layer.name]).contiguous() for layer in candidates}
         report = []
         for layer in found:
             n = layer.n
-            status, reason = "skipped", layer.reason
+            status: Status = "skipped"
+            reason = layer.reason
             if layer.name in keep:
                 status = "pruned"
             elif not reason:
                 status, reason = reasons[layer.name]
-            n_pruned = n - int(keep[layer.name].sum()) if status == "pruned" else 0
+            n_pruned = n - int(keep[layer.name].count_nonzero()) if status == "pruned" else 0
             if status == "pruned" and n_pruned == n > 0 and not is_trial:
                 warnings.warn(
                     f"Layer collapse: '{layer.name}' {layer.shape} loses all of its {n} weights under '{budget}'. "
@@ -140,21 +158,29 @@ class Masks(Mapping[str, Tensor]):
         return cls(keep, tuple(report), recipe)
 
     def apply(self, module: nn.Module) -> None:
-        """Set every weight that does not live to exactly zero, in place.
+        """Set every weight that does not live to exactly zero, in place, under all names of a tied weight.
 
-        `module` may be wrapped (compiled, averaged, data-parallel). InputError if a name or shape is not there.
+        `module` may be wrapped (compiled, averaged, data-parallel), and need not be tied where the network of the masks
+        was. InputError if a name or shape is not there.
         """
         by_name = named_parameters(module)
-        for name, keep in self.keep.items():
+        for name in self.keep:
             if name not in by_name:
                 raise InputError(f"The masks name '{name}', which this network does not have. {nearest(name, by_name)}")
-            if by_name[name].shape != keep.shape:
+        # A network without one of the aliases has nothing to zero there.
+        places = [(place, keep) for name, keep in self.items() for place in self.names_of(name) if place in by_name]
+        for place, keep in places:
+            if by_name[place].shape != keep.shape:
                 raise InputError(
-                    f"The mask of '{name}' is {tuple(keep.shape)}, the weight {tuple(by_name[name].shape)}."
+                    f"The mask of '{place}' is {tuple(keep.shape)}, the weight {tuple(by_name[place].shape)}."
                 )
         with torch.no_grad():
-            for name, keep in self.keep.items():
-                by_name[name].masked_fill_(~keep.to(by_name[name].device), 0.0)
+            for place, keep in places:
+                by_name[place].masked_fill_(~keep.to(by_name[place].device), 0.0)
+
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """All names of a layer: its own, then those it is tied under."""
+        return (name, *next((line.aliases for line in self.report if line.name == name), ()))
 
     def nested_in(self, other: "Masks") -> bool:
         """Whether everything that lives here lives in `other` too."""
@@ -178,12 +204,12 @@ class Masks(Mapping[str, Tensor]):
     @property
     def n_kept(self) -> int:
         """Weights that live."""
-        return sum(int(keep.sum()) for keep in self.keep.values())
+        return sum(int(keep.count_nonzero()) for keep in self.keep.values())
 
     @property
     def sparsity(self) -> float:
         """Share of the weights in the pruned layers that do not live."""
-        return 1.0 - self.n_kept / self.n_weights if self.n_weights else 0.0
+        return (self.n_weights - self.n_kept) / self.n_weights if self.n_weights else 0.0
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One bit per weight in a safetensors file, with the recipe and the report in its metadata; durable."""
@@ -204,24 +230,39 @@ class Masks(Mapping[str, Tensor]):
         try:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {}).get("secateurs", "{}"))
-                if header.get("format") != _FORMAT:
-                    raise InputError(f"{path} is not a masks file ({_FORMAT}); its format is {header.get('format')!r}.")
+                if (found := header.get("format")) != _FORMAT:
+                    is_ours = isinstance(found, str) and found.startswith(_FORMAT.rpartition("/")[0] + "/")
+                    what = "of another version: update secateurs" if is_ours else "not a masks file"
+                    raise InputError(f"{path} is {what} ({_FORMAT} is read here); its format is {shown(found)}.")
                 bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             if header["sha256"] != _checksum(header["about"], bits):
                 raise InputError(f"{path} is damaged: its checksum does not match its contents.")
         except FileNotFoundError as error:
             raise InputError(f"There is no file {path}.") from error
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
             raise InputError(f"{path} is not a readable masks file: {error}") from error
-        about = json.loads(header["about"])
+        try:
+            return cls._read(json.loads(header["about"]), bits)
+        except (*_MALFORMED, RecursionError) as error:
+            raise InputError(f"{path} does not hold masks: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _read(cls, about: dict[str, Any], bits: "dict[str, np.ndarray[Any, Any]]") -> "Masks":
+        """The masks of an `about` that may be malformed in any way; one of _MALFORMED if it is."""
+        if set(about) != {"shapes", "report", "recipe"} or set(about["shapes"]) != set(bits):
+            raise ValueError("the keys are not those of a masks file.")
         keep = {}
         for name, shape in about["shapes"].items():
-            n = math.prod(shape)
-            if bits[name].dtype != np.uint8 or bits[name].size != -(-n // 8):
-                raise InputError(f"{path}: the mask of '{name}' does not fit its shape {shape}.")
-            keep[name] = torch.from_numpy(np.unpackbits(bits[name], count=n).astype(bool)).view(shape)
-        recipe = Recipe(**about["recipe"]) if about["recipe"] else None
+            sizes = _SHAPE.validate_python(shape, strict=True)
+            n = math.prod(sizes)
+            if bits[name].dtype != np.uint8 or bits[name].shape != (-(-n // 8),):
+                raise ValueError(f"the mask of '{name}' does not fit its shape {sizes}.")
+            keep[name] = torch.from_numpy(np.unpackbits(bits[name], count=n).astype(bool)).view(sizes)
+        recipe = None if about["recipe"] is None else Recipe(**about["recipe"])
         return cls(keep, tuple(LayerReport.read(line) for line in about["report"]), recipe)
+
+
+_SHAPE = TypeAdapter(list[Count])
 
 
 def _checksum(text: str, bits: "Mapping[str, np.ndarray[Any, Any]]") -> str:
@@ -232,7 +273,7 @@ def _checksum(text: str, bits: "Mapping[str, np.ndarray[Any, Any]]") -> str:
     return digest.hexdigest()
 
 
-def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[Layer], dict[str, tuple[str, str]]]:
+def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[Layer], dict[str, tuple[Status, str]]]:
     """The layers the recipe can cut, and {name: (status, reason)} of the prunable ones it cannot.
 
     RecipeError where none can be, PatternError where `only` names one that cannot.
@@ -246,7 +287,7 @@ def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[L
                     f"The budget's pattern {pattern!r} matches no prunable layer. {nearest(pattern, shapes)}"
                 )
     simple = budget.for_layers(shapes)
-    reasons: dict[str, tuple[str, str]] = {}
+    reasons: dict[str, tuple[Status, str]] = {}
     candidates = []
     for layer in prunable:
         if layer.name not in simple:
@@ -255,7 +296,7 @@ def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[L
         try:
             check_fit(shapes[layer.name], recipe.unit, recipe.pool, simple[layer.name])
         except PatternError as error:
-            if layer.name in recipe.only:
+            if any(names_it(pattern, (layer.name, *layer.aliases)) for pattern in recipe.only):
                 raise PatternError(f"'{layer.name}' cannot be cut as asked: {error}") from error
             reasons[layer.name] = ("impossible", str(error))
             continue

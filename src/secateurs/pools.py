@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from secateurs.checks import shown
 from secateurs.errors import PatternError, RecipeError
 from secateurs.units import Grid, Shape, Unit
 from secateurs.words import Word, a_count, call
@@ -34,7 +35,7 @@ class Pool(Word):
         if isinstance(value, Unit):
             value = str(value)
         if not isinstance(value, str):
-            raise RecipeError(f"A pool is a number of neighbours, 'row', 'layer' or 'model'; got {value!r}.")
+            raise RecipeError(f"A pool is a number of neighbours, 'row', 'layer' or 'model'; got {shown(value)}.")
         if value.strip().lstrip("-").isdigit():
             return neighbours(int(value))
         pool: Pool = call("pool", POOLS, value)
@@ -43,8 +44,8 @@ class Pool(Word):
     def __str__(self) -> str:
         return str(self.n) if self.kind == "neighbours" else self.kind
 
-    def check(self, unit: Unit, shape: Shape) -> None:
-        """PatternError unless every pool in a weight of this shape holds whole units."""
+    def check_unit(self, unit: Unit) -> None:
+        """PatternError unless a pool can hold whole units, whatever the weights."""
         if self.kind in ("layer", "model"):
             return
         if unit.kind in ("row", "column") or unit.h > 1:
@@ -53,6 +54,10 @@ class Pool(Word):
             )
         if self.kind == "neighbours" and self.n % unit.w:
             raise PatternError(f"A pool of {self.n} neighbours cannot hold whole units '{unit}'.")
+
+    def check(self, unit: Unit, shape: Shape) -> None:
+        """PatternError unless every pool in a weight of this shape holds whole units."""
+        self.check_unit(unit)
         inputs = shape[1] if len(shape) > 1 else shape[0] if shape else 0
         if self.kind == "neighbours" and inputs % self.n:
             raise PatternError(

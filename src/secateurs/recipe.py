@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator
 
 from secateurs.budgets import Budget, PerLayer, Threshold
-from secateurs.errors import PatternError, RecipeError
+from secateurs.errors import RecipeError
 from secateurs.pools import Pool, model
 from secateurs.schedules import Schedule
 from secateurs.scores import Score
@@ -57,8 +57,7 @@ class Recipe(Settings):
     def model_post_init(self, context: Any) -> None:
         """The words must fit each other, whatever the weights."""
         check_words(self.pool, self.budget, self.min_keep)
-        if self.pool.kind not in ("layer", "model") and (self.unit.kind in ("row", "column") or self.unit.h > 1):
-            raise PatternError(f"A pool '{self.pool}' lies within one row and cannot hold whole units '{self.unit}'.")
+        self.pool.check_unit(self.unit)
         rules = [rule for _, rule in self.budget.rules] if isinstance(self.budget, PerLayer) else [self.budget]
         if self.score.name != "magnitude" and any(isinstance(b, Threshold) and b.per_sigma for b in rules):
             raise RecipeError(f"A threshold in sigmas is meant for magnitude; the score is '{self.score}'.")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from secateurs.checks import nearest
+from secateurs.checks import nearest, shown
 from secateurs.errors import RecipeError
 from secateurs.words import Argument, Word, format_call, parse_call
 
@@ -42,7 +42,8 @@ def lamp(weight: Tensor) -> Tensor:
     flat = weight.detach().flatten().double()
     order = flat.abs().argsort(descending=True, stable=True)
     square = flat[order].square()
-    share = square / square.cumsum(0)
+    # Devices add up in different orders; on the CPU the sums, and so the scores, are the same everywhere.
+    share = square / square.cpu().cumsum(0).to(square.device)
     score = torch.empty_like(flat)
     score[order] = share.nan_to_num(0.0)  # 0 / 0 where every weight is zero
     return score.view(weight.shape)
@@ -55,8 +56,8 @@ def random(weight: Tensor, *, seed: int = 0, name: str = "") -> Tensor:
     name     the layer's name, so that layers of one shape do not share a pattern
     """
     key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7])
-    generator = torch.Generator().manual_seed(key)
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
+    generator = torch.Generator(device="cpu").manual_seed(key)
+    return torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu").to(weight.device)
 
 
 SCORES: dict[str, Callable[..., Tensor]] = {"magnitude": magnitude, "lamp": lamp, "random": random}
@@ -78,7 +79,7 @@ class Score(Word):
         if callable(value):
             value = getattr(value, "__name__", repr(value))
         if not isinstance(value, str):
-            raise RecipeError(f"A score is a word such as 'magnitude'; got {value!r}.")
+            raise RecipeError(f"A score is a word such as 'magnitude'; got {shown(value)}.")
         name, positional, named = parse_call(value)
         if name not in SCORES:
             raise RecipeError(f"Unknown score {name!r}. {nearest(name, SCORES)}")
@@ -88,7 +89,7 @@ class Score(Word):
         given = dict(zip(known, positional, strict=False)) | named
         for key, setting in given.items():
             if type(setting) is not type(known[key]):
-                raise RecipeError(f"Score {value!r}: {key} must be like {known[key]!r}; got {setting!r}.")
+                raise RecipeError(f"Score {value!r}: {key} must be like {known[key]!r}; got {shown(setting)}.")
         return cls(name, tuple((key, given[key]) for key in known if key in given and given[key] != known[key]))
 
     @staticmethod

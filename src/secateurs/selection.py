@@ -20,6 +20,7 @@ from secateurs.pools import Pool
 from secateurs.units import Unit
 
 DEAD = -1  # the key of units that may not survive: below every score
+_KEYS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 @overload
@@ -57,12 +58,13 @@ def select(scores: Any, unit: Any, pool: Any, budget: Any, min_keep: float = 0, 
     pool      who competes with whom; `model` is all layers of the mapping
     budget    how many survive; prunes exactly round(s * n_units) of each pool for `sparsity(s)`. A threshold
               ignores the pool and keeps units with score > tau, tau rounded to the scores' dtype as in `w.abs() > tau`
-    min_keep  this many units (int), or this share of the units (float below 1), of each layer survive first; the
-              rest compete and the total stays exact
+    min_keep  at least this many units (int), or this share of the units (float below 1), of each layer survive. With
+              pool=model, and under a threshold, each layer's best survive first; the rest compete and the total stays
+              exact. Within a layer every pool keeps its own best, so there it is only checked that enough survive
     among     only units with a True here may survive, within the same total
 
-    Raises PatternError where unit, pool or budget do not fit a shape, RecipeError where they do not fit each other
-    or a score is negative or NaN.
+    Raises PatternError where unit, pool or budget do not fit a shape or leave no room for min_keep, RecipeError where
+    they do not fit each other or a score is negative or NaN.
     """
     unit, pool, budget = Unit.parse(unit), Pool.parse(pool), Budget.parse(budget)
     check_words(pool, budget, min_keep)
@@ -70,6 +72,7 @@ def select(scores: Any, unit: Any, pool: Any, budget: Any, min_keep: float = 0, 
         is_numpy = {name: isinstance(score, np.ndarray) for name, score in scores.items()}
         tensors = {name: torch.as_tensor(score) for name, score in scores.items()}
         alive = None if among is None else {name: torch.as_tensor(among[name]) for name in scores}
+        del scores
         keep = _select(tensors, unit, pool, budget, min_keep, alive)
         return {name: value.numpy() if is_numpy[name] else value for name, value in keep.items()}
     if isinstance(scores, np.ndarray):
@@ -103,67 +106,60 @@ def check_fit(shape: tuple[int, ...], unit: Unit, pool: Pool, budget: Simple) ->
 
 
 def _select(
-    scores: Mapping[str, Tensor],
+    scores: dict[str, Tensor],
     unit: Unit,
     pool: Pool,
     budget: Budget,
     min_keep: float,
     among: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    names = sorted(scores)
+    """What `select` gives; `scores` is emptied on the way, so that none is held longer than it is needed."""
+    order, names = list(scores), sorted(scores)
     shapes = {name: tuple(scores[name].shape) for name in names}
     simple = budget.for_layers(shapes)
     if isinstance(budget, PerLayer) and (lost := [name for name in names if name not in simple]):
         raise RecipeError(f"No pattern of {budget} matches {', '.join(map(repr, lost))}.")
-    units: dict[str, Tensor] = {}
-    keys: dict[str, Tensor] = {}
-    is_double = any(score.dtype == torch.float64 or not score.is_floating_point() for score in scores.values())
     for name in names:
         try:
             check_fit(shapes[name], unit, pool, simple[name])
         except PatternError as error:
             raise PatternError(f"'{name}': {error}") from None
-        units[name] = unit.gather(scores[name].detach())
-        keys[name] = _keys(name, units[name], torch.float64 if is_double else torch.float32)
-        if among is not None:
-            alive = unit.gather(among[name].to(torch.float32)) > 0
-            keys[name] = torch.where(alive, keys[name], DEAD)
-    first = {name: _largest(keys[name].reshape(1, -1), _n_first(min_keep, keys[name].numel())) for name in names}
+    is_double = any(score.dtype == torch.float64 or not score.is_floating_point() for score in scores.values())
+    dtype = torch.float64 if is_double else torch.float32
     kept: dict[str, Tensor] = {}
-    by_count = [name for name in names if not isinstance(simple[name], Threshold)]
-    for name in names:
-        budget_here = simple[name]
-        if isinstance(budget_here, Threshold):
-            if budget_here.per_sigma:
-                raise RecipeError(
-                    f"'{budget_here}' needs the weights, not scores alone: use prune() or an absolute tau."
-                )
-            kept[name] = (units[name] > budget_here.tau) | first[name].view(units[name].shape)
-    if pool.kind == "model" and by_count:
-        flat = torch.cat([keys[name].reshape(1, -1) for name in by_count], dim=1)
-        forced = torch.cat([first[name] for name in by_count], dim=1)
-        pooled = _choose(flat, forced, simple[by_count[0]], min_keep, "the model")
-        for name, part in zip(
-            by_count, torch.split(pooled, [keys[name].numel() for name in by_count], dim=1), strict=True
-        ):
-            kept[name] = part.view(units[name].shape)
-    elif by_count:
-        for name in by_count:
-            grid = unit.grid(shapes[name])
-            forced = pool.split(first[name].view(grid), unit)
-            chosen = _choose(pool.split(keys[name], unit), forced, simple[name], min_keep, f"'{name}'")
-            kept[name] = pool.join(chosen, grid, unit)
-    keep = {name: unit.spread(kept[name] & (keys[name] > DEAD), shapes[name]) for name in scores}
+    if pool.kind == "model" and not any(isinstance(rule, Threshold) for rule in simple.values()):
+        grids = {name: unit.grid(shapes[name]) for name in names}
+        devices = {name: scores[name].device for name in names}
+        flat = torch.empty(
+            sum(math.prod(grid) for grid in grids.values()),
+            dtype=_KEYS[dtype],
+            device=devices[names[0]] if names else None,
+        )
+        parts = dict(zip(names, torch.split(flat, [math.prod(grid) for grid in grids.values()]), strict=True))
+        for name in names:
+            parts[name].copy_(_keys(name, unit.gather(scores.pop(name).detach()), dtype, unit, among).flatten())
+        pooled = _choose_in_model(flat, list(parts.values()), simple, min_keep)
+        for name, part in zip(names, torch.split(pooled, [part.numel() for part in parts.values()]), strict=True):
+            kept[name] = part.view(grids[name]).to(devices[name])
+    else:
+        for name in names:
+            units = unit.gather(scores.pop(name).detach())
+            keys = _keys(name, units, dtype, unit, among)
+            kept[name] = _choose_in_layer(name, units, keys, unit, pool, simple[name], min_keep)
+    keep = {name: unit.spread(kept.pop(name), shapes[name]) for name in order}
     return keep if among is None else {name: value & among[name] for name, value in keep.items()}
 
 
-def _keys(name: str, units: Tensor, dtype: torch.dtype) -> Tensor:
-    """Unit scores -> integers in the same order, -0.0 as 0.0; RecipeError for NaN and negative scores."""
+def _keys(name: str, units: Tensor, dtype: torch.dtype, unit: Unit, among: Mapping[str, Tensor] | None) -> Tensor:
+    """Unit scores -> integers in the same order, -0.0 as 0.0, DEAD outside `among`; RecipeError for NaN, negatives."""
     values = units.to(dtype)
-    if bool((~(values >= 0)).any()):
+    if not bool((values >= 0).all()):
         found = "NaN" if bool(values.isnan().any()) else "a negative number"
         raise RecipeError(f"The scores of '{name}' must be >= 0; found {found}.")
-    return values.abs().contiguous().view(torch.int64 if dtype == torch.float64 else torch.int32)
+    keys = values.abs().contiguous().view(_KEYS[dtype])
+    if among is not None:
+        keys.masked_fill_(unit.gather(among[name].to(torch.float32)) <= 0, DEAD)
+    return keys
 
 
 def _n_first(min_keep: float, n_units: int) -> int:
@@ -171,19 +167,54 @@ def _n_first(min_keep: float, n_units: int) -> int:
     return min(wanted, n_units)
 
 
-def _choose(keys: Tensor, forced: Tensor, budget: Simple, min_keep: float, where: str) -> Tensor:
-    """(pools, units) keys -> bool: what the budget keeps of each pool, `forced` units first."""
-    n_pools, n_units = keys.shape
-    if n_pools == 0 or n_units == 0:
-        return torch.zeros_like(forced)
-    n_keep = n_units - budget.n_pruned(n_units)
-    n_forced = int(forced.sum(dim=1).max())
+def _choose_in_model(flat: Tensor, parts: list[Tensor], simple: Mapping[str, Simple], min_keep: float) -> Tensor:
+    """Keys of all layers, in one row and as its parts (views, which are changed) -> bool: each layer's best first."""
+    n_units = flat.numel()
+    if n_units == 0:
+        return torch.zeros_like(flat, dtype=torch.bool)
+    budget = next(iter(simple.values()))
+    n_keep, n_forced = n_units - budget.n_pruned(n_units), 0
+    for part in parts if min_keep else ():
+        first = _best(part, _n_first(min_keep, part.numel()))
+        n_forced += int(first.count_nonzero())
+        part.masked_fill_(first, torch.iinfo(part.dtype).max)
     if n_forced > n_keep:
-        raise PatternError(
-            f"min_keep={min_keep} holds {n_forced} units of a pool in {where}, but {budget} keeps only {n_keep} of "
-            f"its {n_units}. Ask for less sparsity or a smaller min_keep."
-        )
-    return _largest(torch.where(forced, torch.iinfo(keys.dtype).max, keys), n_keep)
+        raise _no_room("the model", min_keep, n_forced, budget, n_keep, n_units)
+    return _best(flat, n_keep)
+
+
+def _choose_in_layer(
+    name: str, units: Tensor, keys: Tensor, unit: Unit, pool: Pool, budget: Simple, min_keep: float
+) -> Tensor:
+    """(R, C, K) unit scores and keys -> bool: what lives."""
+    n_first = _n_first(min_keep, keys.numel())
+    if isinstance(budget, Threshold):
+        if budget.per_sigma:
+            raise RecipeError(f"'{budget}' needs the weights, not scores alone: use prune() or an absolute tau.")
+        kept = (units > budget.tau) & (keys > DEAD)
+        return kept | _best(keys.flatten(), n_first).view(kept.shape) if n_first else kept
+    r, c, k = keys.shape
+    pooled = pool.split(keys, unit)
+    n_pools, n_units = pooled.shape
+    if pooled.numel() == 0:
+        return torch.zeros_like(keys, dtype=torch.bool)
+    n_keep = n_units - budget.n_pruned(n_units)
+    # Nothing to force: every pool keeps its best, which are the layer's best as far as the pool allows.
+    if n_first > n_pools * n_keep:
+        raise _no_room(f"'{name}'", min_keep, n_first, budget, n_pools * n_keep, keys.numel())
+    return pool.join(_largest(pooled, n_keep) & (pooled > DEAD), (r, c, k), unit)
+
+
+def _no_room(where: str, min_keep: float, n_first: int, budget: Budget, n_kept: int, n_units: int) -> PatternError:
+    return PatternError(
+        f"min_keep={min_keep} holds {n_first} units of {where}, but {budget} keeps only {n_kept} of its {n_units}. "
+        "Ask for less sparsity or a smaller min_keep."
+    )
+
+
+def _best(keys: Tensor, n_keep: int) -> Tensor:
+    """(units,) -> bool: the n_keep largest that are not dead."""
+    return _largest(keys.view(1, -1), n_keep)[0] & (keys > DEAD)
 
 
 def _largest(keys: Tensor, n_keep: int) -> Tensor:
@@ -193,9 +224,24 @@ def _largest(keys: Tensor, n_keep: int) -> Tensor:
         return torch.zeros_like(keys, dtype=torch.bool)
     if n_keep == n_units:
         return torch.ones_like(keys, dtype=torch.bool)
-    kth = keys.kthvalue(n_units - n_keep + 1, dim=1, keepdim=True).values
-    above = keys > kth
-    tied = keys == kth
+    kth = _in_order(keys, n_units - n_keep)
+    above, tied = keys > kth, keys == kth
     # `keys >= kth` would keep every unit tied with the last survivor.
-    n_spare = n_keep - above.sum(dim=1, keepdim=True)
-    return above | (tied & (tied.cumsum(dim=1) <= n_spare))
+    # Ranks cost 8 bytes a unit, as do sums of bool in int64: in one pool only ties are ranked, else only crowded pools.
+    if len(keys) == 1:
+        tied[0, tied[0].nonzero()[n_keep - int(above.count_nonzero()) :, 0]] = False
+        return above.logical_or_(tied)
+    n_spare = n_keep - above.sum(dim=1, dtype=torch.int32)  # (pools,)
+    if len(crowded := (tied.sum(dim=1, dtype=torch.int32) > n_spare).nonzero()[:, 0]):
+        ties = tied[crowded]
+        tied[crowded] = ties & (ties.cumsum(dim=1) <= n_spare[crowded, None])
+    return above.logical_or_(tied)
+
+
+def _in_order(keys: Tensor, place: int) -> Tensor:
+    """(pools, units) -> (pools, 1): what stands at `place` of each pool in ascending order."""
+    if keys.device.type == "cpu":
+        # torch.kthvalue takes 8 bytes more for every unit.
+        return torch.from_numpy(np.partition(keys.numpy(), place, axis=1)[:, place : place + 1].copy())
+    # kthvalue raises on CUDA under torch.use_deterministic_algorithms.
+    return keys.sort(dim=1).values[:, place : place + 1].clone()

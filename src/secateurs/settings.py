@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from secateurs.checks import nearest
+from secateurs.checks import nearest, shown
 from secateurs.errors import PatternError, RecipeError
 from secateurs.words import Word
 
@@ -23,6 +23,42 @@ class _WordsAsText(GenerateJsonSchema):
     def encode_default(self, dft: Any) -> Any:
         """A word is its text."""
         return str(dft) if isinstance(dft, Word) else super().encode_default(dft)
+
+
+MAX_YAML = 1_000_000  # characters, with every alias written out; a config has hundreds
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which every key stands once, and whose aliases do not multiply into more than MAX_YAML."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._n_characters: dict[yaml.Node, int] = {}
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping, or a RecipeError that names the key that stands twice."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise RecipeError(f"the key {shown(key.value)} stands twice, again in line {key.start_mark.line + 1}.")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        self._weigh(node, [part for pair in node.value for part in pair])
+        return node
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+        """A sequence."""
+        node: yaml.SequenceNode = super().compose_sequence_node(anchor)
+        self._weigh(node, node.value)
+        return node
+
+    def _weigh(self, node: yaml.CollectionNode, parts: list[Any]) -> None:
+        """Note the characters of a node with its aliases written out; RecipeError where they are too many."""
+        self._n_characters[node] = 1 + sum(
+            len(part.value) if isinstance(part, yaml.ScalarNode) else self._n_characters.get(part, 1) for part in parts
+        )
+        if self._n_characters[node] > MAX_YAML:
+            raise RecipeError(f"the aliases (*) stand for more than {MAX_YAML:,} characters; write the values out.")
 
 
 class Settings(BaseModel):
@@ -50,13 +86,13 @@ class Settings(BaseModel):
         for item in error.errors(include_url=False):
             where = ".".join(str(part) for part in item["loc"])
             if item["type"] == "extra_forbidden":
-                lines.append(f"unknown key '{where}'. {nearest(str(item['loc'][-1]), cls.model_fields)}")
+                lines.append(f"unknown key {shown(where)}. {nearest(str(item['loc'][-1]), cls.model_fields)}")
             elif item["type"] == "missing":
                 lines.append(f"'{where}' is missing.")
             elif item["type"] == "value_error":
                 lines.append(item["msg"].removeprefix("Value error, "))
             else:
-                lines.append(f"'{where}': {item['msg']}; got {item['input']!r}.")
+                lines.append(f"'{where}': {item['msg']}; got {shown(item['input'])}.")
         return f"{cls.__name__}: " + " ".join(lines)
 
     def values(self) -> dict[str, Any]:
@@ -70,9 +106,13 @@ class Settings(BaseModel):
     @classmethod
     def from_yaml(cls, text: str) -> Self:
         """The value a YAML mapping describes; RecipeError if it is not one."""
+        if len(text) > MAX_YAML:
+            raise RecipeError(f"{cls.__name__}: {len(text):,} characters are no config; at most {MAX_YAML:,} are read.")
         try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values = yaml.load(text, _Loader)
+        except RecipeError as error:
+            raise RecipeError(f"{cls.__name__}: {error}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise RecipeError(f"{cls.__name__}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise RecipeError(f"{cls.__name__}: expected a YAML mapping of its fields, got {type(values).__name__}.")

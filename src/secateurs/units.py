@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from secateurs.checks import shown
 from secateurs.errors import PatternError, RecipeError
 from secateurs.words import Word, a_count, call
 
@@ -35,7 +36,7 @@ class Unit(Word):
         if isinstance(value, Unit):
             return value
         if not isinstance(value, str):
-            raise RecipeError(f"A unit is a word such as 'element' or 'block(4, 4)'; got {value!r}.")
+            raise RecipeError(f"A unit is a word such as 'element' or 'block(4, 4)'; got {shown(value)}.")
         unit: Unit = call("unit", UNITS, value)
         return unit
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from secateurs.checks import nearest
+from secateurs.checks import nearest, shown
 from secateurs.errors import RecipeError
 
 Argument = int | float | str
@@ -101,14 +101,14 @@ def call(kind: str, makers: Mapping[str, Callable[..., Any]], text: str) -> Any:
 def a_number(what: str, value: object, low: float, high: float) -> float:
     """`value` as a float if it is a number in [low, high], else a RecipeError that names it."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-        raise RecipeError(f"{what} must be a number from {low} to {high}; got {value!r}.")
+        raise RecipeError(f"{what} must be a number from {low} to {high}; got {shown(value)}.")
     return float(value) + 0.0  # -0.0 becomes 0.0
 
 
 def a_count(what: str, value: object, low: int) -> int:
     """`value` if it is an int of at least `low`, else a RecipeError that names it."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise RecipeError(f"{what} must be a whole number of at least {low}; got {value!r}.")
+        raise RecipeError(f"{what} must be a whole number of at least {low}; got {shown(value)}.")
     return int(value)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class InfeasibleError(Exception):
-    """The budget keeps fewer units of a pool than min_keep holds there."""
+    """The budget keeps fewer units of a layer, or of the model, than min_keep holds there."""
 
 
 def units_of(shape, unit):
@@ -57,7 +57,12 @@ def judge(scores, unit, pool, n_kept=None, above=None, min_keep=0):
             pools.setdefault(label, []).append(key)
             layer.append(key)
         best_first = sorted(layer, key=lambda key: (-worth[key], key))
-        forced |= set(best_first[:min_keep])
+        if pool == "model" or above is not None:
+            forced |= set(best_first[:min_keep])
+        elif min_keep:  # each pool keeps its own best; only their number must be enough
+            own = [keys for label, keys in pools.items() if label[0] == name]
+            if sum(n_kept(len(keys)) for keys in own) < min(min_keep, len(layer)):
+                raise InfeasibleError
 
     kept = set(forced)
     for keys in pools.values():

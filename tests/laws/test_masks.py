@@ -1,17 +1,21 @@
 """Laws of masks: saved and loaded the same, exact zeros, nothing renamed, tied stays tied."""
 
 import copy
+import json
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save
 from torch import nn
 
 import secateurs as sc
 from laws.networks import LEFT, PRUNED, Conv1D, Everything, LanguageModel, Tied, small, weights_of
 from laws.strategies import fractions, mappings, weights
 from secateurs.errors import CollapseWarning, InputError, PatternError, RecipeError, SecateursError
+from secateurs.masks import _checksum
 
 pytestmark = pytest.mark.filterwarnings("ignore::secateurs.errors.CollapseWarning")
 
@@ -331,3 +335,77 @@ def test_a_row_of_a_grouped_transposed_convolution_is_one_output_channel():
     answer = module(torch.ones(1, 4, 1, 1)).flatten()
     # Output g * 3 + j sums weight[2g, j] and weight[2g + 1, j]; the second group is the larger.
     assert answer.tolist() == [0.0, 0.0, 0.0, 17.0, 19.0, 21.0]
+
+
+def test_sparsity_is_the_exact_share():
+    """Bug: 1 - 7/10 is 0.30000000000000004."""
+    assert sc.Masks.make(nn.Linear(10, 1), sc.Recipe(budget=sc.sparsity(0.3))).sparsity == 0.3
+
+
+def test_an_impossible_layer_is_an_error_if_a_pattern_of_only_means_it_but_not_under_a_star():
+    module = nn.Sequential(nn.Linear(8, 4), nn.Linear(6, 4))
+    with pytest.raises(PatternError, match=r"1\.weight"):
+        sc.Masks.make(module, sc.Recipe(pool=4, budget=sc.top(2), only=["1.*"]))
+    masks = sc.Masks.make(module, sc.Recipe(pool=4, budget=sc.top(2), only=["*"]))
+    assert (list(masks), status_of(masks)["1.weight"]) == (["0.weight"], "impossible")
+    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(8, 4))
+    module[0].other = module[0].weight
+    with pytest.raises(PatternError, match=r"0\.weight"):
+        sc.Masks.make(module, sc.Recipe(pool=4, budget=sc.top(2), only=["0.other", "1.weight"]))
+
+
+def test_masks_of_a_tied_network_zero_every_name_of_an_untied_one(tmp_path):
+    """Bug: in a copy whose weights were not tied, only the first of them was zeroed."""
+    sc.Masks.make(Tied(), HALF).save(tmp_path / "masks")
+    masks, untied = sc.Masks.load(tmp_path / "masks"), Tied()
+    untied.second.weight = nn.Parameter(torch.ones(6, 6))
+    masks.apply(untied)
+    assert torch.equal(untied.second.weight.detach(), masks["first.weight"].float())
+    untied.second = nn.Identity()
+    masks.apply(untied)
+
+
+def saved_with(path, change, form="secateurs.masks/1"):
+    """A masks file whose checksum is right and whose contents are changed."""
+    sc.Masks.make(nn.Linear(4, 3), HALF).save(path)
+    with safe_open(path, framework="numpy") as file:
+        header, bits = json.loads(file.metadata()["secateurs"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    about = change(json.loads(header["about"]))
+    text = json.dumps(about)
+    header = {"format": form, "about": text, "sha256": _checksum(text, bits)}
+    path.write_bytes(save(bits, {"secateurs": json.dumps(header)}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: [],
+        lambda about: None,
+        lambda about: {},
+        lambda about: {**about, "later": 1},
+        lambda about: {**about, "shapes": {}},
+        lambda about: {**about, "shapes": {"weight": [-3, -4]}},
+        lambda about: {**about, "shapes": {"weight": [3.0, 4]}},
+        lambda about: {**about, "shapes": {"weight": "34"}},
+        lambda about: {**about, "shapes": {"weight": [10**30, 10**30]}},
+        lambda about: {**about, "shapes": {"weight": [3, 4], "other": [3, 4]}},
+        lambda about: {**about, "shapes": [["weight", [3, 4]]]},
+        lambda about: {**about, "report": None},
+        lambda about: {**about, "report": [1]},
+        lambda about: {**about, "report": [{**about["report"][0], "later": 1}]},
+        lambda about: {**about, "report": [{**about["report"][0], "n": "many"}]},
+        lambda about: {**about, "report": [{**about["report"][0], "status": "gone"}]},
+        lambda about: {**about, "recipe": {"budget": "nonsense"}},
+        lambda about: {**about, "recipe": 7},
+    ],
+)
+def test_a_malformed_masks_file_is_one_input_error(change, tmp_path):
+    with pytest.raises(InputError, match="does not hold masks"):
+        sc.Masks.load(saved_with(tmp_path / "masks", change))
+
+
+def test_a_masks_file_of_a_newer_version_says_so(tmp_path):
+    assert sc.Masks.load(saved_with(tmp_path / "masks", dict)).n_weights == 12
+    with pytest.raises(InputError, match="another version: update secateurs"):
+        sc.Masks.load(saved_with(tmp_path / "masks", dict, "secateurs.masks/2"))

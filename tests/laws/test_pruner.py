@@ -523,3 +523,60 @@ def test_impossible_requests_are_told_before_the_first_step():
         sc.Pruner(module, recipe(0.99, min_keep=30), optimizer, 10)
     with pytest.raises(RecipeError):
         sc.Pruner(module, recipe(), SGD(small().parameters(), 0.1), 10)
+
+
+@each_mode
+def test_two_of_four_trains_through_with_a_min_keep(revive):
+    rule = sc.Recipe(pool=4, budget=sc.top(2), min_keep=4, schedule="linear", only=["2.weight"])
+    assert n_dead(Training(rule=rule, revive=revive).run()) == 12
+
+
+@pytest.mark.parametrize("revive", ["never", "dense"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("sigmas"),
+        lambda state: state.update(later=1),
+        lambda state: state.update(n_steps="3"),
+        lambda state: state.update(n_pending=-1),
+        lambda state: state.update(n_chosen=None),
+        lambda state: state.update(sigmas=[1]),
+        lambda state: state.update(sigmas={"0.weight": "x"}),
+        lambda state: state.update(keep=[1]),
+        lambda state: state["keep"].pop("0.weight"),
+        lambda state: state["keep"].update({"0.weight": torch.ones(8, 5)}),
+        lambda state: state["keep"].update({"0.weight": torch.ones(5, 8, dtype=torch.bool)}),
+        lambda state: state["keep"].update({"0.weight": None}),
+        lambda state: state.update(dense={"0.weight": torch.ones(2)}),
+        lambda state: state.update(dense=7),
+        lambda state: state.update(report=[{}]),
+        lambda state: state.update(report=3),
+        lambda state: state["report"][0].update(status="gone"),
+        lambda state: state["report"][0].update(later=1),
+    ],
+)
+def test_a_malformed_state_is_one_input_error_and_changes_nothing(damage, revive):
+    state, pruner = Training(revive=revive).run(3).pruner.state_dict(), Training(revive=revive).pruner
+    damage(state)
+    with pytest.raises(InputError):
+        pruner.load_state_dict(state)
+    assert (pruner.n_steps, pruner.masks) == (0, None)
+
+
+def test_no_state_at_all_is_an_input_error():
+    for state in ({}, None, [1]):
+        with pytest.raises(InputError):
+            Training().pruner.load_state_dict(state)
+
+
+def test_weights_tied_by_memory_alone_lose_the_optimizers_memory_under_both_names():
+    module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    module[1].weight = nn.Parameter(module[0].weight.data)
+    optimizer = Adam(module.parameters(), 0.01)
+    pruner = sc.Pruner(module, recipe(0.5, "one_shot"), optimizer, 2)
+    module(torch.randn(3, 4)).square().sum().backward()
+    optimizer.step()
+    pruner.step()
+    dead = ~pruner.masks["0.weight"]
+    assert list(pruner.masks) == ["0.weight"]
+    assert all((optimizer.state[layer.weight]["exp_avg"][dead] == 0).all() for layer in module)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import secateurs as sc
 from laws.strategies import DTYPES, fractions, matrices, weights
-from secateurs.scores import SCORES
+from secateurs.scores import SCORES, Score
 
 # Scores that need evidence come with it in their own tests; these need only the weight.
 ALONE = {
@@ -133,3 +133,17 @@ def test_random_prunes_exactly_the_asked_share(shape, s):
     weight = torch.zeros(shape)
     keep = sc.select(SCORES["random"](weight, seed=1, name="x"), sc.element, sc.layer, sc.sparsity(s))
     assert int((~keep).sum()) == round(s * weight.numel())
+
+
+def test_random_scores_do_not_depend_on_torchs_defaults():
+    weight = torch.ones(3, 4)
+    expected = Score.parse("random(3)")(weight, name="a")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = Score.parse("random(3)")(weight, name="a")
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

@@ -1,5 +1,9 @@
 """Laws of `select`: exact counts, exact ties, the same answer as the slow judge, for every unit and pool."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -372,3 +376,51 @@ def test_a_gpu_selects_the_same(case, s, least):
 def test_a_share_outside_0_to_1_is_refused(budget, s):
     with pytest.raises(RecipeError):
         budget(s)
+
+
+def test_min_keep_wastes_no_place_on_units_that_may_not_live():
+    """Bug: the best units of a dead layer took places that nobody filled, and less than asked was kept."""
+    scores = {"a": torch.tensor([[9.0, 8.0]]), "b": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
+    among = {"a": torch.zeros(1, 2, dtype=torch.bool), "b": torch.ones(1, 4, dtype=torch.bool)}
+    keep = sc.select(scores, sc.element, sc.model, sc.top(2), min_keep=1, among=among)
+    assert (keep["a"].tolist(), keep["b"].tolist()) == ([[False] * 2], [[False, False, True, True]])
+    keep = sc.select(scores, sc.element, sc.model, sc.threshold(3.5), min_keep=1, among=among)
+    assert (keep["a"].tolist(), keep["b"].tolist()) == ([[False] * 2], [[False, False, False, True]])
+
+
+@pytest.mark.parametrize("pool", ["row", 4])
+def test_min_keep_in_pools_of_a_layer_only_asks_whether_enough_survive(pool):
+    """Bug: the layer's four best stood in one group of four, so 2:4 with min_keep=4 was refused."""
+    scores = torch.tensor([[9.0, 8.0, 7.0, 6.0], [1.0, 2.0, 3.0, 4.0]])
+    keep = sc.select(scores, sc.element, pool, sc.top(2), min_keep=4)
+    assert keep.tolist() == [[True, True, False, False], [False, False, True, True]]
+    with pytest.raises(PatternError, match=r"min_keep=5 holds 5 units of 'scores'.*keeps only 4 of its 8"):
+        sc.select(scores, sc.element, pool, sc.top(2), min_keep=5)
+
+
+@pytest.mark.parametrize("pool", ["row", "layer", "model", 4])
+@given(keep=st.integers(0, 4), rows=st.integers(1, 6))
+def test_ties_in_some_pools_only_are_ranked_in_those(pool, keep, rows):
+    scores = torch.arange(24.0).reshape(6, 4)
+    scores[:rows] = 1.0
+    expected = judge({"w": scores.numpy()}, "element", pool, n_kept=lambda n: keep * n // 4)["w"]
+    share = sc.sparsity(1 - keep / 4)
+    np.testing.assert_array_equal(sc.select({"w": scores}, sc.element, pool, share)["w"].numpy(), expected)
+
+
+def test_selection_takes_little_memory_beside_the_scores():
+    """Bug: 30 bytes a weight and more, for ranks and indexes of everything."""
+    code = """if True:
+        import re, torch, secateurs as sc
+        def at(key): return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
+        sc.select({"a": torch.rand(64, 64)}, sc.element, sc.model, sc.sparsity(0.5))
+        scores = {name: torch.rand(1000, 2000) for name in "ab"}
+        open("/proc/self/clear_refs", "w").write("5")
+        before = at("VmRSS")
+        sc.select(scores, sc.element, sc.model, sc.sparsity(0.7))
+        print((at("VmHWM") - before) / 4e6)
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 13

@@ -40,7 +40,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def run():
-    """(results, weights) whose FFNN layer bears a hostile name, and one layer is called __proto__."""
+    """(results, weights) whose FFN layer bears a hostile name, and one layer is called __proto__."""
     renamed = {
         TRACKED["ffnn"]: HOSTILE,
         "embed.weight": "__proto__",
@@ -61,7 +61,7 @@ def open_page(browser, file):
     """Opens the page; at the end of the test there was no foreign request, no error and no warning."""
     contexts, complaints = [], []
 
-    def open_it(width=1280, height=800, **options):
+    def open_it(width=1280, height=800, file=file, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()

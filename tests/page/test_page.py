@@ -1,9 +1,13 @@
 """The page in a real Chromium: its numbers equal the weights', and it is closed, usable and quiet."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic_run import TRACKED, make_results
+
+from secateurs.see import report, style
 
 pytestmark = pytest.mark.browser
 
@@ -44,14 +48,17 @@ def assert_shows_a_recount(page, run, suffix="", stage=None):
     counts = {layer: int((np.abs(w.astype(np.float64)) <= taus[layer]).sum()) for layer, w in weights[stage].items()}
     if not suffix:
         assert taus[name] == tau
-    n, total = weights[stage][name].size, sum(w.size for w in weights[stage].values())
-    for testid, count, of in (("removed-layer", counts[name], n), ("removed-total", sum(counts.values()), total)):
+    prunable = [layer["name"] for layer in results["layers"] if layer.get("prunable", True)]
+    n, total = weights[stage][name].size, sum(weights[stage][layer].size for layer in prunable)
+    all_gone = sum(counts[layer] for layer in prunable)
+    for testid, count, of in (("removed-layer", counts[name], n), ("removed-total", all_gone, total)):
         cell = at(page, testid + suffix)
         assert (int(cell.get_attribute("data-count")), int(cell.get_attribute("data-n"))) == (count, of)
         assert f"{count:,} of {of:,}" in cell.inner_text()
     if not suffix:
         table = page.locator("#layers td[data-count]").evaluate_all("cells => cells.map(c => Number(c.dataset.count))")
         assert table == [counts[layer["name"]] for layer in results["layers"]]
+        assert f"{all_gone:,} · " in page.locator("#layers-total").inner_text()
 
 
 def test_it_opens_with_the_story(open_page, run):
@@ -317,3 +324,86 @@ def test_tables_hold_every_claim_and_point(open_page, run):
     assert "no difference" in page.locator("#zeros-table").inner_text()
     assert page.locator("#maps img").count() == 6
     assert "head.bias" in page.locator("#not-pruned-table").text_content()
+
+
+def made(tmp_path, results):
+    path = tmp_path / "other.html"
+    path.write_text(report.report_page(results), encoding="utf-8")
+    return path
+
+
+def test_a_layer_that_is_not_pruned_is_shown_but_not_counted(open_page, tmp_path):
+    results, weights = make_results()
+    head = len(results["layers"]) - 1
+    assert results["layers"][head]["name"] == TRACKED["cls-head"]
+    results["layers"][head]["prunable"] = False
+    results["stages"][-1]["picture"] = None
+    for frame in results["films"]["in-loop"]:
+        del frame["layers"][TRACKED["cls-head"]]
+    results["tradeoff"][6]["n_collapsed"] = 2
+    page, run = open_page(file=made(tmp_path, results)), (results, weights)
+    for stage in ("trained", "one-shot", "absolute"):
+        at(page, "stage-select").select_option(stage)
+        for layer in ("3", str(head)):
+            at(page, "layer-select").select_option(layer)
+            for unit in ("sigma", "absolute"):
+                at(page, "tau-unit").select_option(unit)
+                assert_shows_a_recount(page, run)
+    assert page.locator("#layers small").all_inner_texts() == [
+        "not pruned by the recipe: what τ would take, not in the total"
+    ]
+    assert "not pruned by the recipe" in page.locator("#layers tr").nth(head).inner_text()
+    assert "not pruned" in page.locator("#panels article").inner_text()
+    note = page.locator("#film-note")
+    assert "exactly zero" in note.inner_text()
+    at(page, "film-select").select_option("in-loop")
+    assert note.inner_text() == "This layer is not recorded in this film."
+    at(page, "film-slider").fill("4")
+    at(page, "film-layer").select_option("3")
+    assert "exactly zero" in note.inner_text()
+    assert page.locator("#tradeoff-table").text_content().count("2 layers emptied") == 1
+
+
+def test_a_run_without_films_or_positions_works(open_page, tmp_path):
+    results, weights = make_results()
+    results |= {"films": {"trained": [], "in-loop": []}, "positions": {}}
+    page = open_page(file=made(tmp_path, results))
+    for section in ("films", "positions"):
+        assert page.locator(f"#{section}").count() == page.locator(f'nav a[href="#{section}"]').count() == 0
+    at(page, "layer-select").select_option("2")
+    at(page, "tau-slider").fill("33")
+    assert_shows_a_recount(page, (results, weights))
+    at(page, "scale-toggle").click()
+    page.wait_for_selector("#panels .chart.tall svg .mark-rect path")
+    assert page.locator("#claims-table tbody tr").count() == len(results["claims"])
+    assert page.locator("#yaml").inner_text().strip() == results["recipe_yaml"].strip()
+    assert not page.locator("#left-out").is_visible()
+
+
+def test_what_was_left_out_is_said(open_page, tmp_path, monkeypatch):
+    results, _ = make_results()
+    monkeypatch.setattr(report, "LARGEST_PAGE", len(report.report_page(results).encode()) - 1000)
+    page = open_page(file=made(tmp_path, results))
+    assert page.locator("#left-out").inner_text().startswith("Every 2nd frame of training is shown")
+
+
+def test_page_and_charts_write_the_same_percentages(browser):
+    script = Path(report.__file__).with_name("page").joinpath("page.js").read_text("utf-8")
+    twin = re.search(r"function percent\(.*?\n  }\n", script, re.DOTALL)[0]
+    shares = [k / n for n in (7, 16, 360, 1000, 2000, 4096) for k in range(n + 1)] + [1e-9, 1 - 1e-9, 1.0004, 3.7]
+    context = browser.new_context()
+    page = context.new_page()
+    for digits in (0, 1, 2):
+        told = page.evaluate(
+            f"([shares, digits]) => {{ {twin}; return shares.map(s => percent(s, digits)); }}", [shares, digits]
+        )
+        assert told == [style.percent(share, digits) for share in shares]
+    context.close()
+
+
+def test_page_and_charts_use_the_same_words(open_page):
+    page = open_page()
+    words = page.locator("#tradeoff-legend li").all_inner_texts()
+    assert [word[1:] for word in words] == list(style.STRATEGIES.values())
+    labels = page.locator("#component option").all_text_contents()
+    assert [label.split(":")[0] for label in labels] == list(style.COMPONENTS.values())

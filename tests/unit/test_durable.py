@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secateurs.durable import make_directory, write_bytes, write_json, write_text
+from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_text
 from secateurs.errors import OutputError
 
 
@@ -131,3 +131,12 @@ def test_a_directory_without_permission_is_one_output_error(tmp_path: Path) -> N
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="Permission denied"):
         write_text(tmp_path / "closed" / "f", "x")
+
+
+def test_a_directory_that_cannot_be_synced_is_an_output_error_and_windows_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OutputError, match=r"Cannot make .*missing durable: No such file"):
+        sync_directory(tmp_path / "missing")
+    monkeypatch.setattr("secateurs.durable.os.name", "nt")
+    sync_directory(tmp_path / "missing")

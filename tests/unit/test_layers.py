@@ -194,3 +194,41 @@ def test_transposed_convolutions_and_conv1d_are_stored_turned() -> None:
     assert layout_of(Conv1D(), "weight") == Layout(is_turned=True)
     assert layout_of(nn.Conv2d(4, 6, 3), "weight") == PLAIN
     assert layers(nn.Sequential(nn.ConvTranspose1d(4, 6, 3)))[0].layout == Layout(is_turned=True, groups=1)
+
+
+def test_only_may_not_mean_what_cannot_be_pruned() -> None:
+    module = nn.Module()
+    module.body = nn.Linear(4, 4)
+    module.body.whole = nn.Parameter(torch.ones(2, 2, dtype=torch.int64), requires_grad=False)
+    for pattern in ("body.*", "body.whole"):
+        with pytest.raises(RecipeError, match=r"'body\.whole', which cannot be pruned: not floating point"):
+            layers(module, only=[pattern])
+    with pytest.raises(RecipeError, match=r"'body\.bias', which cannot be pruned: one dimension"):
+        layers(module, only=["body.bias"])
+    with pytest.raises(RecipeError, match="no values yet"):
+        layers(nn.Sequential(nn.LazyLinear(3)), only=["0.*"])
+    assert prunable(module, only=["*"]) == prunable(module, only=["body.[wb]*t"]) == ["body.weight"]
+    assert prunable(module, only=["body.*"], skip=["*whole"]) == ["body.weight"], "skip wins"
+    assert prunable(Classifier(), only=["head*"]) == ["head.weight"]
+
+
+def test_two_parameters_in_the_same_memory_are_tied() -> None:
+    """Bug: they were two layers, and the masks of the one destroyed the weights of the other."""
+    module = Classifier()
+    module.body[2].weight = nn.Parameter(module.body[0].weight.data)
+    found = {layer.name: layer for layer in layers(module)}
+    assert found["body.0.weight"].aliases == ("body.2.weight",)
+    assert "body.2.weight" not in found
+
+
+def test_parameters_that_share_part_of_their_memory_are_left_alone() -> None:
+    module, whole = nn.Module(), torch.ones(6, 4)
+    module.whole, module.part = nn.Parameter(whole), nn.Parameter(whole[2:4])
+    module.turned = nn.Parameter(whole.t())
+    module.apart = nn.Parameter(torch.ones(4, 4))
+    found = reasons(module)
+    assert [name for name in found if "shares part of its memory with" in found[name]] == ["whole", "part", "turned"]
+    assert found["apart"] == ""
+    halves = nn.Module()
+    halves.a, halves.b = nn.Parameter(whole[:3]), nn.Parameter(whole[3:])
+    assert prunable(halves) == ["a", "b"], "neighbours in one buffer share nothing"

@@ -136,3 +136,37 @@ def test_an_exploration_that_cannot_mean_anything_is_refused(field: dict[str, ob
     values = {"experiment": EXPERIMENT.values(), "fine_tune": Training().values(), **field}
     with pytest.raises(RecipeError, match=message):
         Exploration(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 1.0\nepochs: 2.0", "Training: the key 'epochs' stands twice, again in line 2"),
+        ("a: {b: 1, 'b': 2}", "the key 'b' stands twice"),
+        ("epochs: 2001-99-99", "Training: not YAML: "),
+        ("[" * 5000, "Training: not YAML: "),
+        ("a: " + "x" * 1_000_000, "Training: 1,000,003 characters are no config"),
+        (
+            "{a0: &a0 [x, x], "
+            + ", ".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(30))
+            + "}",
+            r"aliases \(\*\)",
+        ),
+        ("optimizer: &a [*a]", "Training: 'optimizer'"),
+        ("epochs: &a [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [[[[1]]]]]", r"got \[\[1, .*\.\.\.\]"),
+        ("min_keep: 0x" + "f" * 9999, "unknown key 'min_keep'"),
+        ("batch_size: 0.0\nepochs: 0x" + "f" * 9999, "Training"),
+    ],
+)
+def test_yaml_that_would_mislead_or_explode_is_one_short_error(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as told:
+        Training.from_yaml(text)
+    assert len(str(told.value)) < 2000
+
+
+def test_an_alias_and_a_merge_are_plain_yaml() -> None:
+    assert Training.from_yaml("<<: {epochs: 1.0, clip: 2.0}\nepochs: 3.0") == Training(epochs=3.0, clip=2.0)
+    exploration = {"experiment": EXPERIMENT.values(), "fine_tune": Training(epochs=0.5).values()}
+    exploration["experiment"]["training"] = exploration["fine_tune"]
+    assert "*id001" in yaml.safe_dump(exploration)
+    assert Exploration.from_yaml(yaml.safe_dump(exploration)) == Exploration(**exploration)

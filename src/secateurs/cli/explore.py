@@ -112,13 +112,13 @@ def explore(
     n_jobs = jobs or int(environment()["cores"])
     explorer = Explorer(exploration, Path(out), n_jobs=n_jobs, command=_command())
     run = explorer.check()
-    check_directory(Path(out))
+    check_directory(Path(out), exploration.to_yaml())
     if dry_run:
         from secateurs.cli.tables import print_plan
 
         print_plan(explorer, as_json)
         return
-    with locked(Path(out)), watch(explorer.progress):
+    with locked(Path(out), exploration.to_yaml()), watch(explorer.progress):
         results = explorer.run()
     if as_json:
         click.echo(json.dumps(results, allow_nan=False))
@@ -151,7 +151,7 @@ def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
 

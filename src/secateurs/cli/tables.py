@@ -15,6 +15,7 @@ from secateurs.experiments.cells import n_steps
 from secateurs.experiments.explore import Explorer
 from secateurs.layers import layers
 from secateurs.masks import cuttable
+from secateurs.see.style import STRATEGIES, percent
 
 MARKS = {"holds": "[green]holds[/]", "does not hold": "[red]does not hold[/]"}
 
@@ -23,12 +24,19 @@ def print_results(results: dict[str, Any], out: Path) -> None:
     """Headline, stages, trade-off, claims, and where everything lies."""
     console = Console(highlight=False)
     console.print(f"\n[bold]{escape(results['headline'])}[/]\n")
-    stages = Table("stage", "zeros", "test accuracy", "95 % interval", title="Stages, seed 0", title_justify="left")
+    stages = Table(
+        "stage",
+        "zeros",
+        "test accuracy",
+        "95 % interval",
+        title=f"Stages, seed {results['seeds'][0]}",
+        title_justify="left",
+    )
     for stage in results["stages"]:
         test = stage["accuracy"]["test"]
         interval = f"{test['low']:.1%} to {test['high']:.1%} (n={test['n']:,})"
         title = stage["title"] + (f" (tau {stage['tau_text']})" if stage["tau_text"] else "")
-        stages.add_row(title, f"{stage['sparsity']:.1%}", f"{test['value']:.1%}", interval)
+        stages.add_row(title, percent(stage["sparsity"]), f"{test['value']:.1%}", interval)
     console.print(stages)
     for stage in results["stages"]:
         if stage["collapsed"]:
@@ -47,12 +55,18 @@ def _print_tradeoff(console: Console, results: dict[str, Any]) -> None:
     dense = results["dense"]
     n = len(results["seeds"])
     title = f"Test accuracy against sparsity, mean of {n} seed{'s' if n > 1 else ''}; dense {dense['mean']:.1%}"
-    table = Table("sparsity", "one-shot", "one-shot + fine-tuning", "in the loop", title=title, title_justify="left")
+    table = Table("sparsity", *STRATEGIES.values(), title=title, title_justify="left")
     by_point = {(point["asked"], point["strategy"]): point for point in results["tradeoff"]}
     for s in dict.fromkeys(point["asked"] for point in results["tradeoff"]):
-        cells = [by_point[s, strategy] for strategy in ("one-shot", "fine-tuned", "in-loop")]
-        table.add_row(f"{s:.0%}", *(f"{cell['mean']:.1%}" for cell in cells))
+        cells = [by_point[s, strategy] for strategy in STRATEGIES]
+        table.add_row(percent(s, 0), *(f"{cell['mean']:.1%}{_reached(cell)}" for cell in cells))
     console.print(table)
+
+
+def _reached(point: dict[str, Any]) -> str:
+    """What a point of the trade-off really is, where that is not what was asked."""
+    text = "" if abs(point["sparsity"] - point["asked"]) < 5e-3 else f" (at {percent(point['sparsity'])})"
+    return text + (f" ({point['n_collapsed']} layers empty)" if point["n_collapsed"] else "")
 
 
 def print_plan(explorer: Explorer, as_json: bool) -> None:

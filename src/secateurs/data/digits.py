@@ -24,7 +24,7 @@ def read_digits() -> Parts:
         "scikit-learn's bundled digits: 1,797 real 8x8 images from the test part of UCI's Optical Recognition of "
         f"Handwritten Digits (Alpaydin & Kaynak 1998, CC BY 4.0); a fixed stratified {N_TEST} are the test split"
     )
-    return Parts("digits", "digits", about, whole.take(rest), test=whole.take(test))
+    return Parts("digits", "digits", about, whole.take(rest), test=whole.take(test), divisor=PIXEL_MAX)
 
 
 def digits_table() -> Array:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from secateurs.checks import extra
-from secateurs.data.parts import MAX_BYTES, Part, Parts
+from secateurs.data.parts import MAX_BYTES, Array, Part, Parts
+from secateurs.data.pixels import Form, common_form, divisor, pixel_bytes, read_pixels
 from secateurs.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-_GREY = ("1", "L", "LA", "I", "I;16", "F")
 
 
 def has_images(root: Path) -> bool:
@@ -21,7 +21,10 @@ def has_images(root: Path) -> bool:
 
 
 def read_folder(root: Path) -> Parts:
-    """Grey images as (n, height, width), others as (n, height, width, 3); uint8. All must have one size."""
+    """Grey images as (n, height, width), others as (n, height, width, 3); uint8, or uint16 where all have 16 bits.
+
+    All must have one size; InputError for 8 beside 16 bits and for floats.
+    """
     bases = {split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in SPLITS.items()}
     if bases["train"] is None:
         bases = {"train": root, "validation": None, "test": None}
@@ -31,13 +34,19 @@ def read_folder(root: Path) -> Parts:
             files[split] = [(path, folder.name) for folder in _folders(base) for path in _images(folder)]
             if not files[split]:
                 raise InputError(f"'{base}' holds no images in class folders. Put them in {base.name}/<class>/*.png.")
-    is_grey = _check_sizes([path for split in files.values() for path, _ in split])
+    form = _check_headers([path for split in files.values() for path, _ in split], f"'{root}'")
     parts = {
-        split: Part(np.stack([_pixels(path, is_grey) for path, _ in listed]), np.array([c for _, c in listed]))
+        split: Part(np.stack([_pixels(path, form) for path, _ in listed]), np.array([c for _, c in listed]))
         for split, listed in files.items()
     }
     return Parts(
-        root.name, f"'{root}'", f"image folder {root.name}", parts["train"], parts.get("validation"), parts.get("test")
+        root.name,
+        f"'{root}'",
+        f"image folder {root.name}",
+        parts["train"],
+        parts.get("validation"),
+        parts.get("test"),
+        divisor=divisor(parts["train"].x),
     )
 
 
@@ -49,9 +58,9 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _check_sizes(paths: list[Path]) -> bool:
-    """Whether all images are grey; InputError unless all have one size. Reads headers only."""
-    first, size, is_grey = paths[0], None, True
+def _check_headers(paths: list[Path], where: str) -> Form:
+    """The form of all images; InputError unless they share one, and one size. Reads headers only."""
+    first, size, modes = paths[0], None, set()
     for path in paths:
         with _open(path) as image:
             if size is None:
@@ -61,14 +70,15 @@ def _check_sizes(paths: list[Path]) -> bool:
                     f"'{path}' is {image.width}x{image.height} pixels and '{first}' {size[0]}x{size[1]}; all images "
                     "must have one size. Resize or crop them first."
                 )
-            is_grey = is_grey and image.mode in _GREY
+            modes.add(image.mode)
     assert size is not None
-    n_bytes = len(paths) * size[0] * size[1] * (1 if is_grey else 3)
+    form = common_form(modes, where)
+    n_bytes = len(paths) * size[0] * size[1] * pixel_bytes(form)
     if n_bytes > MAX_BYTES:
         raise InputError(
             f"{len(paths):,} images of {size[0]}x{size[1]} are {n_bytes:,} bytes of pixels. Make them smaller."
         )
-    return is_grey
+    return form
 
 
 def _open(path: Path):  # type: ignore[no-untyped-def]  # pillow is an extra
@@ -81,9 +91,9 @@ def _open(path: Path):  # type: ignore[no-untyped-def]  # pillow is an extra
         raise InputError(f"Cannot read the image '{path}': {error}.") from error
 
 
-def _pixels(path: Path, is_grey: bool) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _pixels(path: Path, form: Form) -> Array:
     with _open(path) as image:
         try:
-            return np.asarray(image.convert("L" if is_grey else "RGB"), dtype=np.uint8)
+            return read_pixels(image, form, f"'{path}'")
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"Cannot read the image '{path}': {error}.") from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from secateurs.checks import extra, nearest
 from secateurs.data.parts import Array, Part, Parts
+from secateurs.data.pixels import common_form, divisor, read_pixels
 from secateurs.data.spec import DataSpec
 from secateurs.data.tables import SPLITS, as_labels
 from secateurs.errors import InputError
@@ -46,6 +47,7 @@ def read_hub(spec: DataSpec) -> Parts:
         parts.get("validation"),
         parts.get("test"),
         _class_names(found["train"], spec.label_column),
+        divisor(parts["train"].x),
     )
 
 
@@ -72,8 +74,8 @@ def _pixels(images: list[Any], where: str) -> Array:
     if len(sizes) > 1:
         a, b = sorted(sizes)[:2]
         raise InputError(f"{where}: images of {len(sizes)} sizes, such as {a} and {b}; one size is needed.")
-    mode = "L" if all(image.mode in ("1", "L") for image in images) else "RGB"
-    return np.stack([np.asarray(image.convert(mode), dtype=np.uint8) for image in images])
+    form = common_form((image.mode for image in images), where)
+    return np.stack([read_pixels(image, form, f"{where}: an image") for image in images])
 
 
 def _class_names(table: Any, label: str) -> tuple[tuple[Any, str], ...] | None:

@@ -44,6 +44,7 @@ class Parts:
     where        the file, directory or name that errors point to (never shown in results)
     about        one sentence for results: where the data come from, licence if known
     labels       the distinct labels in the order of the classes, and their names; None: as found in training
+    divisor      of images: what brings a pixel to [0, 1]; None: 255 for uint8, 1 for other types
     """
 
     name: str
@@ -53,6 +54,7 @@ class Parts:
     validation: Part | None = None
     test: Part | None = None
     labels: tuple[tuple[Any, str], ...] | None = None
+    divisor: float | None = None
 
     def each(self) -> list[tuple[str, Part]]:
         """(name of split, part) of every split that is there."""

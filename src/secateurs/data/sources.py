@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from secateurs.data.dataset import Dataset
-from secateurs.data.digits import PIXEL_MAX, read_digits
+from secateurs.data.digits import read_digits
 from secateurs.data.folder import has_images, read_folder
 from secateurs.data.hub import PREFIX, read_hub
 from secateurs.data.images import check_images, encode_images
@@ -50,8 +50,7 @@ def load_data(spec: DataSpec) -> Dataset:
     y = [torch.from_numpy(np.ascontiguousarray(part.y, dtype=np.int64)) for part in splits]
     scaling, vocabulary = None, None
     if is_image:
-        divisor = PIXEL_MAX if spec.source == "digits" else None
-        x, scaling = encode_images(splits, spec.mean, spec.std, parts.where, divisor)
+        x, scaling = encode_images(splits, spec.mean, spec.std, parts.where, parts.divisor)
         shape = InputShape(kind="image", size=tuple(x[0].shape[1:]), n_classes=len(class_names))
     else:
         texts = [list(part.x) for part in splits]

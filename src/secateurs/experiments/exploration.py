@@ -11,6 +11,7 @@ from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe, with_words
+from secateurs.see.style import STRATEGIES
 from secateurs.settings import Settings
 from secateurs.train.training import Training
 
@@ -49,8 +50,8 @@ class Exploration(Settings):
 
     experiment    the recipe's budget is the story's: a threshold, or a sparsity from which tau is chosen in sigmas
                   (the multiple of 0.05 sigma that takes nearest to that share of the trained network)
-    fine_tune     the training after pruning once; pruning inside the loop and the dense baseline get
-                  `experiment.training` and `fine_tune` together, so that every strategy has the same budget
+    fine_tune     the training after pruning once; pruning inside the loop and the dense baseline (which one-shot
+                  cuts) train for the epochs of `experiment.training` and `fine_tune` together
     sparsities    where the trade-off is measured
     absolute_tau  the extra stage, pruned once at this tau whatever the layer
     """
@@ -99,6 +100,8 @@ class Plan:
             data_hash=self.data_hash,
             training=training,
             seed=seed,
+            skip=experiment.recipe.skip,
+            only=experiment.recipe.only,
             **fields,
         )
 
@@ -113,8 +116,8 @@ class Plan:
         return self.cell(seed, self.untrained, is_story=seed == self.exploration.experiment.seeds[0])
 
     def dense(self, seed: int) -> Cell:
-        """The dense baseline: the same training budget as every pruned network."""
-        return self.cell(seed, self.exploration.fine_tune, start=self.trained(seed))
+        """The dense baseline, trained exactly as the in-loop networks are, without pruning; cut once for one-shot."""
+        return self.cell(seed, self.whole)
 
     def stages(self, rule: Rule) -> dict[str, Cell]:
         """The story: {stage: cell}, all of the first seed."""
@@ -142,8 +145,9 @@ class Plan:
         if strategy == "in-loop":
             return self.cell(seed, self.whole, recipe=recipe)
         once = with_words(recipe, schedule=HELD)
-        training = self.untrained if strategy == "one-shot" else self.exploration.fine_tune
-        return self.cell(seed, training, recipe=once, start=self.trained(seed))
+        if strategy == "one-shot":
+            return self.cell(seed, self.untrained, recipe=once, start=self.dense(seed))
+        return self.cell(seed, self.exploration.fine_tune, recipe=once, start=self.trained(seed))
 
     def everything(self, rule: Rule) -> list[Cell]:
         """Every cell of the exploration, in a fixed order."""
@@ -154,6 +158,3 @@ class Plan:
             found.append(self.initialised(seed))
             found += [self.tradeoff(strategy, s, seed) for s in self.exploration.sparsities for strategy in STRATEGIES]
         return list(dict.fromkeys(found))
-
-
-STRATEGIES = ("one-shot", "fine-tuned", "in-loop")

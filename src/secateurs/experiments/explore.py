@@ -15,18 +15,20 @@ from typing import Any
 import joblib
 import numpy as np
 
-from secateurs.budgets import Sparsity, threshold
+from secateurs.budgets import Sparsity, sparsity, threshold
+from secateurs.checks import extra
 from secateurs.data import load_data
-from secateurs.durable import write_bytes, write_json, write_text
+from secateurs.durable import make_directory, write_bytes, write_json, write_text
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Exploration, Rule
-from secateurs.experiments.gather import COMPONENTS, Run, gather, weights_of
-from secateurs.layers import layers
-from secateurs.masks import cuttable
+from secateurs.experiments.gather import Run, gather, weights_of
+from secateurs.experiments.perform import perform
+from secateurs.masks import Masks
 from secateurs.models import build
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, with_words
 from secateurs.see import charts, pictures, report, stats
+from secateurs.see.style import COMPONENTS
 from secateurs.units import element
 
 
@@ -58,7 +60,11 @@ class Explorer:
         data = load_data(experiment.data)
         network = build(experiment.model, data.shape, experiment.seeds[0])
         recipe = experiment.recipe
-        cuttable(layers(network, recipe.skip, recipe.only), recipe, recipe.budget)
+        for module in ("altair", "vl_convert", "PIL"):
+            extra(module, "explore")
+        absolute = threshold(self.exploration.absolute_tau)
+        for budget in (recipe.budget, absolute, *map(sparsity, self.exploration.sparsities)):
+            Masks.make(network, with_words(recipe, budget=budget), is_trial=True)
         self.run_value = Run(self.exploration, self.out, self.command, data, network)
         # A tau that is not chosen yet is stood in for by another, which changes no count.
         given = recipe.budget if has_given_rule(recipe) else threshold("1sigma")
@@ -90,19 +96,19 @@ class Explorer:
 
     def _run_cells(self, wanted: list[Cell]) -> dict[Cell, dict[str, Any]]:
         self._under_way = wanted
-        return cells.run(wanted, self.out, n_jobs=self.n_jobs, listen=self._done.add)
+        return cells.run(wanted, self.out, perform, n_jobs=self.n_jobs, listen=self._done.add)
 
     def _write(self, results: dict[str, Any], rule: Rule) -> None:
-        """Models, metrics, pictures and page first; results.json, which says that the run is whole, last."""
+        """Results first, so that no trouble with a picture can lose them; then models, metrics, pictures, page."""
+        write_json(self.out / "results.json", results)
         plan = self.run_value.plan
-        write_text(self.out / "exploration.yaml", self.exploration.to_yaml())
         write_text(self.out / "recipe.yaml", results["recipe_yaml"])
         for stage, cell in plan.stages(rule).items():
             target = self.out / "models" / stage
-            target.mkdir(parents=True, exist_ok=True)
+            make_directory(target)
             for name in ("model.safetensors", "config.json"):
                 write_bytes(target / name, (cell.directory(self.out) / name).read_bytes())
-        lines = [(cell.directory(self.out) / "metrics.jsonl").read_text() for cell in plan.everything(rule)]
+        lines = [(cell.directory(self.out) / "metrics.jsonl").read_text("utf-8") for cell in plan.everything(rule)]
         write_text(self.out / "metrics.jsonl", "".join(lines))
         models = plan.stages(rule)
         jobs = []
@@ -116,19 +122,20 @@ class Explorer:
             if old.name.removesuffix(old.suffix) not in current:
                 old.unlink()
         write_text(self.out / "report.html", report.report_page(results))
-        write_json(self.out / "results.json", results)
 
 
 def has_given_rule(recipe: Recipe) -> bool:
     """Whether the story takes the recipe's budget as it is, rather than choose a tau for its sparsity."""
-    is_plain = recipe.score.name == "magnitude" and recipe.unit == element
-    return not (isinstance(recipe.budget, Sparsity) and is_plain)
+    is_plain = recipe.score.name == "magnitude" and recipe.unit == element and not recipe.min_keep
+    has_large_pools = recipe.pool.kind in ("model", "layer")
+    return not (isinstance(recipe.budget, Sparsity) and is_plain and has_large_pools)
 
 
 def story_rule(run: Run) -> tuple[Rule, str]:
     """The story's budget, and why it is that: the recipe's own, or a threshold where it asks for a sparsity.
 
-    For magnitudes of single weights that is the multiple of 0.05 sigma which takes nearest to the sparsity.
+    For magnitudes of single weights in pools of a layer or the model, without min_keep, that is the multiple of
+    0.05 sigma which takes nearest to the sparsity.
     """
     budget = run.recipe.budget
     if has_given_rule(run.recipe):
@@ -137,8 +144,11 @@ def story_rule(run: Run) -> tuple[Rule, str]:
     assert isinstance(budget, Sparsity)
     weights = weights_of(run.plan.trained(run.seeds[0]).load(run.out), run.names)
     n = sum(weight.size for weight in weights.values())
-    sizes = {name: np.abs(weight) / (weight.astype(np.float64).std() or 1.0) for name, weight in weights.items()}
-    share = {k: sum(int((size <= k * stats.SIGMA_STEP).sum()) for size in sizes.values()) / n for k in range(1, 121)}
+    sigma = {name: float(weight.astype(np.float64).std()) for name, weight in weights.items()}
+    share = {
+        k: sum(int((np.abs(w) <= k * stats.SIGMA_STEP * sigma[name]).sum()) for name, w in weights.items()) / n
+        for k in range(1, 121)
+    }
     best = min(share, key=lambda k: abs(share[k] - budget.s))
     why = f"the multiple of 0.05 sigma that takes nearest to {budget.s:.0%} of the trained network: {share[best]:.1%}"
     return threshold(f"{round(best * stats.SIGMA_STEP, 2)}sigma"), why

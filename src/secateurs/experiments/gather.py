@@ -4,6 +4,7 @@ gather(run, done, tau, why) -> results     plain JSON; `done` is {cell: its resu
 """
 
 import json
+import math
 import shlex
 import zlib
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from secateurs.data import Dataset
 from secateurs.durable import write_json
 from secateurs.experiments.cells import Cell, same_environment
 from secateurs.experiments.claims import CLAIMS, Facts
-from secateurs.experiments.exploration import STRATEGIES, Exploration, Plan, Rule
+from secateurs.experiments.exploration import Exploration, Plan, Rule
 from secateurs.layers import layers, named_parameters
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import over_seeds
@@ -29,10 +30,10 @@ from secateurs.measure.seconds import side_by_side
 from secateurs.models import Network
 from secateurs.recipe import Recipe
 from secateurs.see import pictures, stats
+from secateurs.see.style import STRATEGIES, percent
 from secateurs.units import element
 
 SCHEMA = "secateurs.explore/1"
-COMPONENTS = ("cls-head", "ffnn")
 TITLES = {
     "initialised": "Initialised",
     "trained": "Trained",
@@ -129,7 +130,10 @@ def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
         "seeds": list(run.seeds),
         "interval": "95 % Student t interval over the seeds",
         "tau": {"text": rule_text(rule), "sigmas": _sigmas(rule), "why": why},
-        "layers": [{"name": name, "shape": list(trained[name].shape), "n": trained[name].size} for name in run.shown],
+        "layers": [
+            {"name": name, "shape": list(trained[name].shape), "n": trained[name].size, "prunable": name in run.names}
+            for name in run.shown
+        ],
         "not_pruned": [
             {"name": layer.name, "n": layer.n, "reason": layer.reason}
             for layer in layers(run.network, run.recipe.skip, run.recipe.only)
@@ -143,7 +147,7 @@ def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
         },
         "tradeoff": tradeoff,
         "dense": {
-            **over_seeds(dense).within(0.0, 1.0).values(),
+            **over_seeds(dense, 1 / len(run.data.y_test)).within(0.0, 1.0).values(),
             "values": _by_seed(run.seeds, dense),
             "n_test": len(run.data.y_test),
         },
@@ -187,10 +191,10 @@ def headline(stages: Mapping[str, Mapping[str, Any]]) -> str:
     test = {stage: found["accuracy"]["test"] for stage, found in stages.items()}
     loop, once = stages["in-loop"]["sparsity"], stages["one-shot"]["sparsity"]
     return (
-        f"Trained, this network got {test['trained']['value']:.1%} of {test['trained']['n']:,} test examples right. "
-        f"With {once:.0%} of its weights cut once after training it got {test['one-shot']['value']:.1%}, and "
-        f"{test['fine-tuned']['value']:.1%} after fine-tuning; with {loop:.0%} cut inside the training loop it got "
-        f"{test['in-loop']['value']:.1%}."
+        f"Trained, this network got {percent(test['trained']['value'])} of {test['trained']['n']:,} test examples "
+        f"right. With {percent(once, 0)} of its weights cut once after training it got "
+        f"{percent(test['one-shot']['value'])}, and {percent(test['fine-tuned']['value'])} after fine-tuning; with "
+        f"{percent(loop, 0)} cut inside the training loop it got {percent(test['in-loop']['value'])}."
     )
 
 
@@ -207,7 +211,7 @@ def _sigmas(rule: Rule) -> float | None:
 
 def read(path: Path) -> Any:
     """A JSON file that a cell wrote."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text("utf-8"))
 
 
 def weights_of(module: nn.Module, names: list[str]) -> Weights:
@@ -237,7 +241,8 @@ def _stage(
         "id": stage,
         "title": TITLES[stage],
         "caption": _caption(run, stage, rule, result),
-        "picture": _picture(stage, rule),
+        # The same cut twice has one pair of pictures.
+        "picture": None if stage == "absolute" and rule == story else _picture(stage, rule),
         "cell": cell.hash,
         "seed": cell.seed,
         "collapsed": result["collapsed"],
@@ -278,8 +283,8 @@ def _caption(run: Run, stage: str, rule: Rule | None, result: Mapping[str, Any])
         "initialised": "Freshly drawn weights; nothing is learned yet.",
         "trained": f"After {training.epochs:g} epochs of training; nothing is removed.",
         "in-loop": (
-            f"From the same first weights, {whole.epochs:g} epochs; after every step {goes} is zeroed again "
-            "and may grow back."
+            f"From the same first weights, {whole.epochs:g} epochs; after every step {goes} is zeroed again, and may "
+            f"grow back (revive=forget; {run.recipe.schedule})."
         ),
         "one-shot": f"The trained network; {goes} zeroed once, no training after it.",
         "fine-tuned": f"The same cut, then {fine_tune.epochs:g} epochs of training with the zeros held.",
@@ -300,7 +305,8 @@ def _point(run: Run, done: Done, strategy: str, s: float) -> dict[str, Any]:
         "strategy": strategy,
         "asked": s,
         "sparsity": sum(achieved) / len(achieved),
-        **over_seeds(accuracies).within(0.0, 1.0).values(),
+        "n_collapsed": max(len(result["collapsed"]) for result in found),
+        **over_seeds(accuracies, 1 / len(run.data.y_test)).within(0.0, 1.0).values(),
         "values": values,
     }
 
@@ -329,7 +335,11 @@ def _facts(
     return Facts(
         initialiser=run.network.initialiser,
         tracked=tracked,
-        kurtosis={part: [stats.shape_of(w[name])["kurtosis"] or 0.0 for w in first] for part, name in tracked.items()},
+        prunable=run.names,
+        kurtosis={
+            part: [_or_nan(stats.shape_of(w[name])["kurtosis"]) for w in first] for part, name in tracked.items()
+        },
+        centre={part: [_sized(w[name].mean(), _sigma(w[name])) for w in first] for part, name in tracked.items()},
         sigma={
             part: {"initial": [_sigma(w[name]) for w in first], "trained": [_sigma(w[name]) for w in trained]}
             for part, name in tracked.items()
@@ -337,14 +347,24 @@ def _facts(
         mean_size={part: [float(np.abs(w[name]).mean()) for w in trained] for part, name in tracked.items()},
         near_zero=[_share_within(w, run.names, 0.001) for w in trained],
         survivors=[
-            _survivor_size(a, run.names) / _survivor_size(b, run.names) for a, b in zip(loop, once, strict=True)
+            _sized(_survivor_size(a, run.names), _survivor_size(b, run.names)) for a, b in zip(loop, once, strict=True)
         ],
         survivors_at=s,
         accuracy=accuracy,
         dense=dense,
+        n_test=len(run.data.y_test),
         stages=stages,
         zeros_alone=alone,
     )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _sized(value: float, unit: float) -> float:
+    """value / unit, NaN where there is nothing to measure by."""
+    return float(value / unit) if unit else math.nan
 
 
 def _sigma(weight: "np.ndarray[Any, Any]") -> float:

@@ -26,13 +26,13 @@ DEFAULT = Preset(
 
 PRESETS: dict[str, Preset] = {
     "cls-transformer": Preset(
-        Training(learning_rate=2e-3, weight_decay=0.05, epochs=20.0),
-        Training(learning_rate=2e-3, weight_decay=0.05, epochs=10.0),
+        Training(learning_rate=2e-3, weight_decay=0.05, epochs=16.0),
+        Training(learning_rate=2e-3, weight_decay=0.05, epochs=8.0),
     ),
     # MNIST's usual 55,000 / 5,000 split; short, because 66 networks are trained
     "seed-cnn": Preset(
-        Training(learning_rate=2e-3, weight_decay=0.01, epochs=1.0, batch_size=128),
-        Training(learning_rate=2e-3, weight_decay=0.01, epochs=0.5, batch_size=128),
+        Training(learning_rate=2e-3, weight_decay=0.01, epochs=0.8, batch_size=128),
+        Training(learning_rate=2e-3, weight_decay=0.01, epochs=0.4, batch_size=128),
         {"validation": 1 / 12},
     ),
 }

@@ -42,14 +42,20 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean and Student's t interval of one value per seed."""
+def over_seeds(values: Sequence[float], resolution: float = 0.0) -> Interval:
+    """Mean and Student's t interval of one value per seed.
+
+    resolution  the least the half-width may be: one example of n for an accuracy, since equal values of a few seeds
+                do not make it certain
+
+    The interval is about seeds; when all are tested on the same examples, the choice of those is not in it.
+    """
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return Interval(mean, -math.inf, math.inf, 1)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = (_T[n - 2] if n - 2 < len(_T) else 1.96 + 2.6 / (n - 1)) * spread / math.sqrt(n)
+    half = max(resolution, (_T[n - 2] if n - 2 < len(_T) else 1.96 + 2.6 / (n - 1)) * spread / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 

@@ -66,7 +66,8 @@ class ModelSpec(Settings):
         return format_call(self.name, (), self.args)
 
     def __hash__(self) -> int:
-        return hash(str(self))
+        # Not the text: equal specs may differ in the order of their arguments, or in 64 and 64.0.
+        return hash((self.name, frozenset(self.args.items())))
 
 
 def _fields(text: str) -> dict[str, Any]:

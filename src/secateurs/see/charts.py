@@ -20,8 +20,10 @@ from secateurs.see.marks import (
     zero_strip,
 )
 from secateurs.see.style import (
+    COMPONENTS,
     PAGE,
     PRINT,
+    STRATEGIES,
     Drawing,
     Palette,
     altair,
@@ -38,12 +40,7 @@ from secateurs.see.style import (
 
 Results = Mapping[str, Any]
 STORY = ("initialised", "trained", "in-loop", "one-shot")  # the four stages of the overview
-COMPONENTS = {"cls-head": "CLS head", "ffnn": "FFNN"}
-STRATEGIES = {
-    "one-shot": "one-shot",
-    "fine-tuned": "one-shot + fine-tune",
-    "in-loop": "in the training loop",
-}
+PERCENT_LABEL = "format(100 * datum.value, '.2~f') + ' %'"  # of an axis: as exact as its ticks
 
 
 def x_range(results: Results, component: str) -> float:
@@ -61,13 +58,12 @@ def x_range(results: Results, component: str) -> float:
 
 
 def _accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    low, high = 100 * accuracy["low"], 100 * accuracy["high"]
-    return f"{percent(accuracy['value'])} (n = {accuracy['n']:,}, interval {low:.1f} to {high:.1f} %)"
+    interval = f"{percent(accuracy['low'])} to {percent(accuracy['high'])}"
+    return f"{percent(accuracy['value'])} (n = {accuracy['n']:,}, interval {interval})"
 
 
-def _caption(
-    results: Results, stage: Mapping[str, Any], layer: Mapping[str, Any], limit: float, n_beyond: int
-) -> list[str]:
+def _caption(results: Results, stage: Mapping[str, Any], component: str, limit: float, n_beyond: int) -> list[str]:
+    layer = stage["layers"][results["model"]["tracked"][component]]
     sigma, tau, n_left = layer["sigma"], layer["tau"], layer["n"] - layer["n_zero"]
     zeros = f"sparsity {percent(layer['n_zero'] / max(1, layer['n']))} ({layer['n_zero']:,} exact zeros)"
     lines = [
@@ -81,6 +77,8 @@ def _caption(
             f"τ = {number(tau)}{meant}: a weight survives where |w| > τ  ·  "
             f"{layer['dead_rows']:,} dead rows, {layer['dead_columns']:,} dead columns"
         )
+    if not stats.is_prunable(results, results["model"]["tracked"][component]):
+        lines.append("The recipe does not prune this layer.")
     if n_left == 0:
         lines.append("Nothing survived in this layer.")
     elif n_beyond:
@@ -148,7 +146,7 @@ def story_chart(
     above = stacked("hconcat", [part(histogram), part(zero_strip(alt, share, palette, STRIP, 240))], 26)
     map_ = position_map(alt, weight, place["png"], palette, WIDTH, height)
     below = stacked("hconcat", [part(map_), part(color_key(alt, color_limit, palette, height))], 26)
-    caption = [*_caption(results, stage, layer, limit, n_beyond), *textwrap.wrap(note, 112)]
+    caption = [*_caption(results, stage, component, limit, n_beyond), *textwrap.wrap(note, 112)]
     told = textwrap.wrap(short(stage["caption"], 220), 104)[:2]
     title = {
         "text": short(stage["title"], 80),
@@ -261,9 +259,10 @@ def overview_chart(results: Results) -> Drawing:
         limit, cells = x_range(results, component), []
         for column, stage in enumerate(shown):
             layer = stage["layers"][name]
+            place = results["positions"].get(stage["id"], {}).get(component)
             parts = [
                 part(_small_histogram(alt, layer, limit, palette, width)),
-                part(_small_map(alt, results["positions"][stage["id"]][component], palette, width)),
+                *([part(_small_map(alt, place, palette, width))] if place else []),
                 part(
                     text_block(
                         alt, [f"σ = {number(layer['sigma'])}  ·  n = {layer['n']:,}"], palette.muted, width, 10.5
@@ -278,7 +277,8 @@ def overview_chart(results: Results) -> Drawing:
                 "offset": 24,
             }
             cells.append(stacked("vconcat", parts, 10, None if blocks else title))
-        head = text_block(alt, [f"{label}  ·  {short(name, 70)}"], palette.ink, 500, size=13, bold=True)
+        kind = "" if stats.is_prunable(results, name) else "  ·  not pruned by the recipe"
+        head = text_block(alt, [f"{label}  ·  {short(name, 70)}{kind}"], palette.ink, 500, size=13, bold=True)
         blocks.append(stacked("vconcat", [part(head), stacked("hconcat", cells, 26)], 12))
     n_test, seed = shown[0]["accuracy"]["test"]["n"], shown[0]["seed"]
     caption = [
@@ -326,13 +326,15 @@ def _tradeoff(results: Results, palette: Palette, width: int, height: int, *, ha
         axis=alt.Axis(
             title="sparsity, on a logarithmic scale of what is kept",
             values=[0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01],
-            labelExpr="format(100 * (1 - datum.value), '.3~r') + ' %'",
+            labelExpr=PERCENT_LABEL.replace("datum.value", "(1 - datum.value)"),
             grid=False,
             labelOverlap=True,
         ),
     )
     y_scale = alt.Scale(domain=[max(0, low - room), min(1.0, high + room)], nice=False)
-    y = alt.Y("mean:Q", scale=y_scale, axis=alt.Axis(title="test accuracy", format=".0%", tickCount=6, domain=False))
+    # Not a whole percent: a narrow axis would have two ticks of 99 %, and 100 % for 99.6 %.
+    y_axis = alt.Axis(title="test accuracy", labelExpr=PERCENT_LABEL, tickCount=6, domain=False)
+    y = alt.Y("mean:Q", scale=y_scale, axis=y_axis)
     words = list(STRATEGIES.values())
     legend = alt.Legend(orient="top", direction="horizontal", columnPadding=18, offset=10) if has_legend else None
     color = alt.Color("strategy:N", scale=alt.Scale(domain=words, range=list(palette.strategies)), legend=legend)
@@ -372,15 +374,16 @@ def _tradeoff(results: Results, palette: Palette, width: int, height: int, *, ha
 
 
 def tradeoff_caption(results: Results) -> str:
-    """Who was counted, and what the bars mean."""
+    """Who was counted, what the bars mean, and what each network's training was."""
     dense = results["dense"]
     seeds = ", ".join(str(seed) for seed in results["seeds"])
     n_seeds = {point["n_seeds"] for point in results["tradeoff"]} | {dense["n_seeds"]}
     count = str(min(n_seeds)) if len(n_seeds) == 1 else f"{min(n_seeds)} to {max(n_seeds)}"
     return (
-        f"Marks: mean over {count} seeds ({seeds}), each on the same n = {dense['n_test']:,} test examples. "
-        f"Bars and the grey band: {results.get('interval', 'interval over the seeds')}. "
-        "The dense network had the same training budget."
+        f"Marks: mean over {count} seeds ({seeds}). Bars and the grey band: "
+        f"{results.get('interval', 'interval over the seeds')}, which all share the same n = {dense['n_test']:,} test "
+        "examples. Every strategy had the same number of training epochs; the dense network is trained as the in-loop "
+        "one is, without pruning. In the loop: masks follow the schedule and never shrink."
     )
 
 
@@ -422,7 +425,7 @@ def page_charts(results: Results) -> dict[str, Drawing]:
             y=alt.Y(
                 "accuracy:Q",
                 scale=alt.Scale(domain=[0, 1], nice=False),
-                axis=alt.Axis(title=None, format=".0%", tickCount=4, domain=False, ticks=False),
+                axis=alt.Axis(title=None, labelExpr=PERCENT_LABEL, tickCount=4, domain=False, ticks=False),
             ),
         )
     )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from secateurs.checks import extra
+from secateurs.durable import write_bytes
 from secateurs.see.stats import _finite
 
 ZERO = (255, 255, 255)
@@ -112,7 +113,7 @@ def save_picture(chart: Any, path: str | os.PathLike[str]) -> list[Path]:
     """Writes `path`.png (twice the pixels) and `path`.svg; each file appears whole or not at all.
 
     A path whose name holds a dot ("at-prune-0.4-ffnn") keeps all of it.
-    Raises MissingExtraError without vl-convert, OSError where the folder cannot be written.
+    Raises MissingExtraError without vl-convert, OutputError where the files cannot be written.
     """
     convert = extra("vl_convert", "explore")
     svg = convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[])
@@ -120,8 +121,6 @@ def save_picture(chart: Any, path: str | os.PathLike[str]) -> list[Path]:
     written = []
     for suffix, content in files.items():
         target = Path(path).with_name(Path(path).name + suffix)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        part.write_bytes(content)
-        part.replace(target)
+        write_bytes(target, content)
         written.append(target)
     return written

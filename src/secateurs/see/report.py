@@ -12,13 +12,14 @@ import html
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from secateurs.checks import extra
 from secateurs.errors import OutputError
 from secateurs.measure.intervals import wilson
 from secateurs.see import charts, pictures
+from secateurs.see.style import COMPONENTS, STRATEGIES
 
 LARGEST_PAGE = 5_000_000  # bytes
 
@@ -56,10 +57,11 @@ def _with_intervals(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _specs(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The page's charts, already compiled to Vega, so that the page has nothing left to compile."""
+    """The page's charts, already compiled to Vega, so that the page has nothing left to compile, and its words."""
     convert = extra("vl_convert", "explore")
     drawn = {name: convert.vegalite_to_vega(chart.to_dict()) for name, chart in charts.page_charts(results).items()}
-    return {**drawn, "tradeoff_caption": charts.tradeoff_caption(results)}
+    words = {"components": COMPONENTS, "strategies": STRATEGIES}
+    return {**drawn, **words, "tradeoff_caption": charts.tradeoff_caption(results)}
 
 
 def _hash(code: str) -> str:
@@ -71,41 +73,53 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
 
 
+def _slimmer(results: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The results with less and less to look at, and what was left out, in words; what was counted always stays."""
+    yield results, ""
+    films, every = results.get("films", {}), 1
+    while max((len(frames) for frames in films.values()), default=0) > 2:
+        every *= 2
+        # The last frame is what training ended with; it always stays.
+        films = {
+            name: [f for k, f in enumerate(frames) if k % 2 == 0 or k == len(frames) - 1]
+            for name, frames in films.items()
+        }
+        ordinal = f"{every}{'nd' if every == 2 else 'th'}"
+        yield {**results, "films": films}, f"Every {ordinal} frame of training is shown"
+    lost = ["films of training"] if any(films.values()) else []
+    results = {**results, "films": {}}
+    if lost:
+        yield results, f"The {lost[0]} are left out"
+    lost.append("pictures of weights by position")
+    yield {**results, "positions": {}}, f"The {' and the '.join(lost)} are left out"
+
+
 def report_page(results: Mapping[str, Any]) -> str:
     """The page of a run: self-contained, offline, at most 5 MB.
 
     results   the dict that `explore` writes ("secateurs.explore/1")
-    Films are thinned, and the page says so, where the page would grow larger than that; OutputError where
-    that is not enough.
+    Where the page would grow larger than that, films are thinned, then left out, then the pictures by
+    position are; the page says so. OutputError where even that is not enough.
     """
     ramp = ", ".join(f"rgb({r} {g} {b})" for r, g, b in pictures.RAMP)
-    shown, specs = _with_intervals(results), _specs(results)
-    headline = str(results["headline"])
     js = _inside_script(_file("page.js"))
     values = {
         "title": html.escape(f"{results['model']['name']} on {results['data']['name']}, pruned: secateurs"),
-        "headline": html.escape(headline),
+        "headline": html.escape(str(results["headline"])),
         "css": _fill(_file("page.css"), {"ramp": ramp}),
         "vega": _vega(),
         "js": js,
         "script_hashes": f"{_hash(_vega())} {_hash(js)}",
     }
-    every = 1
-    while True:
-        data = {"results": embedded_json(shown), "charts": embedded_json(specs)}
+    specs, size = _specs(results), 0
+    for shown, left_out in _slimmer(_with_intervals(results)):
+        note = {"left_out": f"{left_out}, so that this page stays below 5 MB."} if left_out else {}
+        data = {"results": embedded_json(shown), "charts": embedded_json({**specs, **note})}
         page = _fill(_file("page.html"), {**values, **data})
-        if len(page.encode()) <= LARGEST_PAGE:
+        size = len(page.encode())
+        if size <= LARGEST_PAGE:
             return page
-        if max((len(frames) for frames in shown["films"].values()), default=0) <= 2:
-            raise OutputError(
-                f"The page would take {len(page.encode()):,} bytes, more than {LARGEST_PAGE:,}. "
-                "Explore a network with fewer layers, or skip some."
-            )
-        every *= 2
-        # The last frame is what training ended with; it always stays.
-        shown["films"] = {
-            name: [f for k, f in enumerate(frames) if k % 2 == 0 or k == len(frames) - 1]
-            for name, frames in shown["films"].items()
-        }
-        ordinal = f"{every}{'nd' if every == 2 else 'th'}"
-        specs["note"] = f"Every {ordinal} frame of training is shown, so that the page stays below 5 MB."
+    raise OutputError(
+        f"The page would take {size:,} bytes without films and pictures, more than {LARGEST_PAGE:,}. "
+        "Explore a network with fewer layers, or skip some."
+    )

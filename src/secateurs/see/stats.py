@@ -196,6 +196,11 @@ def reach(counted: Grid, share: float) -> float:
     return counted["step"] * int(np.searchsorted(within, math.ceil(share * within[-1])))
 
 
+def is_prunable(results: Mapping[str, Any], name: str) -> bool:
+    """Whether the recipe prunes the layer of this name; results that do not say it prune every layer they list."""
+    return all(layer.get("prunable", True) for layer in results["layers"] if layer["name"] == name)
+
+
 def stage(results: Mapping[str, Any], stage_id: str) -> Mapping[str, Any]:
     """The stage with this id; KeyError that lists the known ones otherwise."""
     for found in results["stages"]:

@@ -2,14 +2,22 @@
 
 A palette names the colours: PRINT holds hex colours, PAGE holds the page's CSS variables, so that one
 drawing follows the reader's light or dark theme. No expression is ever built from text of the results.
+What components and strategies are called is written here alone; charts, page and claims read it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from secateurs.checks import extra
 
+COMPONENTS = {"cls-head": "CLS head", "ffnn": "FFN"}
+STRATEGIES = {
+    "one-shot": "one-shot",
+    "fine-tuned": "one-shot + fine-tuning",
+    "in-loop": "in the training loop",
+}
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert carries the first one
 
 
@@ -123,15 +131,19 @@ def dressed(spec: dict[str, Any], palette: Palette, padding: Any) -> Drawing:
 def percent(share: float, digits: int = 1) -> str:
     """A share in print. Never rounded to 0 or 100 when it is not: 99.97 % stays below 100.0 %.
 
-    >>> percent(0.7126), percent(0.9999), percent(1.0)
-    ('71.3 %', '> 99.9 %', '100.0 %')
+    >>> percent(0.7126), percent(0.9999), percent(0.9999, 0), percent(1.0)
+    ('71.3 %', '> 99.9 %', '> 99 %', '100.0 %')
+
+    The page's script has the same function; a test compares them.
     """
-    smallest = 10.0 ** -(digits + 2)
-    if 0 < share < smallest / 2:
-        return f"< {100 * smallest:.{digits}f} %"
-    if 1 - smallest / 2 < share < 1:
-        return f"> {100 * (1 - smallest):.{digits}f} %"
-    return f"{100 * share:.{digits}f} %"
+    # Half up on the exact double, as JavaScript's toFixed rounds; Python's own format rounds ties to even.
+    step = Decimal(1).scaleb(-digits)
+    rounded = Decimal(float(100 * share)).quantize(step, ROUND_HALF_UP)
+    if share > 0 and rounded == 0:
+        return f"< {step:f} %"
+    if share < 1 and rounded == 100:
+        return f"> {100 - step:f} %"
+    return f"{rounded:f} %"
 
 
 def number(value: float) -> str:

@@ -20,7 +20,7 @@ class Look:
     """One look at a running training; the network can be inspected while the loop waits.
 
     loss        mean training loss per example since the last look; None at step 0
-    validation  accuracy on the validation split, or its first examples
+    validation  accuracy on the validation examples
     masks       what the pruner keeps at this moment; None where nothing is pruned yet
     """
 
@@ -46,14 +46,14 @@ def train(
     seed: int,
     recipe: Recipe | None = None,
     n_looks: int = 10,
-    n_validation: int | None = None,
+    validation: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[Look]:
     """Train `module` in place, where it is, by cross-entropy; yields a Look before the first step and `n_looks` more.
 
     seed    orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
     recipe  prunes inside the loop, its schedule spread over the whole training
     n_looks       evenly spaced, the last after the last step
-    n_validation  look at the first so many validation examples only; None means all
+    validation    examples (x, y) to look at; None means the validation split
 
     Raises RecipeError when the loss is no longer finite.
     """
@@ -66,11 +66,13 @@ def train(
     if pruner is not None:
         pruner.start()
 
+    looked_at = validation or (data.x_val, data.y_val)
+
     def look(step: int, loss: float | None) -> Look:
-        validation = accuracy(module, data.x_val[:n_validation], data.y_val[:n_validation])
+        found = accuracy(module, *looked_at)
         masks = None if pruner is None else pruner.masks
         epoch = step / training.steps_per_epoch(n_examples)
-        return Look(step, n_steps, epoch, loss, validation, masks, optimizer.param_groups[0]["lr"])
+        return Look(step, n_steps, epoch, loss, found, masks, optimizer.param_groups[0]["lr"])
 
     yield look(0, None)
     looks = {round(n_steps * (i + 1) / n_looks) for i in range(n_looks)} if n_looks else set()

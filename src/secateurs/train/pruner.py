@@ -4,6 +4,7 @@ optimizer.step()
 pruner.step()          # pruned weights are exactly zero from here to the next optimizer.step()
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, get_args
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateurs.budgets import Budget, PerLayer, Threshold
-from secateurs.checks import nearest
+from secateurs.checks import nearest, shown
 from secateurs.errors import InputError, RecipeError
 from secateurs.layers import named_parameters
 from secateurs.masks import LayerReport, Masks
 from secateurs.recipe import Recipe
-from secateurs.words import a_count
+from secateurs.words import a_count, a_number
 
 Revive = Literal["never", "dense", "forget"]
 
@@ -49,7 +50,7 @@ class Pruner:
         trial = Masks.make(module, recipe, is_trial=True)
         by_name = named_parameters(module)
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if not any(id(by_name[name]) in trained for name in trial):
+        if not any(id(by_name[each]) in trained for name in trial for each in trial.names_of(name)):
             raise RecipeError(
                 "The optimizer holds none of the weights this recipe prunes. Give it the module's parameters."
             )
@@ -62,6 +63,7 @@ class Pruner:
         self.n_steps = 0
         self._n_pending = 0
         self._n_chosen = -1
+        self._names = tuple(trial)
         self._budget: Budget | None = None
         self._sigmas: dict[str, float] = {}
         self._dense: dict[str, Tensor] = {}
@@ -117,29 +119,43 @@ class Pruner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken; InputError if it belongs to another recipe, length or mode."""
-        mine = {"recipe": self.recipe.to_yaml(), "total_steps": self.total_steps, "revive": self.revive}
-        for key, value in mine.items():
-            if state[key] != value:
-                raise InputError(f"The saved pruner's {key} is {state[key]!r}, this one's is {value!r}.")
-        by_name = named_parameters(self.module)
-        keep: Mapping[str, Tensor] | None = state["keep"]
-        for name, value in (keep or {}).items():
-            if name not in by_name or by_name[name].shape != value.shape:
-                raise InputError(f"The saved pruner holds '{name}' {tuple(value.shape)}, which this network does not.")
-        self.n_steps, self._n_pending, self._n_chosen = (
-            state["n_steps"],
-            state["n_pending"],
-            state["n_chosen"],
-        )
-        self._sigmas = dict(state["sigmas"])
-        self._dense = {name: value.to(by_name[name].device).clone() for name, value in state["dense"].items()}
-        report = tuple(LayerReport.read(line) for line in state["report"])
-        self.masks = None
-        if keep is not None:
-            here = {name: value.to(by_name[name].device).clone() for name, value in keep.items()}
-            self.masks = Masks(here, report, self.recipe)
+        """Go on where `state_dict` was taken; InputError, and no change, if it is another pruner's or malformed."""
+        mine = self.state_dict()
+        if not isinstance(state, Mapping) or set(state) != set(mine):
+            raise InputError(f"A saved pruner holds {', '.join(mine)}; this is something else.")
+        for key in ("recipe", "total_steps", "revive"):
+            if state[key] != mine[key]:
+                raise InputError(f"The saved pruner's {key} is {shown(state[key])}, this one's is {mine[key]!r}.")
+        try:
+            counts = [
+                a_count(key, state[key], low) for key, low in (("n_steps", 0), ("n_pending", 0), ("n_chosen", -1))
+            ]
+            sigmas = {str(name): a_number("sigma", value, 0.0, math.inf) for name, value in state["sigmas"].items()}
+            report = tuple(LayerReport.read(line) for line in state["report"])
+            keep = None if state["keep"] is None else self._tensors("keep", state["keep"])
+            dense = self._tensors("dense", state["dense"]) if state["dense"] else {}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"The saved pruner is malformed: {type(error).__name__}: {error}") from error
+        self.n_steps, self._n_pending, self._n_chosen = counts
+        self._sigmas, self._dense = sigmas, dense
+        self.masks = None if keep is None else Masks(keep, report, self.recipe)
         self._budget = None if self.masks is None else self._budget_at(self._n_chosen)
+
+    def _tensors(self, key: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of a saved pruner's tensors beside the weights they belong to; InputError where they fit none."""
+        by_name = named_parameters(self.module)
+        if set(saved) != set(self._names):
+            raise InputError(
+                f"The saved pruner's {key} is of {', '.join(saved)}; here {', '.join(self._names)} are pruned."
+            )
+        for name, value in saved.items():
+            dtype = torch.bool if key == "keep" else by_name[name].dtype
+            if value.shape != by_name[name].shape or value.dtype != dtype:
+                raise InputError(
+                    f"The saved pruner's {key} of '{name}' is {tuple(value.shape)} of {value.dtype}; expected "
+                    f"{tuple(by_name[name].shape)} of {dtype}."
+                )
+        return {name: value.to(by_name[name].device).clone() for name, value in saved.items()}
 
     def _count(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)  # fused optimizers skip inside their own step
@@ -196,9 +212,11 @@ class Pruner:
                 parameter.copy_(self._dense[name])
             parameter.masked_fill_(~keep, 0.0)
             if self.revive == "never":
-                for memory in self.optimizer.state.get(parameter, {}).values():
-                    if isinstance(memory, Tensor) and memory.shape == parameter.shape:
-                        memory.masked_fill_(~keep, 0.0)
+                # Parameters that are tied by their memory alone each have a state of their own.
+                for twin in {by_name[each] for each in self.masks.names_of(name) if each in by_name}:
+                    for memory in self.optimizer.state.get(twin, {}).values():
+                        if isinstance(memory, Tensor) and memory.shape == parameter.shape:
+                            memory.masked_fill_(~keep, 0.0)
 
     def _keep(self, name: str) -> Tensor:
         assert self.masks is not None

@@ -51,8 +51,8 @@ class Training(Settings):
             raise RecipeError(f"batch_size must be at least 1; got {self.batch_size}.")
 
     def n_steps(self, n_examples: int) -> int:
-        """Optimizer steps for a training set of this size."""
-        return round(self.epochs * self.steps_per_epoch(n_examples))
+        """Optimizer steps for a training set of this size; at least one where there is any training."""
+        return max(round(self.epochs * self.steps_per_epoch(n_examples)), int(self.epochs > 0))
 
     def steps_per_epoch(self, n_examples: int) -> int:
         """Batches in one pass; the last may be smaller."""

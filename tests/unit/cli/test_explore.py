@@ -250,8 +250,8 @@ def test_one_seed_is_enough_for_a_page_and_decides_nothing_that_varies_by_seed(t
 
 def test_a_directory_that_another_run_is_writing_is_exit_5(secateurs: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(tiny_run.EXPLORATION)
-    with locked(tmp_path / "run"):
+    with locked(tmp_path / "run", Exploration.from_yaml(tiny_run.EXPLORATION).to_yaml()):
         said = secateurs("explore", "--experiment", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"))
     assert said.code == 5
     assert "Another run is writing" in said.err
-    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "exploration.yaml"]

@@ -69,6 +69,45 @@ def test_unusable_image_folders(tmp_path: Path) -> None:
         load_data(DataSpec(source=str(tmp_path)))
 
 
+def write_modes(folder: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    """One .tif per class of each array, whose type decides Pillow's mode."""
+    image = pytest.importorskip("PIL.Image")
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for file, pixels in arrays.items():
+            image.fromarray(pixels).save(folder / name / file)
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.int32)])
+def test_16_bit_images_keep_every_level(tmp_path: Path, suffix: str, dtype: Any) -> None:
+    """A conversion to 8 bits clipped everything above 255: nearly all pixels became white."""
+    ramps = {f"{i}.{suffix}": (np.arange(20).reshape(4, 5) * 3000 + i).astype(dtype) for i in range(5)}
+    for split in ("train", "test"):
+        write_modes(tmp_path / split, ramps)
+    data = load_data(DataSpec(source=str(tmp_path), mean=(0.4,), std=(0.3,)))
+    assert data.shape.size == (1, 4, 5)
+    assert data.scaling is not None
+    assert data.scaling.divisor == 65_535
+    pixels = (data.x_test[:5, 0].double() * 0.3 + 0.4) * 65_535
+    wanted = np.stack([array.astype(np.float64) for array in ramps.values()])
+    assert np.abs(pixels.numpy() - wanted).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"0.tif": np.ones((4, 5), np.float32)}, r"floating-point pixels \(mode F\) .* in one \.npz file"),
+        ({"0.png": np.ones((4, 5), np.uint16), "1.png": np.ones((4, 5), np.uint8)}, "some images have 16 bits .* 8"),
+        ({"0.tif": np.full((4, 5), 70_000, np.int32)}, r"0\.tif' has pixels from 70,000 to 70,000"),
+        ({"0.tif": np.full((4, 5), -1, np.int32)}, r"0\.tif' has pixels from -1 to -1"),
+    ],
+)
+def test_images_without_a_common_scale(tmp_path: Path, arrays: Any, message: str) -> None:
+    write_modes(tmp_path / "train", arrays)
+    with pytest.raises(InputError, match=message):
+        load_data(DataSpec(source=str(tmp_path)))
+
+
 def test_a_class_that_training_lacks(tmp_path: Path) -> None:
     write_images(tmp_path / "train", 4)
     write_images(tmp_path / "test", 4)
@@ -256,6 +295,13 @@ def test_an_image_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data(DataSpec(source="hub:org/name"))
     assert data.shape.size == (1, 4, 5)
     assert len(data.x_val) == 20
+    deep = [image.fromarray(np.asarray(picture).astype(np.uint16) * 200) for picture in pictures]
+    table = FakeTable({"image": deep, "label": [0, 1] * 10})
+    fake_hub(monkeypatch, {"train": table, "validation": table, "test": table})
+    same = load_data(DataSpec(source="hub:org/name"))
+    assert same.scaling is not None
+    assert same.scaling.divisor == 65_535
+    assert torch.allclose(same.x_test, data.x_test, atol=1e-5)
     odd = FakeTable({"image": [*pictures, pictures[0].resize((3, 3))], "label": [0, 1] * 10 + [0]})
     fake_hub(monkeypatch, {"train": odd})
     with pytest.raises(InputError, match="images of 2 sizes"):

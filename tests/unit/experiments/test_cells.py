@@ -14,7 +14,9 @@ from safetensors.numpy import load_file
 from secateurs.data import DataSpec
 from secateurs.errors import InputError, RecipeError
 from secateurs.experiments import cells
+from secateurs.experiments import perform as work
 from secateurs.experiments.cells import Cell, latest, n_steps, run
+from secateurs.experiments.perform import perform
 from secateurs.masks import Masks
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe
@@ -29,13 +31,13 @@ UNTRAINED = Training(epochs=0.0)
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """The cells really run, in order (in this process, so with n_jobs=1)."""
     found: list[Cell] = []
-    real = cells.run_cell
+    real = work._perform
 
-    def watched(cell: Cell, directory: Path) -> None:
+    def watched(cell: Cell, directory: Path, here: Path) -> None:
         found.append(cell)
-        real(cell, directory)
+        real(cell, directory, here)
 
-    monkeypatch.setattr(cells, "run_cell", watched)
+    monkeypatch.setattr(work, "_perform", watched)
     return found
 
 
@@ -65,6 +67,8 @@ def test_every_field_changes_the_name_and_equal_cells_are_one_key(cell: Make) ->
         "recipe": PRUNED,
         "seed": 1,
         "start": cell(),
+        "skip": ("head.weight",),
+        "only": ("*",),
         "n_looks": 5,
         "is_story": True,
     }
@@ -77,9 +81,10 @@ def test_every_field_changes_the_name_and_equal_cells_are_one_key(cell: Make) ->
 
 def test_a_cell_writes_what_it_found_and_what_it_made(cell: Make, tmp_path: Path) -> None:
     one = cell(recipe=PRUNED, is_story=True, n_looks=3)
-    result = run([one], tmp_path, n_jobs=1)[one]
+    result = run([one], tmp_path, perform, n_jobs=1)[one]
     here = one.directory(tmp_path)
-    names = ("model.safetensors", "config.json", "masks.safetensors", "metrics.jsonl", "film.json", "sweep.json")
+    weights_and_masks = ("model.safetensors", "config.json", "masks.safetensors")
+    names = (".lock", *weights_and_masks, "metrics.jsonl", "film.json", "sweep.json")
     assert {p.name for p in here.iterdir()} == {*names, "result.json"}
     weights = load_file(here / "model.safetensors")
     n = sum(weights[name].size for name in result["layers"])
@@ -98,7 +103,7 @@ def test_a_cell_writes_what_it_found_and_what_it_made(cell: Make, tmp_path: Path
 
 def test_a_sweep_is_what_numpy_counts_and_leaves_the_network_alone(cell: Make, tmp_path: Path) -> None:
     one = cell(training=UNTRAINED, is_story=True)
-    result = run([one], tmp_path, n_jobs=1)[one]
+    result = run([one], tmp_path, perform, n_jobs=1)[one]
     weights = load_file(one.directory(tmp_path) / "model.safetensors")
     assert result["n_zero"] == 0
     sweep = json.loads((one.directory(tmp_path) / "sweep.json").read_text())
@@ -118,11 +123,11 @@ def test_cells_run_after_the_one_they_start_from_and_only_once(cell: Make, tmp_p
     once = cell(training=UNTRAINED, recipe=Recipe(budget="sparsity(0.5)"), start=start)
     tuned = cell(training=Training(epochs=0.5, batch_size=16), recipe=PRUNED, start=once)
     heard: list[Cell] = []
-    results = run([tuned, once, tuned], tmp_path, n_jobs=1, listen=heard.append)
+    results = run([tuned, once, tuned], tmp_path, perform, n_jobs=1, listen=heard.append)
     assert ran == heard == [start, once, tuned]
     assert set(results) == {start, once, tuned}
     before = files(tmp_path)
-    assert run([tuned, once], tmp_path, n_jobs=1, listen=heard.append) == results
+    assert run([tuned, once], tmp_path, perform, n_jobs=1, listen=heard.append) == results
     assert ran == [start, once, tuned], "nothing is run again"
     assert set(heard[3:]) == {start, once, tuned}, "and whoever listens hears of all"
     assert files(tmp_path) == before
@@ -132,21 +137,21 @@ def test_cells_run_after_the_one_they_start_from_and_only_once(cell: Make, tmp_p
 
 def test_a_cell_without_a_result_is_run_again_to_the_same_bytes(cell: Make, tmp_path: Path, ran: list[Cell]) -> None:
     start, after = cell(), cell(recipe=PRUNED, start=cell())
-    run([after], tmp_path, n_jobs=1)
+    run([after], tmp_path, perform, n_jobs=1)
     before = files(tmp_path)
     here = start.directory(tmp_path)
     (here / "result.json").unlink()
     (here / "model.safetensors").write_bytes(b"half")
     (here / "metrics.jsonl").write_text('{"step"')
-    run([after], tmp_path, n_jobs=1)
+    run([after], tmp_path, perform, n_jobs=1)
     assert ran == [start, after, start]
     assert files(tmp_path) == before
 
 
 def test_processes_make_the_same_bytes_as_one(cell: Make, tmp_path: Path) -> None:
     wanted = [cell(recipe=PRUNED, start=cell(seed=seed), seed=seed) for seed in (0, 1)]
-    alone = run(wanted, tmp_path / "one", n_jobs=1)
-    together = run(wanted, tmp_path / "two", n_jobs=2)
+    alone = run(wanted, tmp_path / "one", perform, n_jobs=1)
+    together = run(wanted, tmp_path / "two", perform, n_jobs=2)
     assert alone == together
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
@@ -155,11 +160,12 @@ def test_a_result_from_another_machine_or_version_is_not_taken(
     cell: Make, tmp_path: Path, ran: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = cell(training=UNTRAINED)
-    run([one], tmp_path, n_jobs=1)
+    run([one], tmp_path, perform, n_jobs=1)
     elsewhere = {**cells.environment(), "torch": "9.9.9"}
     monkeypatch.setattr(cells, "environment", lambda: elsewhere)
+    monkeypatch.setattr(work, "environment", lambda: elsewhere)
     assert one.result(tmp_path) is None
-    assert run([one], tmp_path, n_jobs=1)[one]["environment"]["torch"] == "9.9.9"
+    assert run([one], tmp_path, perform, n_jobs=1)[one]["environment"]["torch"] == "9.9.9"
     assert ran == [one, one]
 
 
@@ -175,17 +181,17 @@ def test_a_result_from_another_machine_or_version_is_not_taken(
 )
 def test_a_damaged_result_is_one_input_error_that_names_it(cell: Make, tmp_path: Path, content: bytes) -> None:
     one = cell(training=UNTRAINED)
-    run([one], tmp_path, n_jobs=1)
+    run([one], tmp_path, perform, n_jobs=1)
     (one.directory(tmp_path) / "result.json").write_bytes(content)
-    with pytest.raises(InputError, match=rf"{one.hash} holds a damaged result: .* Delete it\.") as told:
-        run([one], tmp_path, n_jobs=1)
+    with pytest.raises(InputError, match=rf"{one.hash}/result\.json is damaged .* Delete it") as told:
+        run([one], tmp_path, perform, n_jobs=1)
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_damaged_weights_of_a_complete_cell_are_one_input_error(cell: Make, tmp_path: Path, damage: str) -> None:
     one = cell(training=UNTRAINED)
-    run([one], tmp_path, n_jobs=1)
+    run([one], tmp_path, perform, n_jobs=1)
     path = one.directory(tmp_path) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-7]) if damage == "cut" else path.unlink()
     with pytest.raises(InputError, match=one.hash):
@@ -195,14 +201,14 @@ def test_damaged_weights_of_a_complete_cell_are_one_input_error(cell: Make, tmp_
 def test_data_that_changed_under_the_same_name_are_not_used(cell: Make, tmp_path: Path) -> None:
     one = cell(data_hash="0" * 64)
     with pytest.raises(InputError, match="The data of 'digits' changed under way"):
-        run([one], tmp_path, n_jobs=1)
+        run([one], tmp_path, perform, n_jobs=1)
     assert one.result(tmp_path) is None
 
 
 def test_a_diverged_cell_is_told_and_leaves_no_result(cell: Make, tmp_path: Path) -> None:
     wild = cell(training=Training(optimizer="sgd", learning_rate=1e30, warmup=0.0, epochs=2.0, batch_size=16))
     with pytest.raises(RecipeError, match="diverged"):
-        run([wild], tmp_path, n_jobs=1)
+        run([wild], tmp_path, perform, n_jobs=1)
     assert wild.result(tmp_path) is None
 
 

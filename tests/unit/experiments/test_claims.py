@@ -1,6 +1,7 @@
 """Each claim of the story against facts made up so that it holds, fails, or cannot be decided."""
 
 import dataclasses
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,8 @@ def ladder(*values: float) -> dict[float, list[float]]:
 
 def stage(sparsity: float = 0.7, test: float = 0.95, **more: Any) -> dict[str, Any]:
     layers = {name: {"n": 100, "n_zero": round(100 * sparsity), "sigma": 0.1} for name in ("head.weight", "up.weight")}
-    return {"sparsity": sparsity, "accuracy": {"test": {"value": test, "n": 360}}, "layers": layers, **more}
+    found = {"value": test, "n": 10_000, "low": test - 0.004, "high": test + 0.004}
+    return {"sparsity": sparsity, "accuracy": {"test": found}, "layers": layers, **more}
 
 
 def zeros_alone(zeroed: int = 1000, low: float = 0.99, high: float = 1.01) -> dict[str, Any]:
@@ -37,7 +39,9 @@ def zeros_alone(zeroed: int = 1000, low: float = 0.99, high: float = 1.01) -> di
 BASE = Facts(
     initialiser="normal, 0.02",
     tracked={"cls-head": "head.weight", "ffnn": "up.weight"},
+    prunable=("head.weight", "up.weight"),
     kurtosis={"cls-head": flat(0.0, 0.1), "ffnn": flat(0.1, 0.1)},
+    centre={"cls-head": flat(0.01), "ffnn": flat(-0.01)},
     sigma={part: {"initial": flat(0.02), "trained": flat(0.1)} for part in ("cls-head", "ffnn")},
     mean_size={"cls-head": flat(0.2), "ffnn": flat(0.1)},
     near_zero=flat(0.3),
@@ -49,6 +53,7 @@ BASE = Facts(
         "in-loop": ladder(0.96, 0.96, 0.955),
     },
     dense=flat(0.95),
+    n_test=10_000,
     stages={
         "trained": stage(0.0),
         "in-loop": stage(0.7),
@@ -69,10 +74,17 @@ def strategies(**changed: dict[float, list[float]]) -> Facts:
 
 CASES = [
     (claims.bell, FAILS, replace(BASE, kurtosis={"cls-head": flat(0.0), "ffnn": flat(-1.2)})),
-    (claims.bell, OPEN, replace(BASE, kurtosis={"cls-head": flat(0.0), "ffnn": flat(0.7)})),
+    (claims.bell, FAILS, replace(BASE, kurtosis={"cls-head": flat(0.0), "ffnn": flat(0.7)})),
+    (claims.bell, OPEN, replace(BASE, kurtosis={"cls-head": flat(0.0), "ffnn": flat(0.5, 0.1)})),
+    (claims.bell, FAILS, replace(BASE, centre={"cls-head": flat(0.0), "ffnn": flat(0.4)})),
+    (claims.bell, OPEN, replace(BASE, kurtosis={"cls-head": flat(0.0), "ffnn": [math.nan] * 3})),
     (claims.spreads, FAILS, replace(BASE, sigma={**BASE.sigma, "ffnn": {"initial": flat(0.2), "trained": flat(0.1)}})),
     (claims.spreads, OPEN, replace(BASE, sigma={"ffnn": {"initial": flat(0.1), "trained": flat(0.1)}})),
     (claims.spike, FAILS, stages(in_loop=stage(0.09))),
+    (claims.spike, OPEN, replace(BASE, prunable=("other.weight",))),
+    (claims.needs_fine_tuning, OPEN, strategies(**{name: {0.5: flat(0.9)} for name in ("one_shot", "fine_tuned")})),
+    (claims.half_to_nine_tenths, OPEN, strategies(one_shot={0.5: flat(0.9)}, in_loop={0.5: flat(0.9)})),
+    (claims.absolute_tau, OPEN, stages(absolute=stage(0.8, 0.942, tau_value=0.4))),
     (claims.survivors_grow, FAILS, replace(BASE, survivors=flat(0.9))),
     (claims.survivors_grow, OPEN, replace(BASE, survivors=flat(1.05, 0.05))),
     (

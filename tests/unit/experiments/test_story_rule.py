@@ -11,6 +11,7 @@ from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Experiment, Exploration
 from secateurs.experiments.explore import Explorer, story_rule
 from secateurs.experiments.gather import Run
+from secateurs.experiments.perform import perform
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.train.training import Training
@@ -27,7 +28,7 @@ def trained(cell: Callable[..., Cell], tmp_path: Path) -> Callable[[str], Run]:
         )
         exploration = Exploration(experiment=experiment, fine_tune=Training(epochs=0.5), sparsities=(0.5,))
         run = Explorer(exploration, tmp_path, n_jobs=1, command="").check()
-        cells.run([run.plan.trained(0)], tmp_path, n_jobs=1)
+        cells.run([run.plan.trained(0)], tmp_path, perform, n_jobs=1)
         return run
 
     return make

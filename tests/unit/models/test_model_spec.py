@@ -49,3 +49,9 @@ def test_errors_help_inside_another_value() -> None:
         Holder(model="lenet5")
     with pytest.raises(RecipeError, match="args"):
         ModelSpec(name="cls-transformer", args={"dim": True})
+
+
+def test_equal_specs_have_equal_hashes_whatever_the_order_of_their_arguments() -> None:
+    one, other = (ModelSpec.parse(f"cls-transformer({a})") for a in ("dim=64, depth=2", "depth=2, dim=64.0"))
+    assert one == other
+    assert hash(one) == hash(other)

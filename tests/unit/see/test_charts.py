@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_run import STAGES, TRACKED, make_results
 
-from secateurs.see import charts, pictures, stats
+from secateurs.see import charts, pictures, stats, style
 
 
 def named(spec, name):
@@ -112,9 +112,54 @@ def test_no_expression_holds_text_of_the_results(run, tmp_path):
     assert "</script>" not in svg
 
 
+def test_a_layer_that_the_recipe_skips_says_so_and_no_picture_is_needed():
+    results, weights = make_results()
+    name = TRACKED["cls-head"]
+    next(layer for layer in results["layers"] if layer["name"] == name)["prunable"] = False
+    results["stages"][-1]["picture"] = None
+    results["positions"] = {}
+    spec = charts.story_chart(results, "absolute", "cls-head", weights["absolute"][name]).to_dict()
+    assert "The recipe does not prune this layer" in json.dumps(spec)
+    assert "not pruned by the recipe" in json.dumps(charts.overview_chart(results).to_dict())
+
+
+def test_components_and_strategies_are_called_the_same_everywhere(run):
+    results, weights = run
+    drawn = charts.story_chart(results, "trained", "ffnn", weights["trained"][TRACKED["ffnn"]])
+    told = json.dumps([drawn.to_dict(), charts.overview_chart(results).to_dict()])
+    assert "FFN  " in json.loads(json.dumps(drawn.to_dict()["title"]["subtitle"][0]))
+    assert "FFNN" not in told
+    assert {row["strategy"] for row in charts.tradeoff_rows(results)} == set(style.STRATEGIES.values())
+
+
 @pytest.mark.parametrize(
-    ("share", "told"),
-    [(0, "0.0 %"), (1, "100.0 %"), (0.9999, "> 99.9 %"), (0.0001, "< 0.1 %"), (0.7126, "71.3 %")],
+    ("share", "digits", "told"),
+    [
+        (0, 1, "0.0 %"),
+        (1, 1, "100.0 %"),
+        (0.9999, 1, "> 99.9 %"),
+        (0.9995, 1, "> 99.9 %"),  # 99.95 as a double lies above, and rounded up to 100.0
+        (0.9994, 1, "99.9 %"),
+        (0.0001, 1, "< 0.1 %"),
+        (0.0005, 1, "0.1 %"),
+        (0.7126, 1, "71.3 %"),
+        (0, 0, "0 %"),
+        (1, 0, "100 %"),
+        (0.995, 0, "> 99 %"),
+        (0.996, 0, "> 99 %"),
+        (0.994, 0, "99 %"),
+        (0.004, 0, "< 1 %"),
+        (0.125, 0, "13 %"),
+        (1.0004, 1, "100.0 %"),
+    ],
 )
-def test_percent_never_rounds_to_all_or_nothing(share, told):
-    assert charts.percent(share) == told
+def test_percent_never_rounds_to_all_or_nothing(share, digits, told):
+    assert style.percent(share, digits) == told
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2])
+@pytest.mark.parametrize("n", [7, 360, 2048, 65_536])
+def test_no_part_is_told_as_all_or_nothing(n, digits):
+    for k in (1, 2, n // 2, n - 2, n - 1):
+        told = style.percent(k / n, digits)
+        assert told not in (style.percent(0, digits), style.percent(1, digits)), (k, n)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from secateurs.errors import OutputError
 from secateurs.see import charts, pictures
 
 
@@ -50,5 +51,5 @@ def test_files_appear_whole_under_names_with_dots(run, tmp_path):
 
 
 def test_a_missing_folder_is_an_error(run, tmp_path):
-    with pytest.raises(OSError, match="missing"):
+    with pytest.raises(OutputError, match=r"Cannot write .*missing"):
         pictures.save_picture(charts.tradeoff_chart(run[0]), tmp_path / "missing" / "picture")

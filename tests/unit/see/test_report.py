@@ -66,6 +66,25 @@ def test_long_films_are_thinned_and_the_page_says_so(run, monkeypatch):
     data = json.loads(re.search(r'id="results">(.*?)</script>', page, re.DOTALL)[1])
     assert [f["step"] for f in data["films"]["trained"]] == [0, 80, 160, 240, 320, 400, 440]
     assert len(results["films"]["trained"]) == 12
-    monkeypatch.setattr(report, "LARGEST_PAGE", 10_000)
+
+
+def test_a_page_too_large_drops_films_then_positions_and_only_then_gives_up(monkeypatch):
+    results, _ = make_results()
+    bare = {**results, "films": {}}
+    sizes = [len(report.report_page(r).encode()) for r in (bare, {**bare, "positions": {}})]
+    for size, said, left in (
+        (sizes[0], "The films of training are left out, so that", True),
+        (sizes[1], "The films of training and the pictures of weights by position are left out", False),
+    ):
+        monkeypatch.setattr(report, "LARGEST_PAGE", size + 150)
+        page = report.report_page(results)
+        data = json.loads(re.search(r'id="results">(.*?)</script>', page, re.DOTALL)[1])
+        assert said in page
+        assert data["films"] == {}
+        assert bool(data["positions"]) == left
+        assert data["stages"] == report._with_intervals(results)["stages"]
+    page = report.report_page(bare)
+    assert "The pictures of weights by position are left out" in page
+    monkeypatch.setattr(report, "LARGEST_PAGE", sizes[1] - 1)
     with pytest.raises(OutputError, match="fewer layers"):
         report.report_page(results)

@@ -5,22 +5,24 @@
   const results = JSON.parse(document.getElementById("results").textContent);
   const specs = JSON.parse(document.getElementById("charts").textContent);
   const STORY = ["initialised", "trained", "in-loop", "one-shot"];
-  const COMPONENTS = { "cls-head": "CLS head", ffnn: "FFNN" };
-  const STRATEGIES = { "one-shot": "one-shot", "fine-tuned": "one-shot + fine-tune", "in-loop": "in the training loop" };
+  const { components: COMPONENTS, strategies: STRATEGIES } = specs; // the words of the charts
   const $ = (id) => document.getElementById(id);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   // ---------------------------------------------------------------- words and elements
   const count = (n) => n.toLocaleString("en-US");
   const number = (x) => (x === 0 ? "0" : String(Number(x.toPrecision(3)))).replace("-", "−");
+  /** A share in print, never rounded to 0 or 100 when it is not; the twin of style.percent. */
   function percent(share, digits = 1) {
-    const smallest = 10 ** -(digits + 2);
-    if (share > 0 && share < smallest / 2) return `< ${(100 * smallest).toFixed(digits)} %`;
-    if (share < 1 && share > 1 - smallest / 2) return `> ${(100 * (1 - smallest)).toFixed(digits)} %`;
-    return `${(100 * share).toFixed(digits)} %`;
+    const rounded = (100 * share).toFixed(digits), step = 10 ** -digits;
+    if (share > 0 && Number(rounded) === 0) return `< ${step.toFixed(digits)} %`;
+    if (share < 1 && Number(rounded) === 100) return `> ${(100 - step).toFixed(digits)} %`;
+    return `${rounded} %`;
   }
+  const ratio = (part, whole) => (whole ? part / whole : 0);
   const sigmaWord = (text) => (text || "").replace("sigma", "σ");
-  const interval = (a) => `n = ${count(a.n)}, ${(100 * a.low).toFixed(1)} to ${(100 * a.high).toFixed(1)} %`;
+  const range = (a) => `${percent(a.low)} to ${percent(a.high)}`;
+  const interval = (a) => `n = ${count(a.n)}, ${range(a)}`;
 
   function make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
@@ -34,8 +36,15 @@
     select.replaceChildren(...pairs.map(([value, text]) => make("option", { value }, text)));
   }
 
+  /** A section that has nothing to show goes, and so does the way to it. */
+  function drop(id) {
+    $(id).remove();
+    document.querySelector(`nav a[href="#${id}"]`)?.remove();
+  }
+
   // ---------------------------------------------------------------- exact counts from the grids
   const layers = results.layers;
+  const isPrunable = (layer) => layer.prunable !== false; // results that do not say it prune every layer they list
   // Maps, not objects: a layer may be called __proto__.
   const stages = new Map(results.stages.map((s) => [s.id, { ...s, layers: new Map(Object.entries(s.layers)) }]));
   const gridOf = (stageId, name, unit) => stages.get(stageId).layers.get(name)[unit + "_grid"];
@@ -186,22 +195,22 @@
     const mix = make("div", { class: "mix" }), legend = make("ul", { class: "legend" });
     const host = make("div", { class: "chart tall" }), beyond = make("p", { class: "note" });
     const sweepTitle = make("h4"), sweepHost = make("div", { class: "chart low" });
-    const layerOut = make("dd", { "data-testid": "removed-layer" + suffix });
+    const layerTerm = make("dt"), layerOut = make("dd", { "data-testid": "removed-layer" + suffix });
     const totalOut = make("dd", { "data-testid": "removed-total" + suffix });
     const accuracyOut = make("dd", { "data-testid": "accuracy" + suffix });
     const readout = make("dl", { class: "readout" },
-      make("div", {}, make("dt", {}, "Removed in this layer"), layerOut),
+      make("div", {}, layerTerm, layerOut),
       make("div", {}, make("dt", {}, "Removed of all prunable weights"), totalOut),
       make("div", {}, make("dt", {}, "Validation accuracy at this τ"), accuracyOut));
     box.append(title, caption, mix, legend, host, beyond, readout, sweepTitle, sweepHost);
     $("panels").append(box);
-    return { box, title, caption, mix, legend, host, beyond, sweepTitle, sweepHost, layerOut, totalOut, accuracyOut,
+    return { box, title, caption, mix, legend, host, beyond, sweepTitle, sweepHost, layerTerm, layerOut, totalOut, accuracyOut,
       chart: chartIn(host, histogramName()), sweep: chartIn(sweepHost, "accuracy") };
   }
 
   function totalRemoved(stageId) {
     let gone = 0, all = 0;
-    for (const { name } of layers) {
+    for (const { name } of layers.filter(isPrunable)) {
       const grid = gridOf(stageId, name, state.unit);
       gone += removed(grid, state.edge);
       all += sizeOf(grid);
@@ -212,7 +221,7 @@
   function share(element, gone, all) {
     element.dataset.count = gone;
     element.dataset.n = all;
-    element.replaceChildren(percent(gone / all), make("small", {}, `${count(gone)} of ${count(all)}`));
+    element.replaceChildren(percent(ratio(gone, all)), make("small", {}, `${count(gone)} of ${count(all)}`));
   }
 
   function sayAccuracy(element, stage) {
@@ -264,6 +273,7 @@
 
     // Both panels are drawn on the same axes, so that they can be compared.
     const limit = Math.max(axisOf(name), ...shown.map((id) => 1.04 * gridOf(id, name, unit).step * state.edge));
+    const pruned = isPrunable(layers[state.layer]), taken = pruned ? "removed by τ" : "τ would take";
     const n = layers[state.layer].n, floor = state.log ? 0.7 : 0;
     const drawn = shown.map((id) => barsOf(gridOf(id, name, unit), barWidth(n, axisOf(name)), limit, state.edge, floor));
     const yMax = Math.max(1, ...drawn.map((d) => d.top)) * (state.log ? 2 : 1.08);
@@ -272,41 +282,43 @@
       const panel = panels[index], stage = stages.get(id), layer = stage.layers.get(name), grid = gridOf(id, name, unit);
       const gone = removed(grid, state.edge), cut = grid.step * state.edge, byTau = gone - grid.n_zero;
       panel.title.textContent = stage.title;
-      panel.caption.textContent = `${stage.caption} σ = ${number(layer.sigma)}, ${count(layer.n_rows)} × ${count(layer.n_columns)}, ${count(layer.dead_rows)} dead rows.`;
+      panel.caption.textContent = `${stage.caption} σ = ${number(layer.sigma)}, ${count(layer.n_rows)} × ${count(layer.n_columns)}, ${count(layer.dead_rows)} dead rows.${pruned ? "" : " This layer is not pruned by the recipe."}`;
       mixInto(panel.mix, [["zero", grid.n_zero / layer.n], ["removed", byTau / layer.n], ["kept", (layer.n - gone) / layer.n]]);
-      panel.legend.replaceChildren(...[["zero", "already exactly zero", grid.n_zero], ["removed", "removed by τ", byTau], ["kept", "kept", layer.n - gone]]
+      panel.legend.replaceChildren(...[["zero", "already exactly zero", grid.n_zero], ["removed", taken, byTau], ["kept", "kept", layer.n - gone]]
         .map(([kind, text, k]) => make("li", {}, make("span", { class: `dot ${kind}` }), `${text} ${percent(k / layer.n)}`)));
       panel.beyond.textContent = drawn[index].beyond ? `Not drawn: ${count(drawn[index].beyond)} weights beyond ±${number(limit)}, out to ${number(layer.min)} and ${number(layer.max)}.` : "";
+      panel.layerTerm.textContent = pruned ? "Removed in this layer" : "τ would take (not pruned by the recipe)";
       share(panel.layerOut, gone, layer.n);
       const [allGone, all] = totalRemoved(id);
       share(panel.totalOut, allGone, all);
       const accuracy = sayAccuracy(panel.accuracyOut, stage);
-      panel.chart.describe(`Histogram of the weights, ${stage.title}: threshold ${number(cut)} removes ${percent(gone / layer.n)}, ${percent(grid.n_zero / layer.n)} are exactly zero.`);
+      panel.chart.describe(`Histogram of the weights, ${stage.title}: threshold ${number(cut)} ${pruned ? "removes" : "would take"} ${percent(gone / layer.n)}, ${percent(grid.n_zero / layer.n)} are exactly zero.`);
       panel.chart.show({ x_max: limit, y_max: yMax }, {
         bars: drawn[index].rows, ghost: [], zero: grid.n_zero ? [{ x: 0 }] : [],
         band: cut ? [{ x0: -cut, x1: cut }] : [], taus: cut ? [{ x: -cut }, { x: cut }] : [],
       });
       const points = stage.sweep[unit] || [], at = unit === "sigma" ? 0.05 * state.edge : tau;
       panel.sweepTitle.textContent = points.length
-        ? `Validation accuracy against τ (${unit === "sigma" ? "in sigmas" : "absolute"}), every layer cut; only the marks were measured`
+        ? `Validation accuracy against τ (${unit === "sigma" ? "in sigmas" : "absolute"}), every prunable layer cut; only the marks were measured`
         : "Accuracy of this stage was not measured under other thresholds";
       panel.sweepHost.hidden = !points.length;
       panel.sweep.describe(`${points.length} measured accuracies: ${points.map((p) => `${tauWord(p.edge, unit)} ${percent(p.accuracy)}`).join(", ")}.`);
       panel.sweep.show({ x_max: 1.04 * Math.max(at, ...points.map((p) => p.tau), 1e-9) }, { points, taus: [{ x: at }] });
-      spoken.push(`${stage.title}: ${percent(gone / layer.n)} of this layer and ${percent(allGone / all)} of all removed, ${accuracy}.`);
+      spoken.push(`${stage.title}: ${percent(gone / layer.n)} of this layer${pruned ? "" : ", which is not pruned,"} and ${percent(ratio(allGone, all))} of all removed, ${accuracy}.`);
     });
     layerTable(name);
     speak(`Threshold ${tauWord(state.edge, unit)}. ${spoken.join(" ")}`);
   }
 
   function layerTable(selected) {
-    const rows = layers.map(({ name, n }, index) => {
+    const rows = layers.map((listed, index) => {
+      const { name, n } = listed;
       const grid = gridOf(state.stage, name, state.unit), gone = removed(grid, state.edge);
       const mix = make("div", { class: "mix", "aria-hidden": "true" });
       mixInto(mix, [["zero", grid.n_zero / n], ["removed", (gone - grid.n_zero) / n]]);
       const pick = make("button", { type: "button", class: "link" }, name);
       pick.addEventListener("click", () => { state.layer = index; choose(); });
-      const row = make("tr", {}, make("th", { scope: "row" }, pick), make("td", { class: "number" }, count(n)),
+      const row = make("tr", {}, make("th", { scope: "row" }, pick, ...(isPrunable(listed) ? [] : [make("small", {}, "not pruned by the recipe: what τ would take, not in the total")])), make("td", { class: "number" }, count(n)),
         make("td", { class: "number" }, number(grid.step * state.edge)), make("td", { class: "number", "data-count": gone }, `${count(gone)} · ${percent(gone / n)}`), make("td", {}, mix));
       if (name === selected) row.setAttribute("aria-current", "true");
       return row;
@@ -315,10 +327,10 @@
     $("layers").replaceChildren(...rows);
     if (focused >= 0) $("layers").querySelectorAll("button")[focused].focus();
     const [gone, all] = totalRemoved(state.stage), mix = make("div", { class: "mix", "aria-hidden": "true" });
-    mixInto(mix, [["removed", gone / all]]);
+    mixInto(mix, [["removed", ratio(gone, all)]]);
     $("layers-total").replaceChildren(make("tr", {}, make("th", { scope: "row" }, "All prunable weights"), make("td", { class: "number" }, count(all)),
       make("td", { class: "number" }, state.unit === "sigma" ? tauWord(state.edge, "sigma") : number(absoluteStep * state.edge)),
-      make("td", { class: "number" }, `${count(gone)} · ${percent(gone / all)}`), make("td", {}, mix)));
+      make("td", { class: "number" }, `${count(gone)} · ${percent(ratio(gone, all))}`), make("td", {}, mix)));
   }
 
   let speaking = 0;
@@ -328,7 +340,7 @@
   }
 
   function choose() { // a select changed
-    for (const id of ["layer", "film-layer"]) $(id).value = String(state.layer);
+    for (const id of ["layer", "film-layer"]) if ($(id)) $(id).value = String(state.layer);
     update();
     showFrame();
   }
@@ -338,7 +350,7 @@
     options($("stage"), titles);
     options($("compare"), [["", "nothing"], ...titles]);
     for (const id of ["layer", "film-layer"]) {
-      options($(id), layers.map((l, k) => [String(k), `${l.name} (${l.shape.join(" × ")})`]));
+      options($(id), layers.map((l, k) => [String(k), `${l.name} (${l.shape.join(" × ")})${isPrunable(l) ? "" : ", not pruned"}`]));
       $(id).addEventListener("change", (event) => { state.layer = Number(event.target.value); choose(); });
     }
     state.stage = stages.has("trained") ? "trained" : results.stages[0].id;
@@ -387,11 +399,20 @@
     const text = `step ${count(frame.step)}, epoch ${number(frame.epoch)} · ${accuracy} · sparsity ${percent(frame.sparsity)}`;
     $("frame-value").textContent = text;
     $("frame").setAttribute("aria-valuetext", text);
+    const known = film.frames.map((f) => frameGrid(f, name)).filter(Boolean);
+    if (!grid) {
+      const why = known.length ? "This layer is not recorded in this frame." : "This layer is not recorded in this film.";
+      film.chart.describe(why);
+      film.chart.show({ x_max: 1, y_max: 1 }, { bars: [], ghost: [], zero: [], band: [], taus: [] });
+      $("film-mix").replaceChildren();
+      $("film-note").textContent = why;
+      return;
+    }
     const n = sizeOf(grid), floor = state.log ? 0.7 : 0;
-    const limit = 1.04 * (Math.max(...film.frames.map((f) => reach(frameGrid(f, name), 0.995))) || 1);
+    const limit = 1.04 * (Math.max(...known.map((g) => reach(g, 0.995))) || 1);
     const wanted = barWidth(n, limit);
-    const all = film.frames.map((f) => barsOf(frameGrid(f, name), wanted, limit, 0, floor));
-    const now = all[at], start = frameGrid(film.frames[0], name), merge = Math.max(1, Math.round(wanted / start.step));
+    const all = known.map((g) => barsOf(g, wanted, limit, 0, floor));
+    const now = all[known.indexOf(grid)], start = known[0], merge = Math.max(1, Math.round(wanted / start.step));
     const ghost = all[0].rows.filter((r) => r.part === "kept").sort((a, b) => a.x0 - b.x0).map((r) => ({ x: r.x0, y: r.y1 }));
     if (ghost.length) {
       const width = merge * start.step, last = ghost[ghost.length - 1];
@@ -414,7 +435,7 @@
 
   function films() {
     const known = Object.entries(results.films || {}).filter(([, frames]) => frames.length);
-    if (!known.length) { $("films").remove(); return; }
+    if (!known.length) { drop("films"); return; }
     options($("film"), known.map(([id]) => [id, stages.has(id) ? stages.get(id).title : id]));
     film.chart = chartIn($("film-chart"), histogramName());
     const load = () => {
@@ -445,10 +466,11 @@
 
   // ---------------------------------------------------------------- positions, trade-off, claims, bytes and seconds
   function positions() {
+    if (!Object.keys(results.positions || {}).length) { drop("positions"); return; }
     options($("component"), Object.entries(COMPONENTS).map(([id, label]) => [id, `${label}: ${results.model.tracked[id]}`]));
     const show = () => {
       const component = $("component").value, name = results.model.tracked[component];
-      $("maps").replaceChildren(...results.stages.filter((s) => results.positions[s.id]).map((stage) => {
+      $("maps").replaceChildren(...results.stages.filter((s) => results.positions[s.id]?.[component]).map((stage) => {
         const place = results.positions[stage.id][component], layer = stages.get(stage.id).layers.get(name);
         const text = `${percent(layer.n_zero / layer.n)} exactly zero, ${count(layer.dead_rows)} dead rows, ${count(layer.dead_columns)} dead columns`;
         const every = place.every && Math.max(...place.every) > 1 ? `, every ${place.every[0]}. row and ${place.every[1]}. column shown` : "";
@@ -475,14 +497,18 @@
   }
 
   function tradeoff() {
-    if (!results.tradeoff.length) { $("tradeoff").remove(); return; }
+    if (!results.tradeoff.length) { drop("tradeoff"); return; }
+    const signs = { "one-shot": "●", "fine-tuned": "■", "in-loop": "▲" };
+    $("tradeoff-legend").replaceChildren(...Object.entries(STRATEGIES).map(([id, word]) =>
+      make("li", {}, make("span", { class: `sign ${id}`, "aria-hidden": "true" }, signs[id]), word)));
     $("tradeoff-caption").textContent = specs.tradeoff_caption;
     const chart = chartIn($("tradeoff-chart"), "tradeoff");
     chart.describe(`Accuracy against sparsity for three strategies. Dense: ${percent(results.dense.mean)}. The table below has every number.`);
-    const spread = (point) => percent(point.mean) + (point.low === null ? "" : ` (${(100 * point.low).toFixed(1)} to ${(100 * point.high).toFixed(1)})`);
-    const rows = results.tradeoff.map((p) => [STRATEGIES[p.strategy] || p.strategy, percent(p.asked, 0), percent(p.sparsity, 2), spread(p), p.n_seeds]);
+    const spread = (point) => percent(point.mean) + (point.low === null ? "" : ` (${range(point)})`);
+    const achieved = (p) => make("span", {}, percent(p.sparsity, 2), ...(p.n_collapsed > 0 ? [make("small", {}, `${count(p.n_collapsed)} ${p.n_collapsed === 1 ? "layer" : "layers"} emptied`)] : []));
+    const rows = results.tradeoff.map((p) => [STRATEGIES[p.strategy] || p.strategy, percent(p.asked), achieved(p), spread(p), p.n_seeds]);
     tableInto($("tradeoff-table"), ["Strategy", "Sparsity asked", "Achieved", "Test accuracy (interval)", "Seeds"],
-      [["dense", percent(0, 0), percent(0, 2), spread(results.dense), results.dense.n_seeds], ...rows], [1, 2, 3, 4]);
+      [["dense", percent(0), percent(0, 2), spread(results.dense), results.dense.n_seeds], ...rows], [1, 2, 3, 4]);
   }
 
   function claims() {
@@ -544,7 +570,7 @@
       term("Threshold", `${sigmaWord(results.tau.text)}: ${results.tau.why}`), term("Seeds", results.seeds.join(", ")),
       term("Machine", [e.cpu, (e.threads || e.cores) && `${e.threads ? `${e.threads} threads` : `${e.cores} cores`}`, e.platform].filter(Boolean).join(", ")), term("Software", `secateurs ${results.version}, Python ${e.python}, torch ${e.torch}, numpy ${e.numpy}`),
       term("Intervals", "95 %, Wilson, for the points measured while dragging τ"));
-    if (specs.note) $("provenance").append(term("This page", specs.note));
+    if (specs.left_out) { $("left-out").textContent = specs.left_out; $("left-out").hidden = false; }
     $("experiment").textContent = JSON.stringify(results.experiment, null, 2);
   }
 

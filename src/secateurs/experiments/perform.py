@@ -1,0 +1,150 @@
+"""Perform: what one cell does: build or load, train or prune once, look, measure, write; the result last."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateurs.budgets import threshold
+from secateurs.data import Dataset
+from secateurs.data.splits import stratified
+from secateurs.durable import make_directory, sync_directory, write_json
+from secateurs.errors import CollapseWarning
+from secateurs.experiments.cells import Cell, data_of
+from secateurs.experiments.directory import held
+from secateurs.layers import layers, named_parameters
+from secateurs.masks import Masks, sigma_of
+from secateurs.measure.accuracy import accuracy
+from secateurs.measure.environment import environment
+from secateurs.models import Network, build, save_model
+from secateurs.pruning import prune
+from secateurs.recipe import Recipe
+from secateurs.see import stats
+from secateurs.train.loop import Look, train
+
+# Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
+SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
+ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+N_QUICK = 2000  # validation examples for looks and sweeps
+FILM_STEP = 0.1  # of a layer's sigma before the training
+
+
+def perform(cell: Cell, directory: Path) -> Cell:
+    """Run the cell in this process, on one thread, unless it is complete; returns it when its result is durable."""
+    torch.set_num_threads(1)
+    here = cell.directory(directory)
+    make_directory(here)
+    # A killed run may have left a process that still writes this cell: wait for it, and take what it wrote.
+    with held(here / ".lock", is_waiting=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)  # the result names the layers, and whoever reads it says so
+        if cell.result(directory) is None:
+            # A result of another environment must not vouch for the weights that are written now.
+            (here / "result.json").unlink(missing_ok=True)
+            sync_directory(here)
+            _perform(cell, directory, here)
+    return cell
+
+
+def _perform(cell: Cell, directory: Path, here: Path) -> None:
+    data = data_of(cell)
+    module = cell.start.load(directory) if cell.start else build(cell.model, data.shape, cell.seed)
+    names = [layer.name for layer in layers(module, cell.skip, cell.only) if layer.is_prunable]
+    shown = [*names, *(name for name in module.tracked.values() if name not in names)]
+    quick = _quick(data)
+    film = []
+    steps = {name: FILM_STEP * sigma_of(named_parameters(module)[name]) or 1.0 for name in shown}
+    masks: Masks | None = None
+    with open(here / "metrics.jsonl", "w", encoding="utf-8") as metrics:
+
+        def record(line: Mapping[str, Any]) -> None:
+            metrics.write(json.dumps({"cell": cell.hash, **line}) + "\n")
+            metrics.flush()
+
+        for look in _looks(cell, module, data, quick):
+            masks, line = look.masks, _line(look)
+            record(line)
+            if cell.is_story and look.n_steps:
+                weights = {name: named_parameters(module)[name].detach().float().numpy() for name in shown}
+                film.append({**line, "layers": {name: stats.grid(w, steps[name]) for name, w in weights.items()}})
+        sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
+        validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
+        record({"sweep": sweep, "validation": validation.values(), "test": test.values()})
+        os.fsync(metrics.fileno())
+    scaling = asdict(data.scaling) if data.scaling else None
+    save_model(module, cell.model, data.shape, here, about={"data": data.name, "scaling": scaling})
+    if masks is not None:
+        masks.save(here / "masks.safetensors")
+    if cell.is_story:
+        write_json(here / "film.json", film)
+        write_json(here / "sweep.json", sweep)
+    weights_now = [named_parameters(module)[name] for name in names]
+    report = () if masks is None else masks.report
+    result = {
+        "cell": cell.values(),
+        "environment": environment(),
+        "n_steps": cell.training.n_steps(len(data.y_train)),
+        "n_prunable": sum(weight.numel() for weight in weights_now),
+        "n_zero": sum(int((weight == 0).sum()) for weight in weights_now),
+        "validation": validation.values(),
+        "test": test.values(),
+        "layers": names,
+        "collapsed": [line.name for line in report if line.n_pruned == line.n > 0],
+        "taus": {line.name: line.tau for line in report if line.tau is not None},
+    }
+    sync_directory(here)
+    write_json(here / "result.json", result)
+
+
+def _quick(data: Dataset) -> tuple[Tensor, Tensor]:
+    """The part of the validation split that is looked at often: N_QUICK examples at most, classes in proportion."""
+    if len(data.y_val) <= N_QUICK:
+        return data.x_val, data.y_val
+    picked = torch.from_numpy(stratified(np.asarray(data.y_val), N_QUICK, seed=0, keep_both=False))
+    return data.x_val[picked], data.y_val[picked]
+
+
+def _looks(cell: Cell, module: nn.Module, data: Dataset, quick: tuple[Tensor, Tensor]) -> Iterator[Look]:
+    """The training; a cell that trains nothing is pruned once and looked at."""
+    if cell.training.epochs == 0:
+        masks = prune(module, cell.recipe) if cell.recipe else None
+        yield Look(0, 0, 0.0, None, accuracy(module, *quick), masks, 0.0)
+        return
+    yield from train(
+        module, data, cell.training, seed=cell.seed, recipe=cell.recipe, n_looks=cell.n_looks, validation=quick
+    )
+
+
+def _line(look: Look) -> dict[str, Any]:
+    return {
+        "step": look.step,
+        "n_steps": look.n_steps,
+        "epoch": look.epoch,
+        "loss": look.loss,
+        "accuracy": look.validation.value,
+        "n": look.validation.n,
+        "sparsity": look.sparsity,
+        "learning_rate": look.learning_rate,
+    }
+
+
+def _sweep(
+    module: Network, quick: tuple[Tensor, Tensor], skip: tuple[str, ...], only: tuple[str, ...]
+) -> dict[str, list[dict[str, float]]]:
+    """Validation accuracy when the network as it is now is cut at many taus, each cut made by `prune`."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    points: dict[str, list[dict[str, float]]] = {"sigma": [], "absolute": []}
+    for unit, taus in (("sigma", SIGMA_TAUS), ("absolute", ABSOLUTE_TAUS)):
+        for tau in taus:
+            budget = threshold(f"{tau}sigma" if unit == "sigma" else tau)
+            masks = prune(module, Recipe(budget=budget, skip=skip, only=only))
+            measured = accuracy(module, *quick)
+            points[unit].append({"tau": tau, "sparsity": masks.sparsity, "accuracy": measured.value, "n": measured.n})
+            module.load_state_dict(before)
+    return points

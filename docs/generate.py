@@ -191,7 +191,7 @@ def _made_up_facts() -> Facts:
     three = [1.0, 1.0, 1.0]
     ladder = dict.fromkeys((0.5, 0.7, 0.9), three)
     layer = {"n": 10, "n_zero": 5, "sigma": 1.0}
-    test = {"value": 0.5, "n": 10}
+    test = {"value": 0.5, "n": 10, "low": 0.4, "high": 0.6}
     both = {"cls-head": "head", "ffnn": "ffn"}
     stage = {"layers": {"head": layer, "ffn": layer}, "accuracy": {"test": test}, "sparsity": 0.5}
     absolute = {**stage, "tau_value": Exploration.model_fields["absolute_tau"].default}
@@ -200,6 +200,8 @@ def _made_up_facts() -> Facts:
     return Facts(
         initialiser="",
         tracked=both,
+        prunable=list(both.values()),
+        centre=dict.fromkeys(both, three),
         kurtosis=dict.fromkeys(both, three),
         sigma={part: {"initial": three, "trained": three} for part in both},
         mean_size=dict.fromkeys(both, three),
@@ -208,6 +210,7 @@ def _made_up_facts() -> Facts:
         survivors_at=0.7,
         accuracy=dict.fromkeys(("one-shot", "fine-tuned", "in-loop"), ladder),
         dense=three,
+        n_test=10,
         stages={**dict.fromkeys(("trained", "in-loop", "one-shot"), stage), "absolute": absolute},
         zeros_alone={"size_bytes": size, "latency": speed},
     )

@@ -386,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
     is_check = parser.parse_args(arguments).check
     stale = {path: text for path, text in wanted().items() if not path.exists() or path.read_text("utf-8") != text}
     for path, text in stale.items():
-        print(f"{'stale' if is_check else 'written'}: docs/{path.relative_to(DOCS)}")
+        print(f"{'stale' if is_check else 'written'}: {path.relative_to(DOCS.parent)}")
         if not is_check:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")

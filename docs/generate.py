@@ -370,10 +370,9 @@ def filled(text: str, page: str, shown: set[str]) -> str:
 def wanted() -> dict[Path, str]:
     """{file: what it should hold} for every page and schema."""
     shown: set[str] = set()
-    files = {
-        page: filled(page.read_text("utf-8"), page.name, shown)
-        for page in [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
-    }
+    readme = DOCS.parent / "README.md"
+    pages = [*sorted(DOCS.glob("*.md")), *([readme] if readme.exists() else [])]
+    files = {page: filled(page.read_text("utf-8"), page.name, shown) for page in pages}
     if lost := set(TABLES) - shown:
         raise SystemExit(f"No page shows the table(s) {', '.join(sorted(lost))}.")
     return files | {DOCS / "schema" / f"{name}.json": schema(kind) for name, kind in SCHEMAS.items()}

@@ -47,7 +47,7 @@ def test_what_is_stale_is_named_and_nothing_is_written(tmp_path, monkeypatch, ca
     assert generator().main(["--check"]) == 1
     said = capsys.readouterr().out
     assert "/page.md" in said
-    assert "stale: docs/schema/recipe.json" in said
+    assert "/schema/recipe.json" in said
     assert page.read_text() == text
     assert generator().main([]) == 0
     assert generator().main(["--check"]) == 0

@@ -190,12 +190,13 @@ def headline(stages: Mapping[str, Mapping[str, Any]]) -> str:
     """One sentence: what happened to this network."""
     test = {stage: found["accuracy"]["test"] for stage, found in stages.items()}
     loop, once = stages["in-loop"]["sparsity"], stages["one-shot"]["sparsity"]
-    return (
+    text = (
         f"Trained, this network got {percent(test['trained']['value'])} of {test['trained']['n']:,} test examples "
         f"right. With {percent(once, 0)} of its weights cut once after training it got "
         f"{percent(test['one-shot']['value'])}, and {percent(test['fine-tuned']['value'])} after fine-tuning; with "
         f"{percent(loop, 0)} cut inside the training loop it got {percent(test['in-loop']['value'])}."
     )
+    return text.replace(" %", "\u00a0%")  # no line ends before a sign
 
 
 def rule_text(rule: Rule) -> str:

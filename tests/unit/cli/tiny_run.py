@@ -40,7 +40,9 @@ def start(where: Path, code: str = UNDRAWN, *more: str, exploration: str = EXPLO
     """The command under way in `where`, in a process group of its own."""
     (where / "tiny.yaml").write_text(exploration)
     pipe = subprocess.PIPE
-    command = [sys.executable, "-c", code, *ARGUMENTS, *more]
+    # Whoever runs the tests in the background may have switched Ctrl-C off for all their children.
+    command = [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler)\n{code}"]
+    command += [*ARGUMENTS, *more]
     return subprocess.Popen(command, cwd=where, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 

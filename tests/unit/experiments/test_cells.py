@@ -92,11 +92,13 @@ def test_a_cell_writes_what_it_found_and_what_it_made(cell: Make, tmp_path: Path
     assert (result["n_prunable"], result["n_zero"]) == (n, zeros) == (n, round(0.7 * n))
     assert Masks.load(here / "masks.safetensors").n_kept == n - zeros
     lines = [json.loads(line) for line in (here / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]  # 40 examples by 16
+    *looks, last = lines
+    assert [line["step"] for line in looks] == [0, 1, 2, 3]  # 40 examples by 16
     assert {line["cell"] for line in lines} == {one.hash}
-    assert lines[-1]["sparsity"] == pytest.approx(zeros / n)
-    assert lines[-1]["accuracy"] == result["validation"]["value"]
-    assert len(json.loads((here / "film.json").read_text())) == len(lines)
+    assert looks[-1]["sparsity"] == pytest.approx(zeros / n)
+    assert (last["test"], last["validation"]) == (result["test"], result["validation"])
+    assert looks[-1]["accuracy"] == result["validation"]["value"]
+    assert len(json.loads((here / "film.json").read_text())) == len(looks)
     module = one.load(tmp_path)
     assert all(np.array_equal(value.numpy(), weights[name]) for name, value in module.state_dict().items())
 

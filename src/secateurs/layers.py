@@ -4,30 +4,20 @@
 
 Prunable by default: floating weights of two or more dimensions except embeddings, class tokens and position tables.
 Tied weights are one layer, left alone if any of their names is: one parameter under two names, or two parameters
-that are the same memory.
+that are the same memory. The naming rules are those of files: checkpoint/prunable.py.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
-from secateurs.checks import nearest
-from secateurs.errors import RecipeError
+from secateurs.checkpoint.prunable import VECTOR, assert_can, assert_known, names_reason, overlaps
 from secateurs.layout import PLAIN, Layout, layout_of
 
-# By name, so that a checkpoint without its code is treated as the live network is.
-_TABLES = re.compile(
-    r"(^|[._])(embeddings?|embed|embed_tokens|tok_embeddings|word_embeddings|wte|wpe|tokens"
-    r"|cls_token|class_token|class_embedding|dist_token|mask_token|register_tokens"
-    r"|pos_embed|pos_embedding|position_embeddings?|positional_embedding|positions|position_ids|relative_position_bias_table"
-    r"|relative_attention_bias)([._](weight|table))?$"
-)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
@@ -49,6 +39,11 @@ class Layer:
     def shape(self) -> tuple[int, ...]:
         """The stored shape; () where a lazy layer has none yet."""
         return () if isinstance(self.parameter, UninitializedParameter) else tuple(self.parameter.shape)
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Its shape as (out, in, *kernel)."""
+        return self.layout.seen(self.shape)
 
     @property
     def n(self) -> int:
@@ -84,37 +79,32 @@ def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()
     """
     skip, only = tuple(skip), tuple(only)
     by_name = named_parameters(module)
-    for pattern in (*skip, *only):
-        if not any(fnmatchcase(name, pattern) for name in by_name):
-            raise RecipeError(f"No parameter is called {pattern!r}. {nearest(pattern, by_name)}")
-    owners = _owners(module)
+    assert_known((*skip, *only), by_name, "parameter")
+    owners = owners_of(module)
     names_of: dict[object, list[str]] = {}
     for name, parameter in by_name.items():
         names_of.setdefault(_identity(parameter), []).append(name)
-    overlaps = _overlaps({names[0]: by_name[names[0]] for names in names_of.values()})
+    shared = overlaps(_spans({names[0]: by_name[names[0]] for names in names_of.values()}))
     found = []
     for names in names_of.values():
         parameter = by_name[names[0]]
-        reason = _unfit(parameter) or overlaps.get(names[0], "")
-        if reason:
-            for pattern in only if not any(fnmatchcase(name, each) for name in names for each in skip) else ():
-                is_vector_by_chance = _is_vector(parameter) and pattern not in names
-                if names_it(pattern, names) and not is_vector_by_chance:
-                    raise RecipeError(f"only={pattern} names '{names[0]}', which cannot be pruned: {reason}.")
-        else:
-            is_named = any(fnmatchcase(name, pattern) for name in names for pattern in only)
-            whys = [_left_alone(name, owners.get(name), skip, bool(only), is_named) for name in names]
-            why = next((why for why in whys if why), "")
-            reason = f"{why} (tied)" if why and len(names) > 1 else why
+        reason = _unfit(parameter) or shared.get(names[0], "")
+        assert_can(names, reason, _is_vector(parameter), skip, only)
+        is_table = {name: isinstance(owners.get(name), nn.Embedding | nn.EmbeddingBag) for name in names}
+        reason = reason or names_reason(is_table, skip, only)
         owner = owners.get(names[0])
         layout = layout_of(owner, names[0].rpartition(".")[2]) if owner is not None else PLAIN
         found.append(Layer(names[0], parameter, layout, tuple(names[1:]), reason))
     return found
 
 
-def names_it(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a pattern of `only` means one of these names; "*" is everything and names nothing."""
-    return pattern != "*" and any(fnmatchcase(name, pattern) for name in names)
+def owners_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The module that holds each parameter, by the parameter's name in `named_parameters`."""
+    owners = {}
+    for prefix, owner in unwrap(module).named_modules(remove_duplicate=False):
+        for name in owner._parameters:
+            owners[f"{prefix}.{name}".removeprefix(".").replace("_orig_mod.", "")] = owner
+    return owners
 
 
 def _has_memory(parameter: nn.Parameter) -> bool:
@@ -134,31 +124,12 @@ def _identity(parameter: nn.Parameter) -> object:
     return (parameter.device, place, parameter.dtype, tuple(parameter.shape), parameter.stride())
 
 
-def _overlaps(parameters: dict[str, nn.Parameter]) -> dict[str, str]:
-    """{name: reason} of the parameters that share part of their memory with another one."""
-    spans = []
+def _spans(parameters: dict[str, nn.Parameter]) -> Iterator[tuple[str, int, int, str]]:
+    """(device, start, end, name) of the memory of each parameter."""
     for name, parameter in parameters.items():
         if _has_memory(parameter) and (start := parameter.data_ptr()):
             last = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True))
-            spans.append((str(parameter.device), start, start + (last + 1) * parameter.element_size(), name))
-    reasons: dict[str, str] = {}
-    farthest = ("", 0, 0, "")
-    for span in sorted(spans):
-        if span[0] == farthest[0] and span[1] < farthest[2]:
-            reasons[span[3]] = f"shares part of its memory with '{farthest[3]}'"
-            reasons.setdefault(farthest[3], f"shares part of its memory with '{span[3]}'")
-        if span[0] != farthest[0] or span[2] > farthest[2]:
-            farthest = span
-    return reasons
-
-
-def _owners(module: nn.Module) -> dict[str, nn.Module]:
-    """The module that holds each parameter, by the parameter's name in `named_parameters`."""
-    owners = {}
-    for prefix, owner in unwrap(module).named_modules(remove_duplicate=False):
-        for name in owner._parameters:
-            owners[f"{prefix}.{name}".removeprefix(".").replace("_orig_mod.", "")] = owner
-    return owners
+            yield str(parameter.device), start, start + (last + 1) * parameter.element_size(), name
 
 
 def _unfit(parameter: nn.Parameter) -> str:
@@ -166,7 +137,7 @@ def _unfit(parameter: nn.Parameter) -> str:
     if isinstance(parameter, UninitializedParameter):
         return "no values yet (lazy layer)"
     if parameter.dim() < 2:
-        return "one dimension (bias, norm or scalar)"
+        return VECTOR
     if not parameter.is_floating_point():
         return f"not floating point ({parameter.dtype})"
     if parameter.element_size() < 2:
@@ -177,18 +148,4 @@ def _unfit(parameter: nn.Parameter) -> str:
         return f"not a strided tensor ({parameter.layout})"
     if any(step == 0 and size > 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
         return "its elements share memory (expanded)"
-    return ""
-
-
-def _left_alone(name: str, owner: nn.Module | None, skip: tuple[str, ...], has_only: bool, is_named: bool) -> str:
-    """Why this name of a parameter is left alone by default or by request, or ""."""
-    for pattern in skip:
-        if fnmatchcase(name, pattern):
-            return f"skip={pattern}"
-    if has_only:
-        return "" if is_named else "not in only"
-    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or _TABLES.search(name):
-        return "embedding, class token or position table"
-    if name.endswith(("weight_g", "weight.original0")):
-        return "gain of a weight norm"
     return ""

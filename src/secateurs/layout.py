@@ -21,6 +21,13 @@ class Layout:
     is_turned: bool = False
     groups: int = 1
 
+    def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what `turn` gives for a stored weight of this shape."""
+        if not self.is_turned or len(shape) < 2:
+            return shape
+        i, o, *kernel = shape
+        return (self.groups * o, i // self.groups, *kernel)
+
     def turn(self, stored: Tensor) -> Tensor:
         """The stored weight as (out, in / groups, *kernel)."""
         if not self.is_turned:

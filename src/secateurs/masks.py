@@ -11,65 +11,28 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from secateurs.budgets import Budget, PerLayer, Simple, Threshold
+from secateurs.budgets import Budget
 from secateurs.checks import nearest, shown
+from secateurs.cuttable import absolute, cuttable
 from secateurs.durable import write_bytes
-from secateurs.errors import CollapseWarning, InputError, PatternError, RecipeError
-from secateurs.layers import Layer, layers, named_parameters, names_it
+from secateurs.errors import CollapseWarning, InputError
+from secateurs.layer_report import Count, LayerReport, Status
+from secateurs.layers import Layer, layers, named_parameters
 from secateurs.recipe import Recipe
-from secateurs.selection import check_fit, select
+from secateurs.selection import select
 
 _FORMAT = "secateurs.masks/1"
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)  # what bad values lead to
-
-Count = Annotated[int, Field(ge=0)]
-Status = Literal["pruned", "skipped", "impossible"]
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What became of one parameter.
-
-    status  "pruned", "skipped" or "impossible"; the last two with a reason
-    tau     the absolute threshold on the unit's score, where the budget was one
-    sigma   standard deviation of the layer's weights when the masks were made
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    shape: tuple[Count, ...]
-    n: Count
-    n_pruned: Count
-    status: Status
-    reason: str = ""
-    aliases: tuple[str, ...] = ()
-    tau: float | None = None
-    sigma: float | None = None
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> "LayerReport":
-        """From what `dataclasses.asdict` gave, after JSON or before; ValueError or TypeError if it is not that."""
-        return _REPORT.validate_json(json.dumps(dict(values)))
-
-    @property
-    def sparsity(self) -> float:
-        """Share of this layer's weights that go."""
-        return self.n_pruned / self.n if self.n else 0.0
-
-
-_REPORT = TypeAdapter(LayerReport)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +83,12 @@ class Masks(Mapping[str, Tensor]):
         found = layers(module, recipe.skip, recipe.only)
         candidates, reasons = cuttable(found, recipe, budget)
         values = {layer.name: layer.layout.turn(_values(layer, weights)) for layer in candidates}
-        budget, taus, deviations = _absolute(budget, values, sigmas or {})
+        frozen = sigmas or {}
+        budget, taus, deviations = absolute(
+            budget,
+            {name: tuple(value.shape) for name, value in values.items()},
+            lambda name: frozen[name] if name in frozen else sigma_of(values[name]),
+        )
         alive = None if among is None else {layer.name: layer.layout.turn(among[layer.name]) for layer in candidates}
         with torch.no_grad():
             # The scores have no name here, so that `select` can let go of each as soon as it is ranked.
@@ -273,40 +241,6 @@ def _checksum(text: str, bits: "Mapping[str, np.ndarray[Any, Any]]") -> str:
     return digest.hexdigest()
 
 
-def cuttable(found: list[Layer], recipe: Recipe, budget: Budget) -> tuple[list[Layer], dict[str, tuple[Status, str]]]:
-    """The layers the recipe can cut, and {name: (status, reason)} of the prunable ones it cannot.
-
-    RecipeError where none can be, PatternError where `only` names one that cannot.
-    """
-    prunable = [layer for layer in found if layer.is_prunable]
-    shapes = {layer.name: tuple(layer.layout.turn(layer.parameter.detach()).shape) for layer in prunable}
-    if isinstance(budget, PerLayer):
-        for pattern, _ in budget.rules:
-            if not any(fnmatchcase(name, pattern) for name in shapes):
-                raise RecipeError(
-                    f"The budget's pattern {pattern!r} matches no prunable layer. {nearest(pattern, shapes)}"
-                )
-    simple = budget.for_layers(shapes)
-    reasons: dict[str, tuple[Status, str]] = {}
-    candidates = []
-    for layer in prunable:
-        if layer.name not in simple:
-            reasons[layer.name] = ("skipped", "no pattern of the budget names it")
-            continue
-        try:
-            check_fit(shapes[layer.name], recipe.unit, recipe.pool, simple[layer.name])
-        except PatternError as error:
-            if any(names_it(pattern, (layer.name, *layer.aliases)) for pattern in recipe.only):
-                raise PatternError(f"'{layer.name}' cannot be cut as asked: {error}") from error
-            reasons[layer.name] = ("impossible", str(error))
-            continue
-        candidates.append(layer)
-    if not candidates:
-        left = "; ".join(f"'{layer.name}': {layer.reason or reasons[layer.name][1]}" for layer in found[:8])
-        raise RecipeError(f"Nothing to prune. {left or 'The network has no parameters'}.")
-    return candidates, reasons
-
-
 def _values(layer: Layer, weights: Mapping[str, Tensor] | None) -> Tensor:
     value = layer.parameter.detach() if weights is None else weights[layer.name].detach()
     if not bool(value.isfinite().all()):
@@ -321,31 +255,3 @@ def _values(layer: Layer, weights: Mapping[str, Tensor] | None) -> Tensor:
 def sigma_of(weight: Tensor) -> float:
     """Standard deviation of a layer's weights (population), in float64."""
     return float(weight.detach().double().std(correction=0)) if weight.numel() else 0.0
-
-
-def _absolute(
-    budget: Budget, values: Mapping[str, Tensor], frozen: Mapping[str, float]
-) -> tuple[Budget, dict[str, float], dict[str, float]]:
-    """The budget with its sigmas replaced by numbers, and the tau and sigma of every layer under a threshold."""
-    simple = budget.for_layers({name: tuple(value.shape) for name, value in values.items()})
-    taus, sigmas = {}, {}
-    for name, rule in simple.items():
-        if isinstance(rule, Threshold):
-            sigmas[name] = frozen[name] if name in frozen else sigma_of(values[name])
-            taus[name] = rule.tau * sigmas[name] if rule.per_sigma else rule.tau
-    if not any(isinstance(rule, Threshold) and rule.per_sigma for rule in simple.values()):
-        return budget, taus, sigmas
-    return (
-        _exactly({name: Threshold(taus[name]) if name in taus else rule for name, rule in simple.items()}),
-        taus,
-        sigmas,
-    )
-
-
-def _exactly(simple: Mapping[str, Simple]) -> PerLayer:
-    """Budgets by exact layer name."""
-    return PerLayer(tuple((_literal(name), rule) for name, rule in simple.items()))
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -6,14 +6,15 @@ To add one: give it a line in POOLS and in `split` and `join`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from secateurs.checks import shown
 from secateurs.errors import PatternError, RecipeError
 from secateurs.units import Grid, Shape, Unit
 from secateurs.words import Word, a_count, call
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Pool(Word):
                 f"A pool of {self.n} needs an input dimension divisible by {self.n}; the weight is {shape}."
             )
 
-    def split(self, units: Tensor, unit: Unit) -> Tensor:
+    def split(self, units: "Tensor", unit: Unit) -> "Tensor":
         """(R, C, K) -> (pools, units per pool)."""
         r, c, k = units.shape
         if self.kind == "row":
@@ -74,7 +75,7 @@ class Pool(Word):
             return units.view(r, c // g, g, k).transpose(2, 3).reshape(r * (c // g) * k, g)
         return units.reshape(1, r * c * k)
 
-    def join(self, pooled: Tensor, grid: Grid, unit: Unit) -> Tensor:
+    def join(self, pooled: "Tensor", grid: Grid, unit: Unit) -> "Tensor":
         """(pools, units per pool) -> (R, C, K): undoes `split`."""
         r, c, k = grid
         if self.kind == "neighbours":

@@ -11,10 +11,10 @@ from pydantic import BeforeValidator
 
 from secateurs.budgets import Budget, PerLayer, Threshold
 from secateurs.errors import RecipeError
+from secateurs.fit import check_words
 from secateurs.pools import Pool, model
 from secateurs.schedules import Schedule
 from secateurs.scores import Score
-from secateurs.selection import check_words
 from secateurs.settings import Settings
 from secateurs.units import Unit, element
 from secateurs.words import parse_argument, split_outside

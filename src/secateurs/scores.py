@@ -9,17 +9,17 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from secateurs.checks import nearest, shown
 from secateurs.errors import RecipeError
 from secateurs.words import Argument, Word, format_call, parse_call
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def magnitude(weight: Tensor) -> Tensor:
+
+def magnitude(weight: "Tensor") -> "Tensor":
     """The size of the weight, |w|.
 
     weight   any shape; the score has its shape and dtype
@@ -29,7 +29,7 @@ def magnitude(weight: Tensor) -> Tensor:
     return weight.abs()
 
 
-def lamp(weight: Tensor) -> Tensor:
+def lamp(weight: "Tensor") -> "Tensor":
     """Squared weight over the squares of all weights in the layer that are at least as large.
 
         score[u] = w[u]^2 / sum of w[v]^2 over v with |w[v]| >= |w[u]|
@@ -39,6 +39,8 @@ def lamp(weight: Tensor) -> Tensor:
     Equal weights are ordered by flat index, the earlier counts as larger. One weight of each layer scores 1, so
     with pool=model no layer is emptied while another has two weights left. Lee et al. 2021, arXiv:2010.07611.
     """
+    import torch  # recipes are read without it
+
     flat = weight.detach().flatten().double()
     order = flat.abs().argsort(descending=True, stable=True)
     square = flat[order].square()
@@ -49,18 +51,26 @@ def lamp(weight: Tensor) -> Tensor:
     return score.view(weight.shape)
 
 
-def random(weight: Tensor, *, seed: int = 0, name: str = "") -> Tensor:
+def random(weight: "Tensor", *, seed: int = 0, name: str = "") -> "Tensor":
     """Uniform in [0, 1): the control that knows nothing about the weights.
 
     weight   any shape; the score is float32, the same on every device
     name     the layer's name, so that layers of one shape do not share a pattern
     """
+    import torch
+
     key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7])
     generator = torch.Generator(device="cpu").manual_seed(key)
     return torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu").to(weight.device)
 
 
-SCORES: dict[str, Callable[..., Tensor]] = {"magnitude": magnitude, "lamp": lamp, "random": random}
+SCORES: "dict[str, Callable[..., Tensor]]" = {"magnitude": magnitude, "lamp": lamp, "random": random}
+
+
+def evidence_of(name: str) -> tuple[str, ...]:
+    """What a score needs beyond the weight."""
+    parameters = list(inspect.signature(SCORES[name]).parameters.values())[1:]
+    return tuple(p.name for p in parameters if p.default is p.empty)
 
 
 @dataclass(frozen=True)
@@ -98,10 +108,10 @@ class Score(Word):
         parameters = inspect.signature(SCORES[name]).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "name"}
 
-    def __call__(self, weight: Tensor, **evidence: Any) -> Tensor:
+    def __call__(self, weight: "Tensor", **evidence: Any) -> "Tensor":
         """The scores of `weight`, from the evidence its function asks for; RecipeError if some is missing."""
         parameters = list(inspect.signature(SCORES[self.name]).parameters.values())[1:]
-        missing = [p.name for p in parameters if p.default is p.empty and p.name not in evidence]
+        missing = [need for need in evidence_of(self.name) if need not in evidence]
         if missing:
             raise RecipeError(f"Score '{self.name}' needs evidence that was not given: {', '.join(missing)}.")
         wanted = {p.name: evidence[p.name] for p in parameters if p.name in evidence}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
 from secateurs.errors import PatternError, RecipeError
+from secateurs.fit import check_fit, check_words, n_first_of, no_room
 from secateurs.pools import Pool
 from secateurs.units import Unit
 
@@ -84,27 +85,6 @@ def select(scores: Any, unit: Any, pool: Any, budget: Any, min_keep: float = 0, 
     return _select({"scores": scores}, unit, pool, budget, min_keep, alive)["scores"]
 
 
-def check_words(pool: Pool, budget: Budget, min_keep: float) -> None:
-    """RecipeError unless the words fit each other, whatever the weights."""
-    if pool.kind == "model" and not budget.is_shared:
-        raise RecipeError(f"'{budget}' gives each layer its own share, so layers cannot compete: use pool='layer'.")
-    is_count = isinstance(min_keep, int) and not isinstance(min_keep, bool) and min_keep >= 0
-    is_share = isinstance(min_keep, float) and 0.0 <= min_keep < 1.0
-    if not (is_count or is_share):
-        raise RecipeError(
-            f"min_keep is a number of units (an int >= 0) or a share of them in [0, 1); got {min_keep!r}."
-        )
-
-
-def check_fit(shape: tuple[int, ...], unit: Unit, pool: Pool, budget: Simple) -> None:
-    """PatternError unless the words fit a weight of this shape."""
-    r, c, k = unit.grid(shape)
-    pool.check(unit, shape)
-    if not isinstance(budget, Threshold) and pool.kind != "model":
-        size = {"row": c * k, "neighbours": pool.n // unit.w, "layer": r * c * k}[pool.kind]
-        budget.n_pruned(size)
-
-
 def _select(
     scores: dict[str, Tensor],
     unit: Unit,
@@ -162,11 +142,6 @@ def _keys(name: str, units: Tensor, dtype: torch.dtype, unit: Unit, among: Mappi
     return keys
 
 
-def _n_first(min_keep: float, n_units: int) -> int:
-    wanted = min_keep if isinstance(min_keep, int) else math.ceil(min_keep * n_units - 1e-9)
-    return min(wanted, n_units)
-
-
 def _choose_in_model(flat: Tensor, parts: list[Tensor], simple: Mapping[str, Simple], min_keep: float) -> Tensor:
     """Keys of all layers, in one row and as its parts (views, which are changed) -> bool: each layer's best first."""
     n_units = flat.numel()
@@ -175,11 +150,11 @@ def _choose_in_model(flat: Tensor, parts: list[Tensor], simple: Mapping[str, Sim
     budget = next(iter(simple.values()))
     n_keep, n_forced = n_units - budget.n_pruned(n_units), 0
     for part in parts if min_keep else ():
-        first = _best(part, _n_first(min_keep, part.numel()))
+        first = _best(part, n_first_of(min_keep, part.numel()))
         n_forced += int(first.count_nonzero())
         part.masked_fill_(first, torch.iinfo(part.dtype).max)
     if n_forced > n_keep:
-        raise _no_room("the model", min_keep, n_forced, budget, n_keep, n_units)
+        raise no_room("the model", min_keep, n_forced, budget, n_keep, n_units)
     return _best(flat, n_keep)
 
 
@@ -187,7 +162,7 @@ def _choose_in_layer(
     name: str, units: Tensor, keys: Tensor, unit: Unit, pool: Pool, budget: Simple, min_keep: float
 ) -> Tensor:
     """(R, C, K) unit scores and keys -> bool: what lives."""
-    n_first = _n_first(min_keep, keys.numel())
+    n_first = n_first_of(min_keep, keys.numel())
     if isinstance(budget, Threshold):
         if budget.per_sigma:
             raise RecipeError(f"'{budget}' needs the weights, not scores alone: use prune() or an absolute tau.")
@@ -201,15 +176,8 @@ def _choose_in_layer(
     n_keep = n_units - budget.n_pruned(n_units)
     # Nothing to force: every pool keeps its best, which are the layer's best as far as the pool allows.
     if n_first > n_pools * n_keep:
-        raise _no_room(f"'{name}'", min_keep, n_first, budget, n_pools * n_keep, keys.numel())
+        raise no_room(f"'{name}'", min_keep, n_first, budget, n_pools * n_keep, keys.numel())
     return pool.join(_largest(pooled, n_keep) & (pooled > DEAD), (r, c, k), unit)
-
-
-def _no_room(where: str, min_keep: float, n_first: int, budget: Budget, n_kept: int, n_units: int) -> PatternError:
-    return PatternError(
-        f"min_keep={min_keep} holds {n_first} units of {where}, but {budget} keeps only {n_kept} of its {n_units}. "
-        "Ask for less sparsity or a smaller min_keep."
-    )
 
 
 def _best(keys: Tensor, n_keep: int) -> Tensor:

@@ -8,14 +8,14 @@ To add one: give it a line in UNITS and in `Unit.piece`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from secateurs.checks import shown
 from secateurs.errors import PatternError, RecipeError
 from secateurs.words import Word, a_count, call
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 Grid = tuple[int, int, int]
@@ -64,17 +64,19 @@ class Unit(Word):
         r, c, k = (s // p if p else 0 for s, p in zip(size, piece, strict=True))
         return r, c, k
 
-    def gather(self, scores: Tensor) -> Tensor:
+    def gather(self, scores: "Tensor") -> "Tensor":
         """Element scores (out, in, *kernel) -> unit scores (R, C, K): the mean over each unit's elements."""
         r, c, k = self.grid(tuple(scores.shape))
         h, w, d = self.piece(tuple(scores.shape))
         if h * w * d <= 1:
             return scores.reshape(r, c, k)
+        import torch  # recipes and checkpoints are read without it
+
         exact = scores.reshape(r, h, c, w, k, d).double().mean(dim=(1, 3, 5))
         # Rounding to float32 hides the order of summation, which differs between devices.
         return exact if scores.dtype == torch.float64 else exact.float()
 
-    def spread(self, keep: Tensor, shape: Shape) -> Tensor:
+    def spread(self, keep: "Tensor", shape: Shape) -> "Tensor":
         """Unit decisions (R, C, K) -> one decision per element, in the weight's shape."""
         r, c, k = keep.shape
         h, w, d = self.piece(shape)

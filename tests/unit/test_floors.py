@@ -10,9 +10,9 @@ import pytest
 import secateurs
 
 FLOORS = {
-    0: "errors checks words durable",
-    1: "scores units pools budgets schedules selection settings recipe",
-    2: "layout layers masks pruning groups formats checkpoint repair shrink models data",
+    0: "errors checks words durable locks",
+    1: "exact scores units pools budgets schedules fit selection settings recipe",
+    2: "layout layers layer_report cuttable masks pruning groups formats checkpoint repair shrink models data",
     3: "train measure",
     4: "see",
     5: "experiments",

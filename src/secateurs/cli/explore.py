@@ -1,7 +1,6 @@
 """`secateurs explore`: options in, an Exploration run, a table out."""
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,12 +9,13 @@ import click
 from click.core import ParameterSource
 
 from secateurs.budgets import threshold
-from secateurs.cli.screen import watch
+from secateurs.cli.recipes import read_recipe, read_text
+from secateurs.cli.screen import Shown, watch
 from secateurs.data import DataSpec
-from secateurs.errors import InputError, RecipeError
+from secateurs.errors import RecipeError
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import LADDER, Experiment, Exploration
-from secateurs.experiments.explore import Explorer
+from secateurs.experiments.explore import Explorer, Progress
 from secateurs.experiments.presets import preset
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec
@@ -86,7 +86,7 @@ def explore(
                 raise RecipeError(
                     "--experiment says everything but --recipe, --tau, --out and --jobs; drop the others."
                 )
-        exploration = Exploration.from_yaml(_read(file))
+        exploration = Exploration.from_yaml(read_text(file))
         recipe = _recipe(recipe_text, tau, exploration.experiment.recipe)
         values = exploration.values()
         exploration = Exploration(**{**values, "experiment": {**values["experiment"], "recipe": recipe.values()}})
@@ -118,7 +118,7 @@ def explore(
 
         print_plan(explorer, as_json)
         return
-    with locked(Path(out), exploration.to_yaml()), watch(explorer.progress):
+    with locked(Path(out), exploration.to_yaml()), watch(lambda: _shown(explorer.progress())):
         results = explorer.run()
     if as_json:
         click.echo(json.dumps(results, allow_nan=False))
@@ -137,23 +137,18 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:
     """The recipe of --recipe, or the default, with --tau as its budget."""
-    if text is None:
-        recipe = default
-    elif text.endswith((".yaml", ".yml")) or os.path.isfile(text):  # Path.is_file raises for a long text
-        recipe = Recipe.from_yaml(_read(text))
-    else:
-        recipe = Recipe.parse(text)
+    recipe = default if text is None else read_recipe(text)
     if tau is None:
         return recipe
     number = parse_argument(tau)
     return with_words(recipe, budget=threshold(float(number) if isinstance(number, int) else number))
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {path}: {error}.") from error
+def _shown(progress: Progress) -> Shown:
+    text = f"{progress.n_cells_done}/{progress.n_cells} networks"
+    if (line := progress.latest) is not None:
+        text += f" · loss {line['loss']:.3f} · accuracy {line['accuracy']:.1%} · sparsity {line['sparsity']:.0%}"
+    return Shown(progress.n_steps_done, progress.n_steps, text)
 
 
 def _command() -> str:

@@ -15,7 +15,13 @@ import click
 from secateurs import __version__
 from secateurs.errors import SecateursError
 
-COMMANDS = {"explore": "See what pruning does to one network: four stages, pictures, a page, numbers."}
+COMMANDS = {
+    "explore": "See what pruning does to one network: four stages, pictures, a page, numbers.",
+    "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
+    "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
+    "diff": "See what changed from one checkpoint to another.",
+    "verify": "Check that a pruned checkpoint is still, byte by byte, what was written.",
+}
 
 
 class Commands(click.Group):
@@ -53,7 +59,8 @@ class Commands(click.Group):
 def secateurs() -> None:
     """Pruning shears for neural networks.
 
-    Exit codes: 0 ok, 2 usage or recipe, 3 bad input, 4 cannot write, 5 output locked, 130 and 143 interrupted.
+    Exit codes: 0 ok, 1 a gate was not met, 2 usage or recipe,
+    3 bad input, 4 cannot write, 5 output locked, 130 and 143 interrupted.
     """
 
 

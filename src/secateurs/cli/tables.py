@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from secateurs.cuttable import cuttable
 from secateurs.experiments.cells import n_steps
 from secateurs.experiments.explore import Explorer
 from secateurs.layers import layers
-from secateurs.masks import cuttable
 from secateurs.see.style import STRATEGIES, percent
 
 MARKS = {"holds": "[green]holds[/]", "does not hold": "[red]does not hold[/]"}

@@ -18,8 +18,8 @@ from secateurs.data.splits import stratified
 from secateurs.durable import make_directory, sync_directory, write_json
 from secateurs.errors import CollapseWarning
 from secateurs.experiments.cells import Cell, data_of
-from secateurs.experiments.directory import held
 from secateurs.layers import layers, named_parameters
+from secateurs.locks import held
 from secateurs.masks import Masks, sigma_of
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment

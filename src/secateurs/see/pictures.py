@@ -109,15 +109,26 @@ def enlarged(png: str, width: int, height: int) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
+def svg_of(chart: Any) -> str:
+    """A chart as SVG. MissingExtraError without vl-convert."""
+    svg: str = extra("vl_convert", "explore").vegalite_to_svg(chart.to_dict(), allowed_base_urls=[])
+    return svg
+
+
+def png_of(svg: str) -> bytes:
+    """An SVG as PNG, at twice the pixels."""
+    png: bytes = extra("vl_convert", "explore").svg_to_png(svg, scale=2)
+    return png
+
+
 def save_picture(chart: Any, path: str | os.PathLike[str]) -> list[Path]:
     """Writes `path`.png (twice the pixels) and `path`.svg; each file appears whole or not at all.
 
     A path whose name holds a dot ("at-prune-0.4-ffnn") keeps all of it.
     Raises MissingExtraError without vl-convert, OutputError where the files cannot be written.
     """
-    convert = extra("vl_convert", "explore")
-    svg = convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[])
-    files: dict[str, bytes] = {".png": convert.svg_to_png(svg, scale=2), ".svg": svg.encode()}
+    svg = svg_of(chart)
+    files = {".png": png_of(svg), ".svg": svg.encode()}
     written = []
     for suffix, content in files.items():
         target = Path(path).with_name(Path(path).name + suffix)

@@ -57,16 +57,8 @@ def grid(weight: ArrayLike, step: float) -> Grid:
         raise ValueError(f"The step of a grid must be a positive number; found {step!r}.")
     values = _finite(weight).ravel()
     size = np.abs(values)
-    largest = float(size.max(initial=0.0))
-    n_bins = MAX_BINS + 1 if largest / step > MAX_BINS + 1 else math.ceil(largest / step)
-    # The division rounds; the edges are what counts, so the last one is settled by them.
-    while step * n_bins < largest and n_bins <= MAX_BINS:
-        n_bins += 1
-    while n_bins > 0 and step * (n_bins - 1) >= largest:
-        n_bins -= 1
-    is_open = n_bins > MAX_BINS
-    n_bins = min(n_bins, MAX_BINS)
-    edges = step * np.arange(n_bins + 1, dtype=np.float64)
+    edges, is_open = grid_edges(float(size.max(initial=0.0)), step)
+    n_bins = len(edges) - 1
     upper = np.minimum(np.searchsorted(edges, size, side="left"), n_bins)  # edges[upper - 1] < |w| <= edges[upper]
     counts = {
         side: np.bincount(upper[mask] - 1, minlength=n_bins).tolist()
@@ -76,6 +68,17 @@ def grid(weight: ArrayLike, step: float) -> Grid:
     if is_open:
         found["open"] = True
     return found
+
+
+def grid_edges(largest: float, step: float) -> tuple[NDArray[np.float64], bool]:
+    """The edges step * k of a grid that reaches the largest |w|, and whether its last bin must be left open."""
+    n_bins = MAX_BINS + 1 if largest / step > MAX_BINS + 1 else math.ceil(largest / step)
+    # The division rounds; the edges are what counts, so the last one is settled by them.
+    while step * n_bins < largest and n_bins <= MAX_BINS:
+        n_bins += 1
+    while n_bins > 0 and step * (n_bins - 1) >= largest:
+        n_bins -= 1
+    return step * np.arange(min(n_bins, MAX_BINS) + 1, dtype=np.float64), n_bins > MAX_BINS
 
 
 def n_edges(counted: Grid) -> int:

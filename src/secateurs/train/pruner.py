@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from secateurs.budgets import Budget, PerLayer, Threshold
 from secateurs.checks import nearest, shown
 from secateurs.errors import InputError, RecipeError
+from secateurs.layer_report import LayerReport
 from secateurs.layers import named_parameters
-from secateurs.masks import LayerReport, Masks
+from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.words import a_count, a_number
 

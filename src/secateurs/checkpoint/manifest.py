@@ -1,0 +1,65 @@
+"""Manifest: secateurs.json, which says of a pruned directory what was asked, what became of each layer, and every
+file's size and sha256. It is written last: a directory that has it is complete."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secateurs import __version__
+from secateurs.checkpoint.plan import Plan
+from secateurs.checkpoint.tensors import Checkpoint
+
+NAME = "secateurs.json"
+FORMAT = "secateurs.pruned/1"
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells one source from another without reading it: its files' sizes and times, and all names and shapes."""
+    path = checkpoint.path
+    home = path if path is not None and path.is_dir() else None if path is None else path.parent
+    files = {}
+    for name in checkpoint.files:
+        assert home is not None
+        about = (home / name).stat()
+        files[name] = {"size": about.st_size, "mtime_ns": about.st_mtime_ns}
+    shapes = [[entry.name, entry.dtype, list(entry.shape), entry.file, entry.start] for entry in checkpoint.entries]
+    return {
+        "path": "" if path is None else str(path.resolve()),
+        "files": files,
+        "tensors": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+    }
+
+
+def request_of(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
+    """What a run was asked to do; a run goes on only where this is the same."""
+    return {"version": __version__, "recipe": plan.recipe.values(), "source": fingerprint(checkpoint)}
+
+
+def make_manifest(
+    request: Mapping[str, Any], files: Mapping[str, Any], layers: list[dict[str, Any]], notes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest, with a checksum of itself."""
+    cut = [layer for layer in layers if layer["status"] == "pruned"]
+    totals = {
+        "n": sum(layer["n"] for layer in layers),
+        "n_prunable": sum(layer["n"] for layer in cut),
+        "n_pruned": sum(layer["n_pruned"] for layer in cut),
+        "n_zero_before": sum(layer["n_zero_before"] for layer in cut),
+        "n_zero": sum(layer["n_zero"] for layer in cut),
+    }
+    found = {"format": FORMAT, **request, "files": dict(files), "layers": layers, "totals": totals, **notes}
+    return {**found, "checksum": checksum(found)}
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest without its checksum, so that a changed byte in it is found too."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a directory holds a finished result."""
+    return (directory / NAME).is_file()

@@ -1,0 +1,380 @@
+"""Streamed pruning: a checkpoint of any size becomes a pruned directory, one stretch of one tensor at a time.
+
+    prune_checkpoint("model/", Recipe(budget="sparsity(0.7)"), out="pruned/")
+
+A shard is written to a temporary file, made durable and renamed; then its report is. A run that was ended at any
+instant goes on with the same call, without the shards that are done; the manifest is written last. The order of the
+bytes depends on nothing but the source and the recipe.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from secateurs.checkpoint import manifest
+from secateurs.checkpoint.cutting import Cutter, n_zeros
+from secateurs.checkpoint.opening import open_checkpoint
+from secateurs.checkpoint.plan import Plan, Planned, make_plan
+from secateurs.checkpoint.shards import INDEX, Shard, index_of, shards_of
+from secateurs.checkpoint.tensors import Checkpoint, Stored
+from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_text
+from secateurs.errors import CollapseWarning, InputError, OutputError
+from secateurs.exact.kinds import KINDS
+from secateurs.exact.ranks import ALONE, Ranks
+from secateurs.locks import held
+from secateurs.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WORK = ".secateurs"  # what an unfinished run keeps in its output directory
+AHEAD = 2  # stretches that wait to be written while the next is zeroed
+
+
+@dataclass
+class Progress:
+    """How far a run is, in bytes of shards; read from other threads."""
+
+    n_bytes: int = 0
+    n_bytes_done: int = 0
+    doing: str = "reading"
+
+
+@dataclass
+class Streaming:
+    """One run: a source, a recipe and an output directory; `run` does the work."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    out: Path
+    ranks: Ranks = ALONE
+    progress: Progress = field(default_factory=Progress)
+
+    def run(self) -> dict[str, Any]:
+        """The manifest of the result. A finished result of the same request is checked for its sizes and returned.
+
+        Raises before anything is written: RecipeError, PatternError, InputError (weights that are not finite),
+        OutputError (no room, no permission, a directory that holds something else), LockedError.
+        """
+        plan = make_plan(self.checkpoint, self.recipe)
+        shards = shards_of(self.checkpoint)
+        request = manifest.request_of(self.checkpoint, plan)
+        self.check()
+        if (found := self._finished(request)) is not None:
+            return found
+        work = self.out / WORK
+        with self._alone(work):
+            if self.ranks.index == 0:
+                self._begin(work, request, shards)
+            self.ranks.wait()
+            mine = _share(shards, self.ranks)
+            self._write_all(
+                work, plan, [shard for shard, rank in zip(shards, mine, strict=True) if rank == self.ranks.index]
+            )
+            self.ranks.wait()
+            if self.ranks.index == 0:
+                self._finish(work, plan, shards, request)
+            self.ranks.wait()
+        return self._finished(request) or {}
+
+    def check(self) -> None:
+        """OutputError unless the output directory can be written and would not touch the source."""
+        path, out = self.checkpoint.path, self.out
+        if path is not None:
+            home = (path if path.is_dir() else path.parent).resolve()
+            if out.resolve() == home:
+                raise OutputError(
+                    f"{out} is where the source lies, and inputs are never modified. Name another directory."
+                )
+            if path.is_dir() and home in out.resolve().parents:
+                raise OutputError(f"{out} lies inside the source {path}. Name a directory outside of it.")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; name a directory for the pruned checkpoint.")
+        existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise OutputError(f"{out} cannot be written: no permission in {existing}.")
+
+    def _finished(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The manifest of a finished result of this request, None where there is none yet."""
+        path = self.out / manifest.NAME
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            same = all(found[key] == value for key, value in request.items())
+            sizes = {name: about["size"] for name, about in found["files"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+            raise OutputError(f"{path} cannot be read ({error}). Name a new directory, or delete this one.") from error
+        if not same:
+            raise OutputError(f"{self.out} holds another pruned checkpoint. Name a new directory, or delete this one.")
+        for name, size in sizes.items():
+            if not (self.out / name).is_file() or (self.out / name).stat().st_size != size:
+                raise OutputError(
+                    f"{self.out} lacks '{name}' or a part of it. Delete the directory and run this again."
+                )
+        if self.ranks.index == 0:
+            shutil.rmtree(self.out / WORK, ignore_errors=True)  # of a run that was ended just before
+        return dict(found)
+
+    @contextmanager
+    def _alone(self, work: Path) -> Iterator[None]:
+        """Hold the output directory; the ranks of one run hold it together, through their first."""
+        make_directory(self.out)
+        if self.ranks.index == 0:
+            strangers = [item.name for item in self.out.iterdir() if item.name != WORK]
+            if strangers and not work.is_dir():
+                raise OutputError(
+                    f"{self.out} is not empty and holds no unfinished run. Name a new directory, so that nothing of "
+                    "yours is lost."
+                )
+            make_directory(work)
+        with held(work / "lock") if self.ranks.index == 0 else nullcontext():
+            yield
+
+    def _begin(self, work: Path, request: Mapping[str, Any], shards: tuple[Shard, ...]) -> None:
+        """Bind the directory to this request, clean up what a killed run left, and see that there is room."""
+        path, text = work / "request.json", json.dumps(request, indent=1)
+        if path.is_file() and path.read_text("utf-8") != text:
+            raise OutputError(
+                f"{self.out} holds an unfinished run of another request, or its source has changed since. Name a new "
+                "directory, or delete this one."
+            )
+        write_text(path, text)
+        for left_over in (*work.glob("*.part"), *work.glob(".*.tmp"), *self.out.glob(".*.tmp")):
+            left_over.unlink()
+        missing = [shard for shard in shards if not _report_path(work, shard).is_file()]
+        carried = sum(_size(path) for path in self.checkpoint.others)
+        needed = sum(shard.n_bytes for shard in missing) + carried + (1 << 20)
+        free = shutil.disk_usage(self.out).free
+        if free < needed:
+            raise OutputError(
+                f"{self.out} needs {needed:,} bytes and the disk has {free:,}. Make room, and run the command again."
+            )
+
+    def _write_all(self, work: Path, plan: Plan, shards: list[Shard]) -> None:
+        """Write this rank's shards."""
+        planned = {each.name: each for each in plan.tensors}
+        names = frozenset(entry.name for shard in shards for entry in shard.entries)
+        self.progress.n_bytes = sum(shard.n_bytes for shard in shards)
+        cutter = Cutter(self.checkpoint, plan, self.ranks, names)
+        self.progress.doing = "choosing"
+        cutter.prepare()  # also where nothing is left to do here: other ranks count on this one's counts
+        self.progress.doing = "writing"
+        for shard in shards:
+            if not _report_path(work, shard).is_file():
+                self._write(work, shard, planned, cutter)
+            else:
+                self.progress.n_bytes_done += shard.n_bytes
+
+    def _write(self, work: Path, shard: Shard, planned: Mapping[str, Planned], cutter: Cutter) -> None:
+        part, layers = work / f"{shard.name}.part", []
+        with _writing(part) as writer:
+            writer.put(np.frombuffer(shard.header, np.uint8))
+            for entry in shard.entries:
+                layers.append(self._write_tensor(planned[entry.name], cutter, writer))
+        target = self.out / shard.name
+        try:
+            os.replace(part, target)
+        except OSError as error:
+            raise OutputError(f"Cannot write {target}: {error.strerror or error}.") from error
+        sync_directory(self.out)
+        report = {"size": shard.n_bytes, "sha256": writer.sha256, "layers": layers}
+        write_json(_report_path(work, shard), report)
+
+    def _write_tensor(self, each: Planned, cutter: Cutter, writer: "_Writer") -> dict[str, Any]:
+        entry = each.entry
+        kind = KINDS.get(entry.dtype)
+        n_pruned, n_before, n_after = 0, 0, 0
+        if each.status != "pruned":
+            stored = cutter.checkpoint.stored(entry)
+            n_before = n_after = n_zeros(stored, kind) if kind is not None else 0
+            writer.put(stored)
+            self.progress.n_bytes_done += entry.n_bytes
+        else:
+            assert kind is not None
+            knife = cutter.knife(each)
+            n_pruned = knife.n_pruned
+            _warn_if_emptied(each, n_pruned, cutter)
+            for buffer, before, after in cutter.pruned(each, knife):
+                n_before, n_after = n_before + before, n_after + after
+                writer.put(buffer)
+                self.progress.n_bytes_done += buffer.nbytes
+        return {
+            "name": entry.name,
+            "shape": list(entry.shape),
+            "dtype": entry.dtype,
+            "n": entry.n,
+            "n_pruned": n_pruned,
+            "n_zero_before": n_before,
+            "n_zero": n_after,
+            "status": each.status,
+            "reason": each.reason,
+            "aliases": list(entry.aliases),
+            "tau": cutter.taus.get(entry.name),
+            "sigma": cutter.sigmas.get(entry.name),
+            "is_turned": entry.is_turned,
+        }
+
+    def _finish(self, work: Path, plan: Plan, shards: tuple[Shard, ...], request: Mapping[str, Any]) -> None:
+        """Carry the other files over, then write the manifest."""
+        self.progress.doing = "finishing"
+        files: dict[str, dict[str, Any]] = {}
+        by_name: dict[str, dict[str, Any]] = {}
+        for shard in shards:
+            report = json.loads(_report_path(work, shard).read_text("utf-8"))
+            files[shard.name] = {"size": report["size"], "sha256": report["sha256"]}
+            by_name |= {layer["name"]: layer for layer in report["layers"]}
+        for path in self.checkpoint.others:
+            assert self.checkpoint.path is not None
+            name = str(path.relative_to(self.checkpoint.path))
+            files[name] = _carry(path, self.out / name)
+        if index := index_of(self.checkpoint, shards):
+            write_bytes(self.out / INDEX, index)
+            files[INDEX] = {"size": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+        notes = {
+            "left": [list(each) for each in self.checkpoint.left],
+            "ignored": [list(each) for each in self.checkpoint.ignored],
+            "notes": list(self.checkpoint.notes),
+        }
+        layers = [by_name[each.name] for each in plan.tensors]
+        write_json(self.out / manifest.NAME, manifest.make_manifest(request, files, layers, notes))
+        shutil.rmtree(work)
+        sync_directory(self.out)
+
+
+def prune_checkpoint(
+    source: "str | os.PathLike[str] | nn.Module",
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Prune whatever `open_checkpoint` opens by a recipe whose score needs only weights, into the directory `out`.
+
+    returns  the manifest: files with size and sha256, and of every tensor its counts, or why it was left alone
+
+    The source is only read. A run that was ended goes on with the same call, to the same bytes. Raises RecipeError,
+    PatternError, InputError, OutputError, LockedError, each before anything of `out` changes.
+    """
+    with open_checkpoint(source) as checkpoint:
+        return Streaming(checkpoint, recipe, Path(out), ranks).run()
+
+
+def _report_path(work: Path, shard: Shard) -> Path:
+    return work / f"{shard.name}.done.json"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+
+
+def _carry(path: Path, target: Path) -> dict[str, Any]:
+    """Copy one of the source's other files; its size and sha256."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    make_directory(target.parent)
+    write_bytes(target, data)
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:
+    """The rank that writes each shard, by bytes, the same on every rank."""
+    loads, found = [0] * ranks.n, [0] * len(shards)
+    for i in sorted(range(len(shards)), key=lambda i: (-shards[i].n_bytes, i)):
+        found[i] = loads.index(min(loads))
+        loads[found[i]] += shards[i].n_bytes
+    return found
+
+
+def _warn_if_emptied(each: Planned, n_pruned: int, cutter: Cutter) -> None:
+    if n_pruned == each.entry.n > 0:
+        warnings.warn(
+            f"Layer collapse: '{each.name}' {each.entry.shape} loses all of its {n_pruned} weights under "
+            f"'{cutter.plan.recipe.budget}'. Ask for less, or give min_keep.",
+            CollapseWarning,
+            stacklevel=2,
+        )
+
+
+class _Writer:
+    """Writes and hashes buffers in order, on a thread of its own; the error of one comes with a later one."""
+
+    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
+        self.path = path
+        self.sha256 = ""
+        self._digest = hashlib.sha256()
+        self._thread = thread
+        self._waiting: deque[Future[None]] = deque()
+        self._file = path.open("wb")
+
+    def put(self, buffer: Stored) -> None:
+        """Take one buffer, which must not change any more."""
+        while len(self._waiting) >= AHEAD:
+            self._waiting.popleft().result()
+        for start in range(0, buffer.size, _SLICE):
+            self._waiting.append(self._thread.submit(self._write, buffer[start : start + _SLICE]))
+
+    def _write(self, buffer: Stored) -> None:
+        data: Any = buffer.view(np.uint8)
+        self._digest.update(data)
+        self._file.write(data)
+
+    def finish(self) -> None:
+        """Make all of it durable."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self.sha256 = self._digest.hexdigest()
+
+    def give_up(self) -> None:
+        """Take the file away."""
+        for each in self._waiting:
+            each.cancel()
+        with suppress(Exception):
+            self._thread.shutdown(wait=True, cancel_futures=True)
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self.path.unlink()
+
+
+_SLICE = 1 << 22  # items that are hashed and written together
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[_Writer]:
+    """A writer whose file is durable when the block ends, and gone where it fails."""
+    with ThreadPoolExecutor(1, thread_name_prefix="secateurs-writer") as thread:
+        try:
+            writer = _Writer(path, thread)
+        except OSError as error:
+            raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        try:
+            yield writer
+            writer.finish()
+        except OSError as error:
+            writer.give_up()
+            raise OutputError(
+                f"Cannot write {path}: {error.strerror or error}. Nothing that was done is lost; make room, and run "
+                "the same command again."
+            ) from error
+        except BaseException:
+            writer.give_up()
+            raise

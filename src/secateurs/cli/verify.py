@@ -1,0 +1,62 @@
+"""`secateurs verify DIR`: whether a pruned checkpoint is still what its manifest says."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from secateurs.cli.safe import plain, plain_console
+from secateurs.errors import InputError
+
+if TYPE_CHECKING:
+    from secateurs.checkpoint.verifying import Verification
+
+N_SHOWN = 50
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON on stdout.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def verify(path: str, as_json: bool, debug: bool) -> None:
+    """Check a pruned checkpoint: every byte and every zero against its manifest, secateurs.json.
+
+    Without a manifest only the structure is checked. Exits with 3 if anything is damaged.
+    """
+    from secateurs.checkpoint.verifying import verify as verification_of
+
+    found = verification_of(path)
+    if as_json:
+        click.echo(json.dumps(found.values(), allow_nan=False))
+    else:
+        _print(found)
+    if not found.is_ok:
+        more = f" and {len(found.problems) - 1:,} more" if len(found.problems) > 1 else ""
+        raise InputError(
+            f"'{plain(path)}' is damaged: {plain(str(found.problems[0]))}{more}. Prune again or restore it."
+        )
+
+
+def _print(found: "Verification") -> None:
+    console = plain_console()
+    for problem in found.problems[:N_SHOWN]:
+        console.print(plain(str(problem)), style="red")
+    if len(found.problems) > N_SHOWN:
+        console.print(f"... and {len(found.problems) - N_SHOWN:,} more; --json says them all.")
+    for note in found.notes[:N_SHOWN]:
+        console.print(plain(note), style="yellow")
+    if len(found.notes) > N_SHOWN:
+        console.print(f"... and {len(found.notes) - N_SHOWN:,} more; --json says them all.")
+    files = f"{_many(found.n_files, 'file')} of {found.size_bytes:,} bytes"
+    zeros = f"{found.n_zero:,} of {found.n:,} weights are zero in {_many(found.n_layers, 'tensor')}"
+    if not found.is_ok:
+        console.print(f"Damaged: {_many(len(found.problems), 'problem')} in {files}.", style="bold red")
+    elif found.has_manifest:
+        groups = f"; n:m holds in every group of {_many(found.n_nm, 'tensor')}" if found.n_nm else ""
+        console.print(f"Good: {files}, each with its SHA-256; {zeros}, as the manifest says{groups}.", style="bold")
+    else:
+        console.print(f"Readable: {files}; {zeros}.", style="bold")
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

@@ -1,0 +1,161 @@
+"""Choosing: which scores of all layers live, exactly, without gathering them.
+
+A sample brackets the smallest score that lives, one pass over everything counts what is below and remembers what is
+inside, and the answer is found among those. Only counts are added up, so several processes can share the layers.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateurs.errors import InputError
+from secateurs.exact.parts import BLOCK, Floats, Inside, Part
+from secateurs.exact.ranks import ALONE, Ranks
+
+N_SAMPLE = 1 << 20  # scores
+DEVIATIONS = 5.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What lives in one layer: n_kept in all, keys above `key` and the first n_ties equal to it, by flat index."""
+
+    key: int
+    n_ties: int
+    n_kept: int
+
+
+def choose(
+    parts: Mapping[str, Part],
+    n_pruned: int,
+    n_first: Mapping[str, int] | None = None,
+    names: list[str] | None = None,
+    ranks: Ranks = ALONE,
+) -> dict[str, Cut]:
+    """The cut of every part, so that n_pruned scores of all parts together go, the smallest.
+
+    n_first  how many of a part's best live whatever the others offer; the rest compete and the total stays exact
+    names    of the parts on all ranks; by default those of `parts`
+
+    Among equals the earlier name, then the earlier flat index, lives. InputError where a score is not finite.
+    """
+    places = {name: i for i, name in enumerate(sorted(parts if names is None else names))}
+    first = {name: min((n_first or {}).get(name, 0), part.n) for name, part in parts.items()}
+    n_all = int(ranks.sum([sum(part.n for part in parts.values())])[0])
+    if n_pruned == 0:
+        return {name: Cut(-1, 0, part.n) for name, part in parts.items()}
+    if n_pruned == n_all:
+        return {name: Cut(part.kind.mask, 0, 0) for name, part in parts.items()}
+    if n_pruned == n_all - int(ranks.sum([sum(first.values())])[0]):
+        return {
+            name: choose({name: part}, part.n - first[name])[name] if first[name] else Cut(part.kind.mask, 0, 0)
+            for name, part in parts.items()
+        }
+    found, value = _last_survivor(parts, first, n_all, n_pruned, ranks)
+    held, room = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
+    for name, part in parts.items():
+        n_above, n_ties = part.n - found[name].n_upto(value), found[name].n_at(value)
+        held[places[name]] = max(first[name], n_above)
+        room[places[name]] = max(0, n_above + n_ties - held[places[name]])
+    held, room = ranks.sum(held), ranks.sum(room)
+    before = np.cumsum(room) - room  # ties of earlier names come first
+    n_kept = held + np.clip(n_all - n_pruned - held.sum() - before, 0, room)
+    cuts = {}
+    for name, part in parts.items():
+        mine = int(n_kept[places[name]])
+        n_spared = mine - (part.n - found[name].n_upto(value))
+        if n_spared <= found[name].n_at(value):
+            cuts[name] = Cut(part.kind.key_upto(value), n_spared, mine)
+        else:  # its best reach below what the others need
+            cuts[name] = choose({name: part}, part.n - mine)[name]
+    return cuts
+
+
+def _last_survivor(
+    parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
+) -> tuple[dict[str, Inside], float]:
+    """What was found around the smallest score that lives, and that score."""
+    is_free = not int(ranks.sum([sum(first.values())])[0])  # of all ranks, so that all go the same way
+    low, high = _bracket(parts, n_all, n_pruned, ranks) if n_all > 8 * BLOCK and is_free else (0.0, math.inf)
+
+    def n_upto(value: float, with_error: bool = False) -> int:
+        counts = (
+            min(inside.n_upto(value) + with_error * inside.error, parts[name].n - first[name])
+            for name, inside in found.items()
+        )
+        return int(ranks.sum([sum(counts)])[0])
+
+    while True:
+        found = {name: part.scan(low, high) for name, part in parts.items()}
+        _check_finite(parts, found)
+        if n_upto(np.nextafter(low, -1.0)) > n_pruned:
+            low, high = 0.0, float(np.nextafter(low, -1.0))
+        elif n_upto(high) <= n_pruned:
+            low, high = float(np.nextafter(high, math.inf)), math.inf
+        else:
+            value = _smallest(lambda value: n_upto(value) > n_pruned, low, high)
+            if not int(ranks.sum([sum(inside.error for inside in found.values())])[0]):
+                return found, value
+            low, high = _smallest(lambda value: n_upto(value, True) > n_pruned, low, high), value
+
+
+def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks) -> tuple[float, float]:
+    """Values between which the smallest survivor very likely stands, from a sample."""
+    every = max(BLOCK, n_all // N_SAMPLE * BLOCK)
+    blocks: list[Floats] = []
+    weights: list[float] = []
+    for part in parts.values():
+        mine = part.sample(every)
+        blocks += mine
+        weights += [part.n / max(1, sum(block.size for block in mine))] * len(mine)
+    scores = np.concatenate([*blocks, np.zeros(0)])
+    weight = np.repeat(weights, [block.size for block in blocks])
+    order = scores.argsort()
+    scores, upto = scores[order], np.cumsum(weight[order])
+
+    def n_upto(value: float) -> int:
+        i = int(np.searchsorted(scores, value, "right"))
+        return int(ranks.sum([round(upto[i - 1]) if i else 0])[0])
+
+    def at(place: float) -> float:
+        return _smallest(lambda value: n_upto(value) > place, 0.0, math.inf)
+
+    middle = at(n_pruned)
+    share = n_pruned / n_all
+    # Neighbours resemble each other, so a block counts as one draw: its surplus below the estimate is one error.
+    surplus = [
+        each * (float((block <= middle).sum()) - share * block.size)
+        for each, block in zip(weights, blocks, strict=True)
+    ]
+    squares = int(ranks.sum([math.ceil(sum(each * each for each in surplus))])[0])
+    margin = DEVIATIONS * math.sqrt(squares) + 2 * every / BLOCK
+    low = at(n_pruned - margin) if n_pruned > margin else 0.0
+    return low, at(n_pruned + margin) if n_pruned + margin < n_all else math.inf
+
+
+def _smallest(is_enough: Callable[[float], bool], low: float, high: float) -> float:
+    """The smallest number in [low, high] of which it is true; `high` where it is true of none below it."""
+    a, b = (int(np.float64(value).view(np.int64)) for value in (low, high))
+    while a < b:
+        middle = (a + b) // 2
+        if is_enough(float(np.int64(middle).view(np.float64))):
+            b = middle
+        else:
+            a = middle + 1
+    return float(np.int64(a).view(np.float64))
+
+
+def _check_finite(parts: Mapping[str, Part], found: Mapping[str, Inside]) -> None:
+    for name, inside in found.items():
+        if not inside.is_finite:
+            raise not_finite(name, parts[name])
+
+
+def not_finite(name: str, part: Part) -> InputError:
+    """The error of weights that have no order."""
+    return InputError(
+        f"'{name}' holds {part.n_not_finite()} weights of {part.n} that are infinite or not a number: there is no "
+        "order to prune by. Look for a diverged training or a broken file."
+    )

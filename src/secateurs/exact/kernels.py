@@ -1,0 +1,207 @@
+"""Kernels: the loops over bits, compiled by numba, each over one piece of an array.
+
+stored  (n,) signed integers that hold a floating dtype; stored & mask is the key, which is never negative
+Integers are cast back to the array's width at every step: numba widens them, and LLVM then uses half a vector.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from secateurs.exact.compiled import compiled
+
+BLOCK = 64  # so few lie inside a bracket that most blocks are only counted
+FEW = 12  # are sorted one by one
+
+
+@compiled
+def collect(stored: Any, mask: Any, low: Any, high: Any, found: Any) -> tuple[int, int, int]:
+    """(keys below low, keys in [low, high], largest key); those inside are written to `found`, which has room."""
+    cast = stored.dtype.type
+    n_below, n_found, n_blocks, largest = 0, 0, stored.size // BLOCK, cast(0)
+    for block in range(n_blocks):
+        below, upto = np.int32(0), np.int32(0)
+        for i in range(block * BLOCK, (block + 1) * BLOCK):
+            key = cast(stored[i] & mask)
+            below = np.int32(below + np.int32(key < low))
+            upto = np.int32(upto + np.int32(key <= high))
+            largest = max(largest, key)
+        n_below += int(below)
+        if upto != below:
+            for i in range(block * BLOCK, (block + 1) * BLOCK):
+                key = stored[i] & mask
+                if key >= low and key <= high:
+                    found[n_found] = key
+                    n_found += 1
+    for i in range(n_blocks * BLOCK, stored.size):
+        key = cast(stored[i] & mask)
+        largest = max(largest, key)
+        n_below += key < low
+        if key >= low and key <= high:
+            found[n_found] = key
+            n_found += 1
+    return n_below, n_found, int(largest)
+
+
+@compiled
+def count(stored: Any, mask: Any, key: Any) -> tuple[int, int]:
+    """(keys below key, keys equal to it)."""
+    cast = stored.dtype.type
+    n_below, n_equal = 0, 0
+    for start in range(0, stored.size, 4096):
+        below, equal = np.int32(0), np.int32(0)
+        for i in range(start, min(start + 4096, stored.size)):
+            found = cast(stored[i] & mask)
+            below = np.int32(below + np.int32(found < key))
+            equal = np.int32(equal + np.int32(found == key))
+        n_below += int(below)
+        n_equal += int(equal)
+    return n_below, n_equal
+
+
+@compiled
+def zero_below(stored: Any, mask: Any, key: Any, sign: Any) -> int:
+    """Zero, in place, every weight whose key is below `key`; how many stand at it.
+
+    sign  how far the sign bit stands from the lowest bit
+    """
+    cast = stored.dtype.type
+    one_less = cast(key - 1)
+    n_equal = 0
+    for start in range(0, stored.size, 4096):
+        equal = np.int32(0)
+        for i in range(start, min(start + 4096, stored.size)):
+            value = stored[i]
+            found = cast(value & mask)
+            equal = np.int32(equal + np.int32(found == key))
+            # All ones where found >= key. A conditional store would be a masked one, slow on some CPUs.
+            stored[i] = value & cast(cast(one_less - found) >> sign)
+        n_equal += int(equal)
+    return n_equal
+
+
+@compiled
+def zero_ties(stored: Any, mask: Any, key: Any, n_spared: int) -> None:
+    """Zero, in place, every weight whose key is `key`, but for the first n_spared."""
+    for i in range(stored.size):
+        if stored[i] & mask == key:
+            if n_spared > 0:
+                n_spared -= 1
+            else:
+                stored[i] = 0
+
+
+@compiled
+def zero_neighbours(stored: Any, mask: Any, n_kernel: int, m: int, n_keep: int, sign: Any) -> None:
+    """Zero, in place, all but the n_keep largest of every m consecutive inputs; among equals the earlier survives.
+
+    stored  (rows * inputs * n_kernel,) where m divides the inputs
+    Ranks a run of whole groups at a time: each weight is compared with the one `step` inputs on, for every step.
+    """
+    cast = stored.dtype.type
+    group = m * n_kernel
+    n = max(1, 2048 // group) * group
+    rank, place = np.empty(n, stored.dtype), np.empty(n, stored.dtype)
+    padded = np.zeros(n + 2 * group, stored.dtype)
+    keys = padded[group:]
+    for i in range(n):
+        place[i] = i // n_kernel % m
+    for start in range(0, stored.size, n):
+        run = stored[start : start + n]
+        for i in range(run.size):
+            keys[i] = cast(run[i] & mask)
+            rank[i] = cast(-n_keep)
+        for step in range(1, m):
+            later, earlier = padded[group + step * n_kernel :], padded[group - step * n_kernel :]
+            from_here, to_here = cast(m - step), cast(step)
+            for i in range(run.size):
+                key, at = keys[i], place[i]
+                is_before = cast(cast(at < from_here) & cast(later[i] > key))
+                rank[i] = cast(rank[i] + cast(is_before + cast(cast(at >= to_here) & cast(earlier[i] >= key))))
+        for i in range(run.size):
+            # All ones where fewer than n_keep come before it.
+            run[i] = run[i] & cast(rank[i] >> sign)
+
+
+@compiled
+def _n_below(row: Any, mask: Any, a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
+    """How many keys of a row lie below each of four pivots; four cost little more than one."""
+    cast = row.dtype.type
+    below_a, below_b, below_c, below_d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+    for i in range(row.size):
+        key = cast(row[i] & mask)
+        below_a = np.int32(below_a + np.int32(key < a))
+        below_b = np.int32(below_b + np.int32(key < b))
+        below_c = np.int32(below_c + np.int32(key < c))
+        below_d = np.int32(below_d + np.int32(key < d))
+    return below_a, below_b, below_c, below_d
+
+
+@compiled
+def _kth(row: Any, mask: Any, place: int, guess: int, spread: int, found: Any) -> tuple[int, int, int, int]:
+    """(key at `place` of the row's ascending order, keys below it, keys equal to it, bits per place around it).
+
+    guess, spread  where to look first; rows of one layer resemble each other
+    found          room for the row
+    Brackets the key by counting, each time where the counts so far point to, until few are left to sort.
+    """
+    cast = row.dtype.type
+    low, high = 0, int(mask)
+    n_low, n_high = 0, row.size  # keys below low; keys up to high
+    while n_high - n_low > FEW and low < high:
+        if guess < 0:
+            share = (place + 0.5 - n_low) / (n_high - n_low)
+            guess = low + int(share * float(high - low))
+            spread = int(float(high - low) * 2.0 / (n_high - n_low)) + 1
+            far = max(guess - low, high - guess) // 2
+        else:
+            far = 4 * spread
+        pivots = (
+            min(max(guess - far, low + 1), high),
+            min(max(guess - spread, low + 1), high),
+            min(max(guess + spread, low + 1), high),
+            min(max(guess + far, low + 1), high),
+        )
+        counts = _n_below(row, mask, cast(pivots[0]), cast(pivots[1]), cast(pivots[2]), cast(pivots[3]))
+        for i in range(4):
+            if counts[i] <= place and pivots[i] > low:
+                low, n_low = pivots[i], int(counts[i])
+            elif counts[i] > place and pivots[i] - 1 < high:
+                high, n_high = pivots[i] - 1, int(counts[i])
+        guess = -1
+    width = (high - low) // max(1, n_high - n_low)
+    if low == high:
+        return low, n_low, n_high - n_low, width
+    n_found = collect(row, mask, cast(low), cast(high), found)[1]
+    for i in range(1, n_found):
+        key = found[i]
+        j = i
+        while j > 0 and found[j - 1] > key:
+            found[j] = found[j - 1]
+            j -= 1
+        found[j] = key
+    key = found[place - n_low]
+    n_below, n_equal = n_low, 0
+    for i in range(n_found):
+        n_below += found[i] < key
+        n_equal += found[i] == key
+    return int(key), n_below, n_equal, width
+
+
+@compiled
+def zero_rows(stored: Any, mask: Any, n_columns: int, n_keep: int, sign: Any) -> None:
+    """Zero, in place, all but the n_keep > 0 largest of every row; among equals the earlier survives.
+
+    stored  (rows * n_columns,)
+    """
+    cast = stored.dtype.type
+    found = np.empty(n_columns, stored.dtype)
+    guess, width = -1, 0
+    error = int(np.sqrt(n_columns) / 4) + 1  # places by which like rows differ
+    for start in range(0, stored.size, n_columns):
+        row = stored[start : start + n_columns]
+        guess, n_below, n_equal, width = _kth(row, mask, n_columns - n_keep, guess, width * error + 1, found)
+        n_spared = n_keep - (n_columns - n_below - n_equal)
+        if n_equal > n_spared:
+            zero_ties(row, mask, cast(guess), n_spared)
+        zero_below(row, mask, cast(guess), sign)

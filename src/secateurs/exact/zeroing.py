@@ -1,0 +1,61 @@
+"""Zeroing: what does not live becomes zero, in place, in an array or in one stretch of it after the other."""
+
+import math
+from dataclasses import replace
+
+from secateurs.exact import kernels
+from secateurs.exact.choose import Cut
+from secateurs.exact.kinds import Kind, Stored, signed
+from secateurs.exact.parts import PIECE, split
+from secateurs.exact.threads import spread
+
+
+def zero_cut(stored: Stored, kind: Kind, cut: Cut) -> Cut:
+    """Zero what `cut` does not keep, in place; returns the cut for the stretch that follows this one.
+
+    stored  (n,) of the kind's storage, writable
+    """
+    mask = kind.key(kind.mask)
+    if cut.key < 0:
+        return cut
+    if cut.key == kind.mask:
+        stored[:] = 0
+        return cut
+    pieces = [signed(piece) for piece in split(stored)]
+    n_ties = spread(lambda piece: kernels.zero_below(piece, mask, kind.key(cut.key), kind.key(kind.sign)), pieces)
+    spared = cut.n_ties
+    crowded = []
+    for piece, n in zip(pieces, n_ties, strict=True):
+        if n > spared:
+            crowded.append((piece, spared))
+        spared = max(0, spared - n)
+    spread(lambda each: kernels.zero_ties(each[0], mask, kind.key(cut.key), each[1]), crowded)
+    return replace(cut, n_ties=spared)
+
+
+def zero_rows(stored: Stored, kind: Kind, n_columns: int, n_keep: int) -> None:
+    """Zero all but the n_keep largest of every row, in place.
+
+    stored  (rows * n_columns,) of the kind's storage, writable
+    """
+    if n_keep == 0:
+        stored[:] = 0
+    elif n_keep < n_columns:
+        mask, sign = kind.key(kind.mask), kind.key(kind.sign)
+        pieces = split(stored, max(1, PIECE // n_columns) * n_columns)
+        spread(lambda piece: kernels.zero_rows(signed(piece), mask, n_columns, n_keep, sign), pieces)
+
+
+def zero_neighbours(stored: Stored, kind: Kind, shape: tuple[int, ...], m: int, n_keep: int) -> None:
+    """Zero all but the n_keep largest of every m consecutive inputs, in place.
+
+    stored  (prod(shape),) of the kind's storage, writable
+    shape   (out, in, *kernel) where m divides in
+    """
+    if n_keep == 0:
+        stored[:] = 0
+    elif n_keep < m and stored.size:
+        mask, sign, n_kernel = kind.key(kind.mask), kind.key(kind.sign), math.prod(shape[2:])
+        group = m * n_kernel
+        pieces = split(stored, max(1, PIECE // group) * group)
+        spread(lambda piece: kernels.zero_neighbours(signed(piece), mask, n_kernel, m, n_keep, sign), pieces)

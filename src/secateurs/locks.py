@@ -1,0 +1,30 @@
+"""Locks: a file that one process holds at a time, and lets go of when it ends, however it ends."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateurs.errors import LockedError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing holds a directory
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def held(path: Path, is_waiting: bool = False) -> Iterator[None]:
+    """Hold a lock file; where another process holds it, wait, or raise LockedError."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with os.fdopen(handle, "w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if is_waiting else fcntl.LOCK_NB))
+            except OSError as error:
+                message = f"Another run is writing {path.parent}. Wait for it, or name another directory."
+                raise LockedError(message) from error
+        yield

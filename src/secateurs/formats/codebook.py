@@ -1,0 +1,71 @@
+"""Codebook: the few numbers that stand best for many weights (k-means in one dimension), and how to train them on.
+
+    numbers = fit(weights, 32)          # numbers, ascending
+    codes   = codes_of(weights, numbers)
+    numbers -= rate * gradient_of(codes, gradient, 32)   # one step of training the shared numbers
+
+Han, Mao & Dally 2016, arXiv:1510.00149 (from a linear start, which keeps the large weights).
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+N_BINS = 1 << 16
+MAX_STEPS = 300
+
+
+def fit(weights: Floats, n: int) -> Floats:
+    """(n,) numbers, ascending, that k-means finds from a linear start between the extremes.
+
+    Weights are counted in N_BINS bins where there are more than that; the sum of squares never rises from one step to
+    the next, and it stops when no number moves. A number that no weight is near stays where it is.
+    """
+    numbers: Floats = np.zeros(n)
+    if not weights.size:
+        return numbers
+    points, counts = _points(weights)
+    numbers = np.linspace(points[0], points[-1], n)
+    n_before = np.append(0.0, counts.cumsum())
+    sum_before = np.append(0.0, (counts * points).cumsum())
+    for _ in range(MAX_STEPS):
+        edges = np.concatenate([[0], np.searchsorted(points, _middles(numbers)), [points.size]])
+        held, total = np.diff(n_before[edges]), np.diff(sum_before[edges])
+        moved = np.sort(np.divide(total, held, out=numbers.copy(), where=held > 0))
+        if np.array_equal(moved, numbers):
+            break
+        numbers = moved
+    return numbers
+
+
+def codes_of(weights: Floats, numbers: Floats) -> "NDArray[np.uint8]":
+    """The place of the nearest number for every weight; half-way goes to the larger."""
+    found: NDArray[np.uint8] = np.searchsorted(_middles(numbers), weights, side="right").astype(np.uint8)
+    return found
+
+
+def gradient_of(codes: "NDArray[np.uint8]", gradient: "NDArray[Any]", n: int) -> Floats:
+    """(n,) the gradient of each shared number: the sum of those of the weights that share it."""
+    return np.asarray(np.bincount(codes.reshape(-1), gradient.reshape(-1).astype(np.float64), n), np.float64)
+
+
+def _middles(numbers: Floats) -> Floats:
+    return (numbers[1:] + numbers[:-1]) / 2
+
+
+def _points(weights: Floats) -> tuple[Floats, Floats]:
+    """(points, how often each), ascending: the weights themselves, or the means of equal bins."""
+    if weights.size <= N_BINS:
+        points, counts = np.unique(weights, return_counts=True)
+        return points, counts.astype(np.float64)
+    low, high = float(weights.min()), float(weights.max())
+    width = (high - low) / N_BINS
+    if not width > 0:
+        return np.array([low]), np.array([float(weights.size)])
+    bins = np.minimum(((weights - low) / width).astype(np.int64), N_BINS - 1)
+    counts, sums = np.bincount(bins, minlength=N_BINS), np.bincount(bins, weights, N_BINS)
+    used = counts > 0
+    return np.sort(sums[used] / counts[used]), counts[used].astype(np.float64)

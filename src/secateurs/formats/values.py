@@ -1,0 +1,172 @@
+"""Values: how the kept weights are stored: as they are, as small integers with a scale, or as places in a codebook.
+
+    exact        the bits of the dtype
+    int8, int4   weight = code * scale, with one scale per row, or per `group` neighbours of a row: "int8/64"
+    codebook:5   weight = codebook[code]: 2**5 numbers per tensor, by k-means
+
+Codes are made of the dense weight, one per weight, so that any format can gather them as it gathers bits.
+To add one: a line in `parse`, and its branch in `code` and `decode`.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateurs.errors import InputError, RecipeError
+from secateurs.exact.kinds import Kind, Stored
+from secateurs.formats.codebook import codes_of, fit
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Values:
+    """How weights are stored.
+
+    name    "exact", "int" or "codebook"
+    n_bits  of one code; 0 for exact
+    group   weights of a row that share a scale; 0 for the whole row
+    """
+
+    name: str = "exact"
+    n_bits: int = 0
+    group: int = 0
+
+    @classmethod
+    def parse(cls, text: "str | Values") -> "Values":
+        """`exact`, `int8`, `int4`, `int4/64` or `codebook:5`.
+
+        >>> Values.parse("int4/64")
+        Values(name='int', n_bits=4, group=64)
+        """
+        if isinstance(text, Values):
+            return text
+        if text == "exact":
+            return cls()
+        if found := re.fullmatch(r"int([48])(?:/([1-9][0-9]{0,8}))?", text):
+            return cls("int", int(found[1]), int(found[2] or 0))
+        if found := re.fullmatch(r"codebook:([2-8])", text):
+            return cls("codebook", int(found[1]))
+        raise RecipeError(
+            "Values are exact, int8, int4, int8/64 (one scale per 64 weights) or codebook:2 to codebook:8; "
+            f"got {text!r}."
+        )
+
+    def __str__(self) -> str:
+        if self.name == "exact":
+            return "exact"
+        if self.name == "codebook":
+            return f"codebook:{self.n_bits}"
+        return f"int{self.n_bits}/{self.group}" if self.group else f"int{self.n_bits}"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every bit comes back."""
+        return self.name == "exact"
+
+    def n_scales(self, n_columns: int) -> int:
+        """Scales of one row."""
+        return -(-n_columns // self.group) if self.group else 1
+
+
+EXACT = Values()
+
+
+def code(values: Values, kind: Kind, stored: Stored, n_columns: int, codebook: Stored) -> tuple[Stored, Stored]:
+    """(codes, scales) of whole rows: a code per weight, and for int the bits of the scales, else none.
+
+    stored    (rows * n_columns,); zeros and what is not kept do not count
+    codebook  what `codebook_of` found in the tensor, for codebook values
+
+    int    int8 codes of the nearest multiple of the scale, as bytes; the scales are bfloat16, rounded up, so that the
+           largest weight of a group has the largest code. Zero is exactly code 0.
+    """
+    if values.is_exact:
+        return stored, _NO_SCALES
+    if not stored.size:
+        return stored.astype(np.uint8), _NO_SCALES
+    numbers = kind.values(stored)
+    if values.name == "codebook":
+        return codes_of(numbers, kind.values(codebook)), _NO_SCALES
+    rows = numbers.reshape(-1, n_columns)
+    grouped = _grouped(rows, values)  # (rows, groups, group)
+    scales = _bf16_above(np.abs(grouped).max(axis=2, initial=0.0) / (2 ** (values.n_bits - 1) - 1))
+    if scales.size and scales.max() >= 0x7F80:
+        raise InputError("Weights of more than 1e38 need exact values: their scale is beyond bfloat16.")
+    steps = _bf16_values(scales)[:, :, None]
+    found = np.rint(np.divide(grouped, steps, out=np.zeros_like(grouped), where=steps > 0))
+    codes = found.reshape(len(rows), -1)[:, : rows.shape[1]].astype(np.int8)
+    return codes.reshape(-1).view(np.uint8), scales.reshape(-1)
+
+
+def decode(values: Values, kind: Kind, codes: Stored, n_columns: int, scales: Stored, codebook: Stored) -> Stored:
+    """The bits of the weights that `code` gave these codes; code 0 of int is +0.0."""
+    if values.is_exact:
+        return codes
+    if values.name == "codebook":
+        return codebook[codes]
+    if not codes.size:
+        return codes.astype(kind.storage)
+    rows = codes.view(np.int8).reshape(-1, n_columns)
+    steps = _bf16_values(scales).reshape(len(rows), -1)
+    width = values.group or n_columns
+    each = np.repeat(steps, width, axis=1)[:, : rows.shape[1]] if values.group else steps
+    return stored_as(kind, (rows * each).reshape(-1))
+
+
+def codebook_of(values: Values, kind: Kind, kept: Stored, has_zero: bool = False) -> Stored:
+    """The bits of the 2**n_bits numbers that stand best for these kept weights, ascending; one is zero if it must."""
+    n = 2**values.n_bits
+    numbers = fit(kind.values(kept), n - has_zero)
+    return stored_as(kind, np.sort(np.append(numbers, 0.0)) if has_zero else numbers)
+
+
+def assert_finite(kind: Kind, stored: Stored, name: str) -> None:
+    """InputError where there is a NaN or infinity, which only exact values can hold."""
+    n_wild = int(np.count_nonzero((stored & kind.storage.type(kind.mask)) >= kind.n_finite))
+    if n_wild:
+        raise InputError(f"{name} holds {n_wild:,} NaN or infinite weights, which only exact values can store.")
+
+
+def stored_as(kind: Kind, numbers: Floats) -> Stored:
+    """The bits of numbers, each rounded to the nearest of the dtype; half-way goes to even, as everywhere."""
+    with np.errstate(over="ignore"):
+        if kind.name == "F64":
+            return numbers.view(np.uint64)
+        if kind.name == "F32":
+            return numbers.astype(np.float32).view(np.uint32)
+        if kind.name == "F16":
+            return numbers.astype(np.float16).view(np.uint16)
+    if kind.name != "BF16":
+        raise InputError(f"Weights of {kind.name} have 8 bits already; store them as exact values.")
+    found = numbers.astype(np.float32).view(np.uint32)
+    # Codes of 8 bits times scales of 8 bits are exact in float32; means of a codebook are rounded twice, which is seen
+    # in no error bound.
+    return ((found + 0x7FFF + (found >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+_NO_SCALES: Stored = np.zeros(0, np.uint16)
+
+
+def _grouped(rows: Floats, values: Values) -> Floats:
+    """(rows, groups, group), the last group of a row filled up with zeros."""
+    width = values.group or rows.shape[1]
+    n_groups = values.n_scales(rows.shape[1])
+    missing = n_groups * width - rows.shape[1]
+    padded = np.pad(rows, ((0, 0), (0, missing))) if missing else rows
+    return padded.reshape(len(rows), n_groups, width)
+
+
+def _bf16_above(numbers: Floats) -> Stored:
+    """The bits of the smallest bfloat16 that is at least each number >= 0."""
+    with np.errstate(over="ignore"):
+        single = numbers.astype(np.float32)
+    above = np.where(single < numbers, np.nextafter(single, np.float32(np.inf)), single)
+    bits: Stored = above.view(np.uint32)
+    return np.asarray((bits >> 16) + (bits & 0xFFFF != 0), np.uint16)
+
+
+def _bf16_values(bits: Stored) -> Floats:
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

@@ -7,14 +7,17 @@ is respected, and what goes wrong is one OutputError.
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from secateurs.errors import OutputError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, all or nothing."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; when the block ends without an error, it replaces `path`, all or nothing."""
     target = Path(os.path.realpath(path))
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -22,7 +25,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode(target))
@@ -34,6 +37,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, all or nothing."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,8 @@
     open_checkpoint("model.safetensors")   open_checkpoint("directory")   open_checkpoint("org/name")   ...(module)
 
 In a directory: model.safetensors, else *.safetensors.index.json and its shards, else the only *.safetensors, else
-pytorch_model.bin (or its index), else the only .pt, .pth, .bin or .onnx. Nothing is read but headers.
+pytorch_model.bin (or its index), else the only .pt, .pth, .bin or .onnx, else the only *.packed.safetensors. Nothing is
+read but headers.
 To add a source: a line in `_open_files`, and its file names in _KINDS.
 """
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from secateurs.checkpoint.onnx_file import OnnxCheckpoint
+    from secateurs.checkpoint.packed_file import PackedCheckpoint
     from secateurs.checkpoint.sharded import SafetensorsCheckpoint
     from secateurs.checkpoint.torch_file import TorchCheckpoint
 
-    FileCheckpoint = SafetensorsCheckpoint | TorchCheckpoint | OnnxCheckpoint
+    FileCheckpoint = SafetensorsCheckpoint | PackedCheckpoint | TorchCheckpoint | OnnxCheckpoint
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _KNOWN = ".safetensors, .pt, .pth, .bin or .onnx"
@@ -128,7 +130,8 @@ def _only_file(directory: Path, names: list[str]) -> str:
 
 
 _KINDS: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("model.safetensors", lambda name: name.endswith(".safetensors")),
+    ("model.safetensors", lambda name: name.endswith(".safetensors") and not name.endswith(".packed.safetensors")),
     ("pytorch_model.bin", lambda name: name.endswith(_TORCH) and not name.startswith(_TRAINING_STATE)),
     ("model.onnx", lambda name: name.endswith(".onnx")),
+    ("model.packed.safetensors", lambda name: name.endswith(".packed.safetensors")),
 )

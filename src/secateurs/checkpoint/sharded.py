@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from secateurs.checkpoint.safetensors_file import read_header
 from secateurs.checkpoint.tensors import Checkpoint, Entry, Stored
 from secateurs.checks import shown
 from secateurs.errors import InputError
+
+if TYPE_CHECKING:
+    from secateurs.checkpoint.packed_file import PackedCheckpoint
 
 
 @dataclass(eq=False)
@@ -43,12 +47,20 @@ class SafetensorsCheckpoint(Checkpoint):
         self.maps.close()
 
 
-def open_safetensors(path: Path, shards: Mapping[str, Path], weight_map: Mapping[str, str]) -> SafetensorsCheckpoint:
-    """The tensors of the files {name: path}, opened as `path`.
+def open_safetensors(
+    path: Path, shards: Mapping[str, Path], weight_map: Mapping[str, str]
+) -> "SafetensorsCheckpoint | PackedCheckpoint":
+    """The tensors of the files {name: path}, opened as `path`; of a packed file, the tensors that are packed in it.
 
     weight_map  {tensor: file name}, to agree with; {} for one file without an index
     """
     headers = {name: read_header(file) for name, file in shards.items()}
+    if len(headers) == 1:
+        header = next(iter(headers.values()))
+        if header.metadata.get("format", "").startswith("secateurs.packed/"):  # of whatever version
+            from secateurs.checkpoint.packed_file import open_packed
+
+            return open_packed(path, header)
     found: dict[str, str] = {}
     for name, header in headers.items():
         for entry in header.entries:

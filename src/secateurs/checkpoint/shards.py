@@ -4,6 +4,7 @@ A safetensors source keeps its files, their names and headers byte for byte; any
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def shards_of(checkpoint: Checkpoint) -> tuple[Shard, ...]:
             for name, entries in by_file.items()
         )
     names = _names(len(by_file))
-    return tuple(_made(name, entries) for name, entries in zip(names, by_file.values(), strict=True))
+    about = next(iter(checkpoint.metadata.values()), {})
+    return tuple(_made(name, entries, about) for name, entries in zip(names, by_file.values(), strict=True))
 
 
 def index_of(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> bytes:
@@ -74,13 +76,17 @@ def _names(n: int) -> list[str]:
     return [f"model-{i:05}-of-{n:05}.safetensors" for i in range(1, n + 1)]
 
 
-def _made(name: str, entries: list[Entry]) -> Shard:
+def _made(name: str, entries: list[Entry], metadata: Mapping[str, str]) -> Shard:
     """A file for these tensors; a tied one is written once, its other names stand in the metadata as safetensors' own
     `save_model` writes them, for its `load_model`."""
     # Widest first, so that every tensor is aligned.
     ordered = sorted(entries, key=lambda entry: (-BITS[entry.dtype], entry.name))
     about: dict[str, object] = {
-        "__metadata__": {"format": "pt", **{alias: entry.name for entry in ordered for alias in entry.aliases}}
+        "__metadata__": {
+            "format": "pt",
+            **metadata,
+            **{alias: entry.name for entry in ordered for alias in entry.aliases},
+        }
     }
     at = 0
     for entry in ordered:

@@ -63,7 +63,7 @@ class Checkpoint:
     """Interface: the tensors of one source, each stored one once, in the order of the source.
 
     path      what was opened; None for a live network
-    source    "safetensors", "torch", "onnx" or "module"
+    source    "safetensors", "packed", "torch", "onnx" or "module"
     files     base names of the shards; () where a tensor has no file
     metadata  {file: its __metadata__}
     others    the other files of the directory, to be carried over, the shards' index included: paths inside `path`

@@ -131,3 +131,30 @@ def places_of(gaps: Any, size: int, places: Any) -> int:
             places[n] = at
             n += 1
     return n
+
+
+@compiled
+def turn(stored: Any, by: int, bits: int, turned: Any) -> None:
+    """Move the top `by` bits of each of `bits` to the low end."""
+    cast = stored.dtype.type
+    up, down = cast(by), cast(bits - by)
+    for i in range(stored.size):
+        turned[i] = cast(cast(stored[i] << up) | cast(stored[i] >> down))
+
+
+@compiled
+def part(turned: Any, shift: int, plane: Any) -> None:
+    """The byte of every number that stands `shift` bits above the lowest."""
+    cast = turned.dtype.type
+    down = cast(shift)
+    for i in range(turned.size):
+        plane[i] = np.uint8(turned[i] >> down)
+
+
+@compiled
+def merge(plane: Any, shift: int, turned: Any) -> None:
+    """Put that byte back into numbers that have zeros there."""
+    cast = turned.dtype.type
+    up = cast(shift)
+    for i in range(plane.size):
+        turned[i] = cast(turned[i] | cast(cast(plane[i]) << up))

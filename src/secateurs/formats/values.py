@@ -111,7 +111,7 @@ def decode(values: Values, kind: Kind, codes: Stored, n_columns: int, scales: St
         return codes.astype(kind.storage)
     rows = codes.view(np.int8).reshape(-1, n_columns)
     steps = _bf16_values(scales).reshape(len(rows), -1)
-    width = values.group or n_columns
+    width = min(values.group or n_columns, n_columns)
     each = np.repeat(steps, width, axis=1)[:, : rows.shape[1]] if values.group else steps
     return stored_as(kind, (rows * each).reshape(-1))
 
@@ -152,7 +152,7 @@ _NO_SCALES: Stored = np.zeros(0, np.uint16)
 
 def _grouped(rows: Floats, values: Values) -> Floats:
     """(rows, groups, group), the last group of a row filled up with zeros."""
-    width = values.group or rows.shape[1]
+    width = min(values.group or rows.shape[1], rows.shape[1])
     n_groups = values.n_scales(rows.shape[1])
     missing = n_groups * width - rows.shape[1]
     padded = np.pad(rows, ((0, 0), (0, missing))) if missing else rows

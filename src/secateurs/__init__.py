@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateurs.budgets import erk, per_layer, sparsity, threshold, top
+    from secateurs.checkpoint.packing import load, pack, unpack
     from secateurs.errors import SecateursError
     from secateurs.masks import Masks
     from secateurs.pools import layer, model, neighbours
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateurs.budgets": ("erk", "per_layer", "sparsity", "threshold", "top"),
+    "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
     "secateurs.pools": ("layer", "model", "neighbours"),
@@ -53,9 +55,11 @@ __all__ = [
     "erk",
     "lamp",
     "layer",
+    "load",
     "magnitude",
     "model",
     "neighbours",
+    "pack",
     "per_layer",
     "prune",
     "random",
@@ -64,6 +68,7 @@ __all__ = [
     "sparsity",
     "threshold",
     "top",
+    "unpack",
 ]
 
 

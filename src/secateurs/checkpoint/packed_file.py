@@ -70,14 +70,14 @@ class PackedCheckpoint(Checkpoint):
                 batch, n_bytes = [], 0
         yield from self._decoded(batch)
 
-    def problems(self, entry: Entry) -> list[str]:
-        """What is wrong with a tensor, the bytes that it decodes to included."""
-        record, found = self.records[entry.name], []
+    def examined(self, entry: Entry) -> tuple[Stored, list[str]]:
+        """(the bits of a tensor, what is wrong with them), what they are when dense included."""
+        record = self.records[entry.name]
+        stored = self._room(record)
         try:
-            stored, codebook = self._room(record), self._codebook(record)
+            codebook = self._codebook(record)
         except InputError as error:
-            return [str(error)]
-        tasks = _tasks(record, stored)
+            return stored, [str(error)]
 
         def check(task: "_Task") -> str:
             try:
@@ -87,8 +87,7 @@ class PackedCheckpoint(Checkpoint):
             is_same = zlib.crc32(task.out.data) == task.part.dense_crc
             return "" if is_same else "decodes to other weights than were packed: its second checksum differs"
 
-        found = spread(check, tasks)
-        return list(dict.fromkeys(each for each in found if each))
+        return stored, list(dict.fromkeys(each for each in spread(check, _tasks(record, stored)) if each))
 
     def close(self) -> None:
         """Let go of the map."""

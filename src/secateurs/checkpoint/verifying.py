@@ -2,8 +2,9 @@
 
     verify(path) -> Verification        .problems, .is_ok
 
-Everything is counted again, by plain numpy and not by the engine that pruned. A checkpoint without a manifest is
-checked for its structure alone, and that is said.
+Everything is counted again, by plain numpy and not by the engine that pruned. A packed file is decoded, and every part
+compared with both of its checksums. Any other checkpoint without a manifest is checked for its structure alone, and
+that is said.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from secateurs import __version__
 from secateurs.checkpoint.manifest import FORMAT, checksum
 from secateurs.checkpoint.manifest import NAME as MANIFEST
 from secateurs.checkpoint.opening import open_checkpoint
+from secateurs.checkpoint.packed_file import PackedCheckpoint
 from secateurs.checkpoint.plain_files import open_plain, read_json, stays_inside
 from secateurs.checkpoint.tensors import Entry, Stored
 from secateurs.checks import shown
@@ -52,7 +54,8 @@ class Problem:
 class Verification:
     """What was checked, and what is wrong.
 
-    has_manifest  whether there was anything to compare with, beyond the structure
+    has_manifest  whether there was a manifest to compare with, beyond the structure
+    is_packed     whether it was a packed file, compared with its own checksums
     n_layers      tensors whose zeros were counted again
     n_nm          layers whose every group was counted for n:m
     n_zero        zeros in all of these
@@ -70,6 +73,7 @@ class Verification:
     n_zero: int
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
+    is_packed: bool = False
 
     @property
     def is_ok(self) -> bool:
@@ -82,7 +86,7 @@ class Verification:
 
 
 def verify(path: str | os.PathLike[str]) -> Verification:
-    """Check the output of `prune`, or the structure of any other checkpoint.
+    """Check the output of `prune`, a packed file, or the structure of any other checkpoint.
 
     InputError for what is no checkpoint at all, and for a manifest that a newer version wrote or that cannot be read.
     """
@@ -139,6 +143,8 @@ def _structure(where: Path) -> Verification:
     if (where / "exploration.yaml").exists():
         raise InputError(f"'{where}' is the run of an exploration. Verify one of its models/, or what prune wrote.")
     with open_checkpoint(where) as checkpoint:
+        if isinstance(checkpoint, PackedCheckpoint):
+            return _packed(where, checkpoint)
         counts = [_counted(entry, checkpoint.stored(entry)) for entry in checkpoint.entries if entry.dtype in KINDS]
         n_bytes = sum(entry.n_bytes for entry in checkpoint.entries)
         note = f"There is no {MANIFEST}: the structure was checked, and not whether these are the bytes once written."
@@ -154,6 +160,29 @@ def _structure(where: Path) -> Verification:
             problems=(),
             notes=(note, *checkpoint.notes, *_wild(counts)),
         )
+
+
+def _packed(where: Path, packed: PackedCheckpoint) -> Verification:
+    """What a packed file says of itself, and whether it is so."""
+    problems, counts = [], []
+    for entry in packed.entries:
+        stored, found = packed.examined(entry)
+        problems += [Problem(entry.file, entry.name, what) for what in found]
+        if not found and entry.dtype in KINDS:
+            counts.append(_counted(entry, stored))
+    return Verification(
+        os.fspath(where),
+        has_manifest=False,
+        n_files=1,
+        size_bytes=packed.size_bytes,
+        n_layers=len(counts),
+        n_nm=0,
+        n=sum(found.entry.n for found in counts),
+        n_zero=sum(found.n_zero for found in counts),
+        problems=tuple(problems),
+        notes=tuple(_wild(counts)),
+        is_packed=True,
+    )
 
 
 @dataclass(frozen=True)

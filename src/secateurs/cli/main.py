@@ -20,7 +20,9 @@ COMMANDS = {
     "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
     "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
     "diff": "See what changed from one checkpoint to another.",
-    "verify": "Check that a pruned checkpoint is still, byte by byte, what was written.",
+    "pack": "Store a checkpoint without its zeros, in one file that checks itself.",
+    "unpack": "Write a packed file as plain, dense safetensors.",
+    "verify": "Check that a pruned checkpoint or packed file is still, byte by byte, what was written.",
 }
 
 

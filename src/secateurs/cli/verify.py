@@ -1,4 +1,4 @@
-"""`secateurs verify DIR`: whether a pruned checkpoint is still what its manifest says."""
+"""`secateurs verify PATH`: whether a pruned checkpoint or a packed file is still what was written."""
 
 import json
 from typing import TYPE_CHECKING
@@ -19,9 +19,10 @@ N_SHOWN = 50
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def verify(path: str, as_json: bool, debug: bool) -> None:
-    """Check a pruned checkpoint: every byte and every zero against its manifest, secateurs.json.
+    """Check a pruned checkpoint, every byte and every zero against its manifest; or a packed file, by its checksums.
 
-    Without a manifest only the structure is checked. Exits with 3 if anything is damaged.
+    A packed file is decoded whole. Any other checkpoint without a manifest is checked for its structure alone. Exits
+    with 3 if anything is damaged.
     """
     from secateurs.checkpoint.verifying import verify as verification_of
 
@@ -33,7 +34,7 @@ def verify(path: str, as_json: bool, debug: bool) -> None:
     if not found.is_ok:
         more = f" and {len(found.problems) - 1:,} more" if len(found.problems) > 1 else ""
         raise InputError(
-            f"'{plain(path)}' is damaged: {plain(str(found.problems[0]))}{more}. Prune again or restore it."
+            f"'{plain(path)}' is damaged: {plain(str(found.problems[0]))}{more}. Make it again or restore it."
         )
 
 
@@ -51,6 +52,8 @@ def _print(found: "Verification") -> None:
     zeros = f"{found.n_zero:,} of {found.n:,} weights are zero in {_many(found.n_layers, 'tensor')}"
     if not found.is_ok:
         console.print(f"Damaged: {_many(len(found.problems), 'problem')} in {files}.", style="bold red")
+    elif found.is_packed:
+        console.print(f"Good: {files}, every part as its checksums say, packed and decoded; {zeros}.", style="bold")
     elif found.has_manifest:
         groups = f"; n:m holds in every group of {_many(found.n_nm, 'tensor')}" if found.n_nm else ""
         console.print(f"Good: {files}, each with its SHA-256; {zeros}, as the manifest says{groups}.", style="bold")

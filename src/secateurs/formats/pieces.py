@@ -98,7 +98,9 @@ def encode(piece: Piece, stored: Stored, codebook: Stored) -> Coded:
     else:
         codes, scales = code(piece.values, piece.kind, stored, piece.columns, codebook)
     keep, minus = _kept(piece, stored, codes)
-    positions, order = _positions(piece, keep, (piece.rows, piece.columns), 0)
+    # What a block covers beside what is kept is stored as +0.0, which neither a codebook nor a minus allows.
+    may_cover = piece.values.name != "codebook" and not minus
+    positions, order = _positions(piece, keep, (piece.rows, piece.columns), may_cover, 0)
     name = POSITIONS[positions[0]]
     if minus:
         positions = bytes([positions[0] | MINUS]) + positions[1:] + minus
@@ -208,7 +210,7 @@ def _read_planes(reader: Reader, n: int, storage: "np.dtype[np.unsignedinteger]"
     return numbers
 
 
-def _positions(piece: Piece, keep: Keep, grid: Grid, depth: int) -> tuple[bytes, Order | None]:
+def _positions(piece: Piece, keep: Keep, grid: Grid, may_cover: bool, depth: int) -> tuple[bytes, Order | None]:
     """(the smallest coded positions of (n,) keep, the order of the stored weights where it is not that of keep)."""
     n_kept = int(np.count_nonzero(keep))
     if n_kept == keep.size:
@@ -223,7 +225,7 @@ def _positions(piece: Piece, keep: Keep, grid: Grid, depth: int) -> tuple[bytes,
         coded = adaptive.encode_mask(keep.view(np.uint8), grid[1])
         found.append(bytes([MODEL]) + number(len(coded)) + coded)
     best, order = min(found, key=len), None
-    covering = _blocks(keep, grid, n_kept, slow, may_cover=piece.values.name != "codebook")
+    covering = _blocks(keep, grid, n_kept, slow, may_cover)
     if covering is not None and len(covering[0]) < len(best):
         best, order = covering
     if not depth:
@@ -231,7 +233,7 @@ def _positions(piece: Piece, keep: Keep, grid: Grid, depth: int) -> tuple[bytes,
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
         if 100 * rows.size * columns.size <= 97 * keep.size:
             inside = seen[rows[:, None], columns].reshape(-1)
-            inner, inner_order = _positions(piece, inside, (rows.size, columns.size), 1)
+            inner, inner_order = _positions(piece, inside, (rows.size, columns.size), may_cover, 1)
             maps = (np.packbits(seen.any(axis=axis), bitorder="little") for axis in (1, 0))
             coded = bytes([ROWS]) + b"".join(plane(each, True) for each in maps) + inner
             if len(coded) < len(best):

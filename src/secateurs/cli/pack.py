@@ -1,0 +1,103 @@
+"""`secateurs pack SRC -o OUT`: a checkpoint in, a really small file and its receipt out."""
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from secateurs.cli.safe import plain, plain_console
+from secateurs.cli.screen import Shown, watch
+
+if TYPE_CHECKING:
+    from secateurs.checkpoint.receipt import Line, Receipt
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--out", required=True, help="The file to write: NAME.packed.safetensors.")
+@click.option(
+    "--values",
+    "values",
+    multiple=True,
+    metavar="[PATTERN=]VALUES",
+    help="exact, int8, int4, int8/64 (a scale per 64 weights) or codebook:2 to codebook:8, for the weights that could "
+    "be pruned, or for the tensors that match the pattern; may be repeated, the last that matches counts."
+    "  [default: exact]",
+)
+@click.option("--smallest", is_flag=True, help="Try the slow coders on large tensors, too.")
+@click.option("--zstd", type=int, metavar="LEVEL", help="Also say what zstd makes of the dense tensors: 1 to 22.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads to use.  [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON on stdout.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def pack(
+    source: str,
+    out: str,
+    values: tuple[str, ...],
+    smallest: bool,
+    zstd: int | None,
+    threads: int | None,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Store a checkpoint without its zeros, in one file that is checked when it is read.
+
+    SRC is a safetensors, PyTorch or ONNX file, a directory with one, or org/name on the hub; it is only read. Every
+    bit comes back unless --values says otherwise. Read it with secateurs.load, or unpack it.
+    """
+    from secateurs.checkpoint.packing import Progress
+    from secateurs.checkpoint.packing import pack as pack_file
+
+    if threads is not None:
+        os.environ["SECATEURS_THREADS"] = str(threads)
+    chosen = {"": "exact"}
+    for text in values:
+        pattern, _, how = text.rpartition("=")
+        chosen.pop(pattern, None)  # so that the last one given counts
+        chosen[pattern] = how
+    progress = Progress()
+    with watch(lambda: Shown(progress.n_bytes_done, progress.n_bytes, f"packing {progress.n_bytes / 1e6:,.0f} MB")):
+        receipt = pack_file(source, out, chosen, smallest=smallest, zstd=zstd, progress=progress)
+    if as_json:
+        click.echo(json.dumps(receipt.values(), allow_nan=False))
+    else:
+        _print(receipt)
+
+
+def _print(receipt: "Receipt") -> None:
+    console = plain_console()
+    is_lossy = any(line.values != "exact" for line in receipt.lines)
+    errors = ("worst error", "mean error") if is_lossy else ()
+    table = Table("tensor", "shape", "values", "positions", *_COLUMNS, *errors, title_justify="left")
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for line in receipt.lines:
+        shape = " × ".join(map(str, line.shape)) or "scalar"
+        cells = [plain(line.name), f"{shape} {line.dtype}", line.values, ", ".join(line.positions), *_cells(line)]
+        table.add_row(*cells, *((f"{line.worst:.3g}", f"{line.mean:.3g}") if is_lossy else ()))
+    console.print(table)
+    parts = [(name, receipt.total(f"{what}_bytes")) for name, what in _PARTS]
+    for name, size in (*parts, ("header and index", receipt.header_bytes)):
+        console.print(f"{name:>20}  {size:>16,} bytes  {size / receipt.size_bytes:6.1%}")
+    console.print(f"{plain(receipt.path):>20}  {receipt.size_bytes:>16,} bytes", style="bold")
+    others: list[tuple[str, float]] = [
+        ("dense", receipt.total("dense_bytes")),
+        ("CSR, 32-bit indices", receipt.csr),
+        *([("dense + zstd", receipt.zstd)] if receipt.zstd is not None else []),
+        ("entropy bound", receipt.bound),
+    ]
+    for name, n_bytes in others:
+        share = receipt.size_bytes / max(1, n_bytes)
+        console.print(f"{name:>20}  {n_bytes:>16,.0f} bytes  the file is {share:.3f} of it")
+    console.print(f"Compression {receipt.compression:.2f}x, all bytes of the file counted.", style="bold")
+
+
+_COLUMNS = ("stored", "dense bytes", "positions", "values", "tables", "bytes", "bound")
+_PARTS = (("positions", "position"), ("values", "value"), ("scales and codebooks", "table"))
+
+
+def _cells(line: "Line") -> list[str]:
+    stored = f"{line.n_stored / line.n:.1%}" if line.n else ""
+    counts = (line.dense_bytes, line.position_bytes, line.value_bytes, line.table_bytes, line.packed_bytes)
+    return [stored, *(f"{count:,}" for count in counts), "" if line.bound is None else f"{line.bound:,.0f}"]

@@ -28,6 +28,7 @@ from secateurs.exact.threads import spread
 from secateurs.formats.pieces import Piece, decode
 from secateurs.formats.streams import DamageError
 
+FAMILY = "secateurs.packed/"
 SUFFIX = ".packed.safetensors"
 BATCH = 64 << 20  # dense bytes that are decoded together
 
@@ -80,9 +81,7 @@ class PackedCheckpoint(Checkpoint):
             return stored, [str(error)]
 
         def check(task: "_Task") -> str:
-            try:
-                self._decode(record, task, codebook)
-            except InputError as error:
+            if (error := self._tried(record, task, codebook)) is not None:
                 return str(error)
             is_same = zlib.crc32(task.out.data) == task.part.dense_crc
             return "" if is_same else "decodes to other weights than were packed: its second checksum differs"
@@ -103,8 +102,19 @@ class PackedCheckpoint(Checkpoint):
             for record, array, codebook in zip(records, arrays, codebooks, strict=True)
             for task in _tasks(record, array)
         ]
-        spread(lambda each: self._decode(*each), tasks)
+        # Errors are looked at when all tasks have ended: none may still read the map of a file that is given up.
+        errors = spread(lambda each: self._tried(*each), tasks)
+        for error in errors:
+            if error is not None:
+                raise error
         return arrays
+
+    def _tried(self, record: Record, task: "_Task", codebook: Stored) -> InputError | None:
+        try:
+            self._decode(record, task, codebook)
+        except InputError as error:
+            return error
+        return None
 
     def _room(self, record: Record) -> Stored:
         storage = storage_of(record.entry.dtype)
@@ -157,7 +167,12 @@ def _tasks(record: Record, array: Stored) -> list[_Task]:
 
 def open_packed(path: Path, header: Header) -> PackedCheckpoint:
     """The packed file of this header; InputError where it is damaged, or needs a newer version."""
-    found = header.metadata["format"]
+    found = header.metadata.get("format", "")
+    if not found.startswith(FAMILY):
+        raise InputError(
+            f"'{path}' is damaged, or no packed file: its header has the format {shown(found)}. Restore the file, or "
+            "pack it again."
+        )
     if found != FORMAT:
         raise InputError(
             f"'{path}' has the format {shown(found)}; this is secateurs {__version__}, which reads '{FORMAT}'. Update "

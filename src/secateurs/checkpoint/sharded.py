@@ -10,7 +10,7 @@ import numpy as np
 from secateurs.checkpoint.dtypes import storage_of
 from secateurs.checkpoint.names import described, read_config
 from secateurs.checkpoint.plain_files import Maps, read_json, stays_inside
-from secateurs.checkpoint.safetensors_file import read_header
+from secateurs.checkpoint.safetensors_file import Header, read_header
 from secateurs.checkpoint.tensors import Checkpoint, Entry, Stored
 from secateurs.checks import shown
 from secateurs.errors import InputError
@@ -57,7 +57,7 @@ def open_safetensors(
     headers = {name: read_header(file) for name, file in shards.items()}
     if len(headers) == 1:
         header = next(iter(headers.values()))
-        if header.metadata.get("format", "").startswith("secateurs.packed/"):  # of whatever version
+        if _is_packed(header):
             from secateurs.checkpoint.packed_file import open_packed
 
             return open_packed(path, header)
@@ -78,6 +78,15 @@ def open_safetensors(
         tuple(headers),
         {name: header.metadata for name, header in headers.items()},
         Maps({name: header.seen for name, header in headers.items()}),
+    )
+
+
+def _is_packed(header: Header) -> bool:
+    """Whether a file is a packed one, of whatever version; a damaged one still says so somewhere."""
+    return (
+        header.metadata.get("format", "").startswith("secateurs.packed/")
+        or header.seen.path.name.endswith(".packed.safetensors")
+        or any(entry.name.startswith("secateurs.packed.") for entry in header.entries)
     )
 
 

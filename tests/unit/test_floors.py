@@ -19,7 +19,7 @@ FLOORS = {
     6: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-EXTRAS = ["altair", "vl_convert", "sklearn", "PIL", "transformers", "datasets", "pyarrow"]
+EXTRAS = ["altair", "vl_convert", "sklearn", "PIL", "transformers", "datasets", "pyarrow", "backports"]
 
 ROOT = Path(secateurs.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import runpy
 import time
 import tracemalloc
 import zlib
@@ -512,6 +513,15 @@ def test_golden_files_are_read_for_ever(sums):
     found = {name: hashlib.sha256(bits_of(tensor)).hexdigest() for name, tensor in load(path).items()}
     assert found == json.loads(sums.read_text("utf-8"))
     assert verify(path).is_ok
+
+
+@pytest.mark.parametrize("sums", GOLDEN, ids=lambda path: path.stem)
+def test_the_description_alone_is_enough_to_read_them(sums):
+    """The reader that was written from docs/packed-files.md finds the same bytes."""
+    reader = runpy.run_path(str(sums.parents[1] / "reader.py"))
+    found = reader["tensors"](sums.with_name(f"{sums.stem}.packed.safetensors"))
+    expected = json.loads(sums.read_text("utf-8"))
+    assert {name: hashlib.sha256(dense).hexdigest() for name, dense in found.items()} == expected
 
 
 def test_golden_files_have_every_kind_of_positions_and_values():

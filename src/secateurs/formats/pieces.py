@@ -270,11 +270,10 @@ def _blocks(keep: Keep, grid: Grid, n_kept: int, slow: bool, may_cover: bool) ->
     """(coded map, order) of the first block size whose blocks are nearly all kept or all not."""
     seen = keep.reshape(grid)
     most = n_kept + n_kept // 64 if may_cover else n_kept
+    if not _has_blocks(seen):
+        return None
     for h, w in _BLOCKS:
         if h > grid[0] or w > grid[1]:
-            continue
-        few = seen[: max(h, 32)]  # most masks are seen to have no blocks of that size here
-        if np.count_nonzero(np.repeat(np.repeat(map_of(few, h, w), h, 0), w, 1)) > 1.1 * np.count_nonzero(few) + h * w:
             continue
         found = map_of(seen, h, w)
         if h * w * np.count_nonzero(found) > 2 * n_kept + h * w:
@@ -284,6 +283,18 @@ def _blocks(keep: Keep, grid: Grid, n_kept: int, slow: bool, may_cover: bool) ->
             bits = np.packbits(found.reshape(-1), bitorder="little")
             return bytes([BLOCKS]) + number(h) + number(w) + plane(bits, slow or bits.size < 4096), order
     return None
+
+
+def _has_blocks(seen: Keep) -> bool:
+    """Whether neighbours are alike more often than chance has it, in a row or in a column: most masks end here."""
+    few = seen[:64]
+    share = np.count_nonzero(few) / few.size
+    by_chance = 2 * share * (1 - share)  # how often two weights differ
+    return any(
+        np.count_nonzero(here != there) <= 0.7 * by_chance * here.size
+        for here, there in ((few[:, 1:], few[:, :-1]), (few[1:], few[:-1]))
+        if here.size
+    )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ Scatter = Callable[[Places, Grid, Stored], Stored]
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A packed weight; `linear` of its format runs on these arrays.
+    """A packed weight.
 
     format    the name of the module that made it, in FORMATS
     dtype     as safetensors writes it

@@ -127,6 +127,8 @@ def decode(piece: Piece, data: Stored, codebook: Stored, out: Stored) -> None:
         is_minus = np.unpackbits(reader.plane(-(-n_zero // 8)), count=n_zero, bitorder="little").astype(bool)
     n_scales = piece.rows * piece.values.n_scales(piece.columns) if piece.values.name == "int" else 0
     scales = _read_planes(reader, n_scales, np.dtype(np.uint16), None)[:n_scales] if n_scales else _NOTHING
+    if scales.max(initial=0) >= 0x7F80:
+        raise DamageError("a scale is negative, infinite or NaN")
     is_exact = piece.values.is_exact
     kept = _read_planes(
         reader, where.n_kept, piece.storage if is_exact else np.dtype(np.uint8), piece.kind if is_exact else None

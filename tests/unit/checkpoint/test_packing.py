@@ -415,6 +415,13 @@ BOMBS = {
             total=16,
         ),
     ),
+    "a scale that is no number": lambda s: (
+        bytes([0, 0, 0xFF, 0, 0xFF, 0, 1, 1, 1, 1]),
+        index_with(
+            record(values=b"\x01\x08\x00", shape=(1, 4), parts=a_piece(bytes([0, 0, 0xFF, 0, 0xFF, 0, 1, 1, 1, 1]))),
+            total=16,
+        ),
+    ),
     "a codebook that is not there": lambda s: (
         s,
         index_with(record(values=b"\x02\x08", parts=[(0, 0, 0)] * 2), total=16),

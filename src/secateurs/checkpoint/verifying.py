@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,13 +22,15 @@ from secateurs import __version__
 from secateurs.checkpoint.manifest import FORMAT, checksum
 from secateurs.checkpoint.manifest import NAME as MANIFEST
 from secateurs.checkpoint.opening import open_checkpoint
-from secateurs.checkpoint.packed_file import PackedCheckpoint
 from secateurs.checkpoint.plain_files import open_plain, read_json, stays_inside
 from secateurs.checkpoint.tensors import Entry, Stored
 from secateurs.checks import shown
 from secateurs.errors import InputError, SecateursError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.threads import spread
+
+if TYPE_CHECKING:
+    from secateurs.checkpoint.packed_file import PackedCheckpoint  # brings the compiler; most need none
 
 CHUNK = 1 << 18  # items that one task counts at a time
 WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|onnx|h5|msgpack|gguf)$|\.index\.json$", re.IGNORECASE)
@@ -143,8 +145,8 @@ def _structure(where: Path) -> Verification:
     if (where / "exploration.yaml").exists():
         raise InputError(f"'{where}' is the run of an exploration. Verify one of its models/, or what prune wrote.")
     with open_checkpoint(where) as checkpoint:
-        if isinstance(checkpoint, PackedCheckpoint):
-            return _packed(where, checkpoint)
+        if checkpoint.source == "packed":
+            return _packed(where, cast("PackedCheckpoint", checkpoint))
         counts = [_counted(entry, checkpoint.stored(entry)) for entry in checkpoint.entries if entry.dtype in KINDS]
         n_bytes = sum(entry.n_bytes for entry in checkpoint.entries)
         note = f"There is no {MANIFEST}: the structure was checked, and not whether these are the bytes once written."
@@ -162,7 +164,7 @@ def _structure(where: Path) -> Verification:
         )
 
 
-def _packed(where: Path, packed: PackedCheckpoint) -> Verification:
+def _packed(where: Path, packed: "PackedCheckpoint") -> Verification:
     """What a packed file says of itself, and whether it is so."""
     problems, counts = [], []
     for entry in packed.entries:

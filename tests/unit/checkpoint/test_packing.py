@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import runpy
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
@@ -501,6 +503,18 @@ class TestBombs:
         receipt = pack(tmp_path / "a.safetensors", tmp_path / "a.packed.safetensors")
         assert 16 * receipt.size_bytes >= 360_000 - 1000 >= 15 * receipt.size_bytes
         assert not load(tmp_path / "a.packed.safetensors")["w"].any()
+
+
+def test_packing_files_does_not_load_torch(source):
+    code = (
+        "import sys\nfrom secateurs.checkpoint.packing import pack, unpack\n"
+        "from secateurs.checkpoint.verifying import verify\n"
+        f"pack({str(source)!r}, {str(source.with_name('a.packed.safetensors'))!r})\n"
+        f"assert verify({str(source.with_name('a.packed.safetensors'))!r}).is_ok\n"
+        f"unpack({str(source.with_name('a.packed.safetensors'))!r}, {str(source.with_name('b.safetensors'))!r})\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_dtype_of_the_index_is_known():

@@ -132,12 +132,12 @@ class Cutter:
         n = each.entry.n
         if each.name in self._cuts:
             cut = self._cuts[each.name]
-            if recipe.score.name == "lamp" and str(recipe.unit) == "element":
+            if self._is_lamp(each):
                 # Within a layer lamp ranks as magnitude does.
                 cut = choose({each.name: self._weights(each)}, n - cut.n_kept)[each.name]
             elif not self._is_plain(each):
                 return self._by_units(each, cut)
-            return ByCut(each.kind, cut, n - cut.n_kept)
+            return self._by_cut(each, cut)
         budget = self._simple[each.name]
         if self._is_plain(each):
             part = self._weights(each)
@@ -147,13 +147,11 @@ class Cutter:
                 self._check_finite(each, part)
                 n_keep = pool_size(plan, each) - budget.n_pruned(pool_size(plan, each)) if n else 0
                 return ByPool(each.kind, each.seen, recipe.pool.n, n_keep, n - n_kept_of(plan, each, budget))
-            cut = choose({each.name: part}, budget.n_pruned(n))[each.name]
-            return ByCut(each.kind, cut, n - cut.n_kept)
+            return self._by_cut(each, choose({each.name: part}, budget.n_pruned(n))[each.name])
         self._check_finite(each, self._weights(each))
-        if recipe.score.name == "magnitude" and recipe.pool.kind in ("layer", "model") and plan.n_units(each):
+        if self._has_means(each) and recipe.pool.kind == "layer" and not isinstance(budget, Threshold):
             units = self._units(each)
-            if not isinstance(budget, Threshold):
-                return self._by_units(each, choose({each.name: units}, budget.n_pruned(units.n))[each.name])
+            return self._by_units(each, choose({each.name: units}, budget.n_pruned(units.n))[each.name])
         return self._by_select(each, budget)
 
     def pruned(self, each: Planned, knife: Knife) -> Iterator[tuple[Stored, int, int]]:
@@ -167,7 +165,7 @@ class Cutter:
             whole = np.empty(each.entry.shape, stored.dtype)
             n_before, n_after = 0, 0
             for row in range(0, each.seen[0], n_rows):
-                rows = np.ascontiguousarray(seen[row : row + n_rows])
+                rows = seen[row : row + n_rows].copy()  # also where it lies in order: the source is only read
                 n_before += n_zeros(rows.reshape(-1), kind)
                 knife.zero(rows.reshape(-1), row * size)
                 n_after += n_zeros(rows.reshape(-1), kind)
@@ -182,6 +180,15 @@ class Cutter:
 
     def _is_plain(self, each: Planned) -> bool:
         return self.plan.recipe.score.name == "magnitude" and math.prod(self.plan.recipe.unit.piece(each.seen)) == 1
+
+    def _has_means(self, each: Planned) -> bool:
+        """Whether units are ranked by means of which float32 hides the order of summation."""
+        return self.plan.recipe.score.name == "magnitude" and each.kind.name != "F64" and self.plan.n_units(each) > 0
+
+    def _is_lamp(self, each: Planned) -> bool:
+        """Whether weights are ranked by lamp, whose order in a layer is theirs; float64 may round it to ties."""
+        recipe = self.plan.recipe
+        return recipe.score.name == "lamp" and str(recipe.unit) == "element" and each.kind.name != "F64"
 
     def _weights(self, each: Planned) -> Part:
         """The tensor's own weights."""
@@ -202,10 +209,10 @@ class Cutter:
         recipe = self.plan.recipe
         if self._is_plain(each):
             return self._weights(each)
-        if recipe.score.name == "magnitude":
-            return self._units(each)
         self._check_finite(each, self._weights(each))
-        if recipe.score.name == "lamp" and str(recipe.unit) == "element":
+        if self._has_means(each):
+            return self._units(each)
+        if self._is_lamp(each):
             return lamp_part(self._weights(each))
         n = self.plan.n_units(each)
         kind = KINDS["F64" if self._scores(each).itemsize == 8 else "F32"] if n else KINDS["F32"]
@@ -213,8 +220,7 @@ class Cutter:
 
     def _units(self, each: Planned) -> Part:
         """The mean size of every unit."""
-        kind = KINDS["F64" if each.kind.name == "F64" else "F32"]
-        dtype = np.float64 if kind.name == "F64" else np.float32
+        kind = KINDS["F32"]
         r, c, k = self.plan.recipe.unit.grid(each.seen)
         h, w, d = self.plan.recipe.unit.piece(each.seen)
         size, n = c * w * k * d, r * c * k  # of a row; units
@@ -224,7 +230,7 @@ class Cutter:
             for start, piece in self._sizes(each, size):
                 rows = (start // size + np.arange(piece.size // size)) // h
                 np.add.at(sums, rows, piece.reshape(-1, c, w, k, d).sum(axis=(2, 4)))
-            yield from split((sums / (h * w * d)).astype(dtype).view(kind.storage).reshape(-1))
+            yield from split((sums / (h * w * d)).astype(np.float32).view(kind.storage).reshape(-1))
 
         return Part(kind, n, pieces if n else lambda: ())
 
@@ -258,13 +264,17 @@ class Cutter:
             return torch.from_numpy(bits).view(native[each.kind.name]).view(each.seen)
         return torch.from_numpy(each.kind.values(seen.reshape(-1)).astype(np.float32)).view(each.seen)
 
+    def _by_cut(self, each: Planned, cut: Cut) -> Knife:
+        if cut.key < 0 or cut.n_kept == 0:  # nothing was compared, so nothing was looked at
+            self._check_finite(each, self._weights(each))
+        return ByCut(each.kind, cut, each.entry.n - cut.n_kept)
+
     def _by_threshold(self, each: Planned, budget: Threshold, part: Part) -> Knife:
         self._check_finite(each, part)
         key = each.kind.key_upto(each.kind.rounded(budget.tau))
         n_above = part.n - _n_upto(part, key)
         if n_above < self.plan.n_first(each):
-            cut = choose({each.name: part}, part.n - self.plan.n_first(each))[each.name]
-            return ByCut(each.kind, cut, part.n - cut.n_kept)
+            return self._by_cut(each, choose({each.name: part}, part.n - self.plan.n_first(each))[each.name])
         return ByCut(each.kind, Cut(key, 0, n_above), part.n - n_above)
 
     def _by_units(self, each: Planned, cut: Cut) -> Knife:

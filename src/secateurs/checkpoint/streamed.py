@@ -130,6 +130,7 @@ class Streaming:
     @contextmanager
     def _alone(self, work: Path) -> Iterator[None]:
         """Hold the output directory; the ranks of one run hold it together, through their first."""
+        is_new = not self.out.exists()
         make_directory(self.out)
         if self.ranks.index == 0:
             strangers = [item.name for item in self.out.iterdir() if item.name != WORK]
@@ -140,7 +141,17 @@ class Streaming:
                 )
             make_directory(work)
         with held(work / "lock") if self.ranks.index == 0 else nullcontext():
-            yield
+            try:
+                yield
+            except InputError:
+                # Weights that cannot be pruned are only found when they are read; where no shard was finished before,
+                # the directory is as it was, free for another request.
+                if self.ranks.n == 1 and [item.name for item in self.out.iterdir()] == [WORK]:
+                    shutil.rmtree(work, ignore_errors=True)
+                    if is_new:
+                        with suppress(OSError):
+                            self.out.rmdir()
+                raise
 
     def _begin(self, work: Path, request: Mapping[str, Any], shards: tuple[Shard, ...]) -> None:
         """Bind the directory to this request, clean up what a killed run left, and see that there is room."""

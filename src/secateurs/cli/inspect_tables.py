@@ -64,7 +64,7 @@ def listed(names: Sequence[str]) -> str:
 
 def _print_table(console: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     """A table whose first column holds names, shortened in the middle where the window is narrow; numbers right."""
-    cells = [list(row) for row in rows]
+    cells = [[plain(row[0]) if isinstance(row[0], str) else row[0], *row[1:]] for row in rows]
     widths = [max(len(str(row[k])) for row in (head, *cells)) for k in range(len(head))]
     others = sum(widths[1:]) + _GAP * (len(head) - 1)
     length = max(NAME, min(widths[0], console.width - others))
@@ -76,7 +76,7 @@ def _print_table(console: Console, title: str, head: Sequence[str], rows: Iterab
     for place, word in enumerate(head):
         table.add_column(word, justify="left" if place == 0 else "right", no_wrap=True, overflow="ellipsis")
     for row in cells:
-        name = row[0] if isinstance(row[0], Text) else Text(short(plain(row[0]), length))
+        name = row[0] if isinstance(row[0], Text) else Text(short(row[0], length))
         table.add_row(name, *(cell if isinstance(cell, Text) else Text(cell) for cell in row[1:]))
     console.print(Text(f"\n{title}", style="bold"))
     console.print(table)

@@ -14,7 +14,7 @@ from secateurs.errors import InputError
 from secateurs.exact.parts import BLOCK, Floats, Inside, Part
 from secateurs.exact.ranks import ALONE, Ranks
 
-N_SAMPLE = 1 << 20  # scores
+N_SAMPLE = 1 << 19  # scores
 DEVIATIONS = 5.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
 
 
@@ -73,6 +73,11 @@ def choose(
     return cuts
 
 
+def place_key(part: Part, place: int) -> int:
+    """The key at `place` of a part's scores in ascending order, counted from 0."""
+    return part.kind.key_upto(_last_survivor({"": part}, {"": 0}, part.n, place, ALONE)[1])
+
+
 def _last_survivor(
     parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
 ) -> tuple[dict[str, Inside], float]:
@@ -105,34 +110,27 @@ def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks)
     """Values between which the smallest survivor very likely stands, from a sample."""
     every = max(BLOCK, n_all // N_SAMPLE * BLOCK)
     blocks: list[Floats] = []
-    weights: list[float] = []
+    n_before = 0
     for part in parts.values():
-        mine = part.sample(every)
-        blocks += mine
-        weights += [part.n / max(1, sum(block.size for block in mine))] * len(mine)
-    scores = np.concatenate([*blocks, np.zeros(0)])
-    weight = np.repeat(weights, [block.size for block in blocks])
-    order = scores.argsort()
-    scores, upto = scores[order], np.cumsum(weight[order])
-
-    def n_upto(value: float) -> int:
-        i = int(np.searchsorted(scores, value, "right"))
-        return int(ranks.sum([round(upto[i - 1]) if i else 0])[0])
+        blocks += part.sample(every, n_before)
+        n_before += part.n
+    scores = np.sort(np.concatenate([*blocks, np.zeros(0)]))
+    n_sampled = int(ranks.sum([scores.size])[0])
+    share = n_pruned / n_all
 
     def at(place: float) -> float:
-        return _smallest(lambda value: n_upto(value) > place, 0.0, math.inf)
+        """The score at a place of the sample, counted from 0."""
+        return _smallest(
+            lambda value: int(ranks.sum([np.searchsorted(scores, value, "right")])[0]) > place, 0.0, math.inf
+        )
 
-    middle = at(n_pruned)
-    share = n_pruned / n_all
+    middle = at(share * n_sampled)
     # Neighbours resemble each other, so a block counts as one draw: its surplus below the estimate is one error.
-    surplus = [
-        each * (float((block <= middle).sum()) - share * block.size)
-        for each, block in zip(weights, blocks, strict=True)
-    ]
+    surplus = [float((block <= middle).sum()) - share * block.size for block in blocks]
     squares = int(ranks.sum([math.ceil(sum(each * each for each in surplus))])[0])
-    margin = DEVIATIONS * math.sqrt(squares) + 2 * every / BLOCK
-    low = at(n_pruned - margin) if n_pruned > margin else 0.0
-    return low, at(n_pruned + margin) if n_pruned + margin < n_all else math.inf
+    margin = DEVIATIONS * math.sqrt(squares) + 2
+    low = at(share * n_sampled - margin) if share * n_sampled > margin else 0.0
+    return low, at(share * n_sampled + margin) if share * n_sampled + margin < n_sampled else math.inf
 
 
 def _smallest(is_enough: Callable[[float], bool], low: float, high: float) -> float:

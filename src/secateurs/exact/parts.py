@@ -24,31 +24,27 @@ Counts = NDArray[np.int64]
 class Inside:
     """What a scan found of a part in a bracket of values.
 
-    n_below       scores below the bracket
-    keys, counts  the different keys inside, ascending, and how often each occurs
-    error         0, or where there were too many: keys stand for themselves and some of the smaller ones, so that
-                  up to this many of those that `n_upto` leaves out may be at most the value
+    n_below     scores below the bracket
+    keys, upto  the different keys inside, ascending, and how many scores of the bracket are at most each
+    error       0, or where there were too many: keys stand for themselves and some of the smaller ones, so that
+                up to this many of those that `n_upto` leaves out may be at most the value
     """
 
     kind: Kind
     n_below: int
     keys: Stored
-    counts: Counts
+    upto: Counts
     is_finite: bool
     error: int = 0
 
     def n_upto(self, value: float) -> int:
         """How many scores are at most `value`, a number of the bracket."""
-        return self.n_below + int(self.counts[: np.searchsorted(self.keys, self.kind.key_upto(value), "right")].sum())
+        place = int(np.searchsorted(self.keys, self.kind.key(self.kind.key_upto(value)), "right"))
+        return self.n_below + (int(self.upto[place - 1]) if place else 0)
 
     def n_at(self, value: float) -> int:
         """How many scores equal `value`."""
         return self.n_upto(value) - self.n_upto(np.nextafter(value, -1.0))
-
-    @property
-    def n(self) -> int:
-        """How many scores are in the bracket or below it."""
-        return self.n_below + int(self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -67,15 +63,14 @@ class Part:
         """A part that stands in one array, (n,) of the kind's storage."""
         return cls(kind, stored.size, lambda: map(aligned, split(stored)))
 
-    def sample(self, every: int) -> list[Floats]:
-        """A block of neighbouring scores out of `every` scores."""
+    def sample(self, every: int, n_before: int) -> list[Floats]:
+        """A block of neighbouring scores out of `every` scores, where n_before scores of other parts come first."""
         found: list[Floats] = []
-        n_seen = 0
         for piece in self.pieces():
-            for start in range(-n_seen % every, piece.size, every):
+            for start in range(-n_before % every, piece.size, every):
                 block = piece[start : start + BLOCK] & self.kind.storage.type(self.kind.mask)
                 found.append(self.kind.values(block))
-            n_seen += piece.size
+            n_before += piece.size
         return found
 
     def scan(self, low: float, high: float) -> Inside:
@@ -85,8 +80,7 @@ class Part:
         pieces = iter(self.pieces())
         found = Inside(kind, 0, np.zeros(0, signed(np.zeros(0, kind.storage)).dtype), np.zeros(0, np.int64), True)
         while batch := list(islice(pieces, 4 * n_threads())):
-            looks = spread(lambda piece: _look(kind, piece, first, last), batch)
-            found = _thinned(_together([found, *looks]))
+            found = _thinned(_with(found, spread(lambda piece: _look(kind, piece, first, last), batch)))
         return found
 
     def n_not_finite(self) -> int:
@@ -109,30 +103,36 @@ def aligned(stored: Stored) -> Stored:
     return stored if stored.flags.aligned else stored.copy()
 
 
-def _look(kind: Kind, piece: Stored, first: int, last: int) -> Inside:
+def _look(kind: Kind, piece: Stored, first: int, last: int) -> tuple[int, Stored, int]:
+    """(keys below the bracket, keys inside, the largest key)."""
     found = np.empty(piece.size, signed(piece).dtype)
     n_below, n_found, largest = collect(signed(piece), kind.key(kind.mask), kind.key(first), kind.key(last), found)
-    keys, counts = np.unique(found[:n_found], return_counts=True)
-    return Inside(kind, n_below, keys, counts, largest < kind.n_finite)
+    return n_below, found[:n_found].copy(), largest
 
 
-def _together(found: list[Inside]) -> Inside:
-    """What several scans of one part found, as one."""
-    keys = np.concatenate([each.keys for each in found])
-    order = keys.argsort(kind="stable")
-    keys, counts = keys[order], np.concatenate([each.counts for each in found])[order]
-    if keys.size:
-        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-        keys, counts = keys[starts], np.add.reduceat(counts, starts)
-    n_below, error = sum(each.n_below for each in found), sum(each.error for each in found)
-    return Inside(found[0].kind, n_below, keys, counts, all(each.is_finite for each in found), error)
+def _with(found: Inside, looks: list[tuple[int, Stored, int]]) -> Inside:
+    """What is known of a part, and what was seen of it since."""
+    kind = found.kind
+    keys = np.sort(np.concatenate([keys for _, keys, _ in looks]))
+    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)) if keys.size else np.zeros(0, np.int64)
+    keys, upto = keys[ends], ends + 1
+    if found.keys.size:
+        both = np.concatenate([found.keys, keys])
+        order = both.argsort(kind="stable")
+        counts = np.diff(np.concatenate([found.upto, found.upto[-1] + upto]), prepend=0)[order]
+        both = both[order]
+        ends = np.flatnonzero(np.append(both[1:] != both[:-1], True))
+        keys, upto = both[ends], counts.cumsum()[ends]
+    n_below = found.n_below + sum(n for n, _, _ in looks)
+    is_finite = found.is_finite and all(largest < kind.n_finite for _, _, largest in looks)
+    return Inside(kind, n_below, keys, upto, is_finite, found.error)
 
 
 def _thinned(found: Inside) -> Inside:
     """The same where there is room for it, else the last of every GROUP keys for them all."""
     if found.keys.size <= ROOM:
         return found
-    starts = np.arange(0, found.keys.size, GROUP)
-    counts = np.add.reduceat(found.counts, starts)
-    keys = found.keys[np.minimum(starts + GROUP, found.keys.size) - 1]
-    return Inside(found.kind, found.n_below, keys, counts, found.is_finite, found.error + int(counts.max()))
+    ends = np.append(np.arange(GROUP - 1, found.keys.size - 1, GROUP), found.keys.size - 1)
+    upto = found.upto[ends]
+    error = found.error + int(np.diff(upto, prepend=0).max())
+    return Inside(found.kind, found.n_below, found.keys[ends], upto, found.is_finite, error)

@@ -320,6 +320,7 @@ def test_threads_and_kernels_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(survey, "LARGE", large)
         monkeypatch.setenv("SECATEURS_THREADS", threads)
         assert inspect(checkpoint).values() == expected
+    monkeypatch.setattr(survey, "LARGE", 1)
     monkeypatch.setattr(survey_counts, "_MOST_IN_A_PART", 1000)  # as of a tensor of more than 2**31 weights
     assert inspect(checkpoint).values() == expected
 

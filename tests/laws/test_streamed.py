@@ -1,13 +1,16 @@
 """Laws of streamed pruning: a file is pruned to the very bits, counts and refusals of the live network."""
 
+import copy
 import json
 import math
 import os
 import warnings
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import product
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +26,7 @@ from secateurs.checkpoint.cutting import Cutter
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import make_plan
 from secateurs.checkpoint.streamed import prune_checkpoint
-from secateurs.errors import CollapseWarning, SecateursError
+from secateurs.errors import CollapseWarning, PatternError, SecateursError
 from secateurs.exact import lamp, parts, zeroing
 from secateurs.exact.ranks import ALONE
 from secateurs.scores import SCORES
@@ -38,8 +41,11 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Network(nn.Module):
     """Every layout and floating dtype, tied weights that are cut, and tied ones that are not."""
 
-    def __init__(self):
+    def __init__(self, has_more=False):
         super().__init__()
+        if has_more:  # layouts of which a file says nothing
+            self.up = nn.ConvTranspose2d(6, 8, 3, groups=2)
+            self.across = nn.ConvTranspose1d(6, 4, 2, dtype=torch.float64)
         self.embed = nn.Embedding(9, 8, dtype=torch.bfloat16)
         self.attn = nn.Module()
         self.attn.c_attn = Conv1D(12, 8)
@@ -68,7 +74,9 @@ def filled(shape, dtype, how):
     if how == "minus":
         normal = normal.round() * -0.0 - normal.abs() * (torch.rand(shape) < 0.5)
     if how == "denormal":
-        normal = (normal * 3).round() * 2.0 ** {torch.float16: -24, torch.bfloat16: -133, torch.float32: -149}.get(dtype, 0)
+        normal = (normal * 3).round() * 2.0 ** {torch.float16: -24, torch.bfloat16: -133, torch.float32: -149}.get(
+            dtype, 0
+        )
         if dtype == torch.float64:
             return (torch.randn(shape) * 3).long().abs().view(torch.float64)
     if how == "equal":
@@ -79,9 +87,15 @@ def filled(shape, dtype, how):
     return normal.to(dtype)
 
 
-def network(how, seed=0):
-    torch.manual_seed(seed)
-    made = Network()
+def network(how, has_more=False):
+    """The network with such weights, the same every time."""
+    return copy.deepcopy(_network(how, has_more))
+
+
+@cache
+def _network(how, has_more):
+    torch.manual_seed(0)
+    made = Network(has_more)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(filled(tuple(parameter.shape), parameter.dtype, how))
@@ -112,7 +126,7 @@ def home(tmp_path_factory):
 
 
 @contextmanager
-def small_machine(stretch=50, piece=23, sliced=17, threads="2"):
+def small_machine(stretch=67, piece=61, sliced=200, threads="1"):
     """So small that every tensor is read and written in many stretches; nothing is waited for."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(cutting, STRETCH=stretch, PIECE=piece))
@@ -124,9 +138,9 @@ def small_machine(stretch=50, piece=23, sliced=17, threads="2"):
         yield
 
 
-def live(how, recipe):
+def live(how, recipe, has_more=False):
     """(state_dict, report, names of the emptied) of the pruned network, or the class of the refusal."""
-    made = network(how)
+    made = network(how, has_more)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CollapseWarning)
         try:
@@ -134,6 +148,11 @@ def live(how, recipe):
         except SecateursError as error:
             return type(error)
     return made.state_dict(), masks.report, emptied(caught)
+
+
+def expected_of(refusal, how):
+    """The refusals that may come: where two things are wrong, either is said, as files are planned before read."""
+    return (refusal, PatternError) if how in BROKEN else refusal
 
 
 def emptied(caught):
@@ -159,20 +178,17 @@ def assert_same_report(layers, report, names_of):
         assert (layer["n"], layer["n_pruned"], layer["status"]) == (line.n, line.n_pruned, line.status), line.name
         tied = " (tied)" if names_of == 1 else ""
         assert layer["reason"] == line.reason.removesuffix(tied)
-        assert (layer["tau"] is None, layer["sigma"] is None) == (line.tau is None, line.sigma is None)
-        if line.sigma is not None:  # summed in another order
-            assert layer["sigma"] == pytest.approx(line.sigma, rel=1e-12, abs=1e-15)
-            assert layer["tau"] == pytest.approx(line.tau, rel=1e-12, abs=1e-15)
+        assert (layer["tau"], layer["sigma"]) == (line.tau, line.sigma)
     assert not lines
 
 
 def assert_streamed_is_live(source, how, recipe, out, ranks=ALONE):
     expected = live(how, recipe)
     if isinstance(expected, type):
-        with pytest.raises(expected) as refused:
+        with pytest.raises(expected_of(expected, how)):
             prune_checkpoint(source, recipe, out, ranks)
-        assert refused.type is expected
-        assert not out.exists()
+        assert not (out / "secateurs.json").exists()
+        assert source.name == "shards" or not out.exists()  # earlier shards may be written before weights are refused
         return
     state, report, empty = expected
     with warnings.catch_warnings(record=True) as caught:
@@ -251,7 +267,7 @@ machines = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(recipes(), st.sampled_from(CONTENTS + BROKEN), st.sampled_from(["file", "shards", "torch"]), machines)
 def test_any_recipe_place_source_and_machine(home, tmp_path_factory, recipe, how, kind, sizes):
     with small_machine(**sizes):
@@ -259,20 +275,35 @@ def test_any_recipe_place_source_and_machine(home, tmp_path_factory, recipe, how
         assert_streamed_is_live(home / how / kind, how, recipe, out)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(recipes(), st.sampled_from(CONTENTS + BROKEN), machines)
 def test_a_live_network_is_a_source_too(tmp_path_factory, recipe, how, sizes):
-    expected = live(how, recipe)
-    source, out = network(how), tmp_path_factory.mktemp("module") / "out"
+    expected = live(how, recipe, True)
+    source, out = network(how, True), tmp_path_factory.mktemp("module") / "out"
     with small_machine(**sizes):
         if isinstance(expected, type):
-            with pytest.raises(expected):
+            with pytest.raises(expected_of(expected, how)):
                 prune_checkpoint(source, recipe, out)
         else:
             manifest = prune_checkpoint(source, recipe, out)
             assert_same_bits(load_file(out / "model.safetensors"), expected[0])
             assert_same_report(manifest["layers"], expected[1], 2)
-    assert_same_bits(source.state_dict(), network(how).state_dict())
+    assert_same_bits(source.state_dict(), network(how, True).state_dict())
+
+
+@settings(max_examples=60)
+@given(recipes(), st.sampled_from(CONTENTS + BROKEN), machines)
+def test_zero_out_is_prune_without_masks(recipe, how, sizes):
+    expected, made = live(how, recipe, True), network(how, True)
+    with small_machine(**sizes):
+        if isinstance(expected, type):
+            with pytest.raises(expected_of(expected, how)):
+                sc.zero_out(made, recipe)
+            assert_same_bits(made.state_dict(), network(how, True).state_dict())
+        else:
+            report = sc.zero_out(made, recipe)
+            assert_same_bits(made.state_dict(), expected[0])
+            assert [line for line in report if line.name not in ("steps",)] == list(expected[1])
 
 
 @settings(max_examples=40)
@@ -297,9 +328,8 @@ def test_ranks_together_write_what_one_writes(home, tmp_path_factory, recipe, ho
 
 
 @settings(max_examples=60)
-@given(recipes(), st.sampled_from(CONTENTS + BROKEN))
-def test_a_knife_cuts_as_many_as_it_says(home, recipe, how):
-    """n_pruned is known before anything is zeroed, and stretches of any size zero the same."""
+@given(recipes(), st.sampled_from(CONTENTS))
+def test_a_knife_cuts_as_many_as_it_says_in_any_stretches(home, recipe, how):
     with small_machine(), open_checkpoint(home / how / "file") as checkpoint:
         try:
             plan = make_plan(checkpoint, recipe)
@@ -308,24 +338,16 @@ def test_a_knife_cuts_as_many_as_it_says(home, recipe, how):
         except SecateursError:
             return
         for each in plan.cut:
-            found = [bits.copy() for bits, _, _ in cutter.pruned(each, cutter.knife(each))]
-            whole = [bits for bits, _, _ in with_stretch(1 << 22, cutter, each)]
-            assert b"".join(bits.tobytes() for bits in found) == b"".join(bits.tobytes() for bits in whole)
+            (bits, n_before, n_after), whole = (pruned_in(n, cutter, each) for n in (67, 1 << 22))
+            assert (bits, n_before, n_after) == whole
+            assert n_before <= n_after <= n_before + cutter.knife(each).n_pruned <= n_before + each.entry.n
             before = checkpoint.stored(each.entry)
-            n_gone = sum(
-                int(((old & each.kind.mask) != 0).sum()) - int(((new & each.kind.mask) != 0).sum())
-                for old, new in zip([before], [torch_free(found, before.dtype)], strict=True)
-            )
-            n_zero_kept = cutter.knife(each).n_pruned - n_gone
-            assert 0 <= n_zero_kept <= int(((before & each.kind.mask) == 0).sum())
+            assert n_after == int(((np.frombuffer(bits, before.dtype) & each.kind.mask) == 0).sum())
+            assert n_before == int(((before & each.kind.mask) == 0).sum())
 
 
-def with_stretch(n, cutter, each):
-    with mock.patch.object(cutting, "STRETCH", n):
-        yield from cutter.pruned(each, cutter.knife(each))
-
-
-def torch_free(pieces, dtype):
-    import numpy as np
-
-    return np.concatenate([*pieces, np.zeros(0, dtype)])
+def pruned_in(stretch, cutter, each):
+    """(bytes, zeros before, zeros after) of one tensor, in stretches of so many weights."""
+    with mock.patch.object(cutting, "STRETCH", stretch):
+        found = list(cutter.pruned(each, cutter.knife(each)))
+    return b"".join(bits.tobytes() for bits, _, _ in found), sum(n for _, n, _ in found), sum(n for _, _, n in found)

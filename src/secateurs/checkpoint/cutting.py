@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from secateurs.budgets import Simple, Threshold
 from secateurs.checkpoint.plan import Plan, Planned, n_kept_of, pool_size
-from secateurs.checkpoint.survey_counts import How, count
+from secateurs.checkpoint.survey_counts import How, count, tau_key
 from secateurs.checkpoint.tensors import Checkpoint, Stored
 from secateurs.cuttable import absolute
 from secateurs.exact.choose import Cut, choose, not_finite
 from secateurs.exact.kernels import count as count_keys
 from secateurs.exact.kinds import KINDS, Kind, signed
 from secateurs.exact.lamp import lamp_part
-from secateurs.exact.parts import PIECE, Part, aligned, split
+from secateurs.exact.parts import PIECE, Part, split
 from secateurs.exact.ranks import ALONE, Ranks
 from secateurs.exact.threads import n_threads, spread
 from secateurs.exact.zeroing import zero_cut, zero_neighbours, zero_rows
@@ -155,22 +155,25 @@ class Cutter:
         return self._by_select(each, budget)
 
     def pruned(self, each: Planned, knife: Knife) -> Iterator[tuple[Stored, int, int]]:
-        """(bits, zeros before, zeros after) of the pruned tensor as it is stored, in stretches that are the caller's."""
+        """(bits, zeros before, zeros after) of the pruned tensor as it is stored, in stretches the caller may keep."""
         stored, kind = self.checkpoint.stored(each.entry), each.kind
         size = max(1, math.prod(each.seen[1:]))  # of a row
         n_rows = max(1, STRETCH // size)
+        if not stored.size:
+            return
         if each.entry.is_turned:
             # A row of the weight is a column of what is stored, so the whole is put together before it is given.
             seen = _turned(stored, each)
-            whole = np.empty(each.entry.shape, stored.dtype)
+            whole = np.empty(stored.size, stored.dtype)
+            grouped = _grouped(whole, each)
             n_before, n_after = 0, 0
             for row in range(0, each.seen[0], n_rows):
                 rows = seen[row : row + n_rows].copy()  # also where it lies in order: the source is only read
                 n_before += n_zeros(rows.reshape(-1), kind)
                 knife.zero(rows.reshape(-1), row * size)
                 n_after += n_zeros(rows.reshape(-1), kind)
-                whole.swapaxes(0, 1)[row : row + n_rows] = rows
-            yield whole.reshape(-1), n_before, n_after
+                grouped[np.divmod(np.arange(row, row + len(rows)), grouped.shape[1])] = rows
+            yield whole, n_before, n_after
             return
         for start in range(0, stored.size, n_rows * size):
             buffer = copied(stored[start : start + n_rows * size])
@@ -206,7 +209,6 @@ class Cutter:
 
     def _part(self, each: Planned) -> Part:
         """What the tensor brings to the choice of the model."""
-        recipe = self.plan.recipe
         if self._is_plain(each):
             return self._weights(each)
         self._check_finite(each, self._weights(each))
@@ -253,16 +255,18 @@ class Cutter:
         return units.to(dtype).contiguous().numpy().reshape(-1)
 
     def _tensor(self, each: Planned) -> Any:
-        """The tensor for torch, as (out, in, *kernel)."""
+        """The tensor for torch, as (out, in, *kernel), lying in memory as a live network's does, for the same sums."""
         import torch
 
-        stored = aligned(self.checkpoint.stored(each.entry))
-        seen = np.ascontiguousarray(_turned(stored, each)) if each.entry.is_turned else stored
+        from secateurs.layout import Layout
+
+        stored, kind = self.checkpoint.stored(each.entry), each.kind.name
         native = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-        if each.kind.name in native:
-            bits = seen.reshape(-1).copy().view(f"i{each.kind.item_size}")
-            return torch.from_numpy(bits).view(native[each.kind.name]).view(each.seen)
-        return torch.from_numpy(each.kind.values(seen.reshape(-1)).astype(np.float32)).view(each.seen)
+        if kind in native:
+            found = torch.from_numpy(stored.copy().view(f"i{each.kind.item_size}")).view(native[kind])
+        else:
+            found = torch.from_numpy(each.kind.values(stored).astype(np.float32))
+        return Layout(each.entry.is_turned, each.entry.groups).turn(found.view(each.entry.shape))
 
     def _by_cut(self, each: Planned, cut: Cut) -> Knife:
         if cut.key < 0 or cut.n_kept == 0:  # nothing was compared, so nothing was looked at
@@ -271,7 +275,7 @@ class Cutter:
 
     def _by_threshold(self, each: Planned, budget: Threshold, part: Part) -> Knife:
         self._check_finite(each, part)
-        key = each.kind.key_upto(each.kind.rounded(budget.tau))
+        key = tau_key(each.kind, budget.tau)
         n_above = part.n - _n_upto(part, key)
         if n_above < self.plan.n_first(each):
             return self._by_cut(each, choose({each.name: part}, part.n - self.plan.n_first(each))[each.name])
@@ -279,7 +283,7 @@ class Cutter:
 
     def _by_units(self, each: Planned, cut: Cut) -> Knife:
         unit, part = self.plan.recipe.unit, self._part(each)
-        keep, n_ties = [], cut.n_ties
+        keep, n_ties = [np.zeros(0, np.bool_)], cut.n_ties
         for piece in part.pieces():
             keys = signed(piece & part.kind.storage.type(part.kind.mask))
             is_tied = keys == cut.key
@@ -298,7 +302,10 @@ class Cutter:
         return _by_keep(keep.numpy().reshape(rows, columns, -1), (1, 1, 1))
 
     def _sigma(self, each: Planned) -> float:
-        found = count(self.checkpoint.stored(each.entry), each.kind, How(each.entry.n > PIECE, n_threads()))
+        stored = self.checkpoint.stored(each.entry)
+        if each.entry.is_turned:  # summed in the order in which a live network's weights are
+            stored = np.ascontiguousarray(_turned(stored, each)).reshape(-1)
+        found = count(stored, each.kind, How(each.entry.n > PIECE, n_threads()))
         if found.n != found.n_finite:
             self._check_finite(each, self._weights(each))
         return found.sigma or 0.0
@@ -331,8 +338,14 @@ def _n_upto(part: Part, key: int) -> int:
 
 
 def _turned(stored: Stored, each: Planned) -> Stored:
-    """A view of what is stored (in, out, *kernel) as (out, in, *kernel)."""
-    return stored.reshape(each.entry.shape).swapaxes(0, 1)
+    """What is stored (in, out / groups, *kernel) as (out, in / groups, *kernel); a view where there is one group."""
+    return _grouped(stored, each).reshape(each.seen)
+
+
+def _grouped(stored: Stored, each: Planned) -> Stored:
+    """A view of what is stored (in, out / groups, *kernel) as (groups, out / groups, in / groups, *kernel)."""
+    i, o, *kernel = each.entry.shape
+    return stored.reshape(each.entry.groups, i // each.entry.groups, o, *kernel).swapaxes(1, 2)
 
 
 def _by_keep(keep: Keep, piece: tuple[int, int, int]) -> ByUnits:

@@ -87,12 +87,7 @@ def count(stored: Stored, kind: Kind, how: How) -> Counts:
 
 def tau_key(kind: Kind, tau: float) -> int:
     """The largest key that `w.abs() > tau` removes: tau as the dtype rounds it, but no infinite one."""
-    if kind.name in _NATIVE:
-        with np.errstate(over="ignore"):  # beyond the largest number: infinite, which removes every finite weight
-            key = int(np.array([tau]).astype(_NATIVE[kind.name]).view(kind.storage)[0])
-        return min(key, kind.n_finite - 1)
-    rounded = kind.rounded(tau)
-    return kind.n_finite - 1 if math.isinf(rounded) else kind.key_from(rounded)
+    return min(kind.key_upto(kind.rounded(tau)), kind.n_finite - 1)
 
 
 def _kernels() -> ModuleType:

@@ -28,7 +28,8 @@ class Entry:
     file       the base name of its shard; "" where the source has no files per tensor
     start      where its bytes begin in that file
     aliases    the other names of the same tensor
-    is_turned  stored (in, out, ...) instead of (out, in, ...)
+    is_turned  stored (in, out / groups, ...) instead of (out, in / groups, ...)
+    groups     of a transposed convolution; 1 where it is not known
     is_table   known to be an embedding by more than its name: its layer's type, or the config beside the file
     unfit      why it cannot be pruned whatever is asked, beyond what dtype and shape say; "" almost always
     """
@@ -40,6 +41,7 @@ class Entry:
     start: int = 0
     aliases: tuple[str, ...] = ()
     is_turned: bool = False
+    groups: int = 1
     is_table: bool = False
     unfit: str = ""
 

@@ -44,11 +44,14 @@ def choose(
     places = {name: i for i, name in enumerate(sorted(parts if names is None else names))}
     first = {name: min((n_first or {}).get(name, 0), part.n) for name, part in parts.items()}
     n_all = int(ranks.sum([sum(part.n for part in parts.values())])[0])
-    if n_pruned == 0:
-        return {name: Cut(-1, 0, part.n) for name, part in parts.items()}
-    if n_pruned == n_all:
-        return {name: Cut(part.kind.mask, 0, 0) for name, part in parts.items()}
-    if n_pruned == n_all - int(ranks.sum([sum(first.values())])[0]):
+    n_held = int(ranks.sum([sum(first.values())])[0])
+    assert 0 <= n_pruned <= n_all - n_held, (n_pruned, n_all, n_held)
+    if n_pruned in (0, n_all - n_held):
+        for name, part in parts.items():  # nothing is ranked, so nothing else would notice
+            if part.n_not_finite():
+                raise not_finite(name, part)
+        if n_pruned == 0:
+            return {name: Cut(-1, 0, part.n) for name, part in parts.items()}
         return {
             name: choose({name: part}, part.n - first[name])[name] if first[name] else Cut(part.kind.mask, 0, 0)
             for name, part in parts.items()
@@ -109,12 +112,12 @@ def _last_survivor(
 def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks) -> tuple[float, float]:
     """Values between which the smallest survivor very likely stands, from a sample."""
     every = max(BLOCK, n_all // N_SAMPLE * BLOCK)
-    blocks: list[Floats] = []
+    samples: list[list[Floats]] = []
     n_before = 0
     for part in parts.values():
-        blocks += part.sample(every, n_before)
+        samples.append(part.sample(every, n_before))
         n_before += part.n
-    scores = np.sort(np.concatenate([*blocks, np.zeros(0)]))
+    scores = np.sort(np.concatenate([*(block for blocks in samples for block in blocks), np.zeros(0)]))
     n_sampled = int(ranks.sum([scores.size])[0])
     share = n_pruned / n_all
 
@@ -125,12 +128,20 @@ def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks)
         )
 
     middle = at(share * n_sampled)
-    # Neighbours resemble each other, so a block counts as one draw: its surplus below the estimate is one error.
-    surplus = [float((block <= middle).sum()) - share * block.size for block in blocks]
-    squares = int(ranks.sum([math.ceil(sum(each * each for each in surplus))])[0])
+    squares = int(ranks.sum([math.ceil(sum(_variance(blocks, middle) for blocks in samples))])[0])
     margin = DEVIATIONS * math.sqrt(squares) + 2
     low = at(share * n_sampled - margin) if share * n_sampled > margin else 0.0
     return low, at(share * n_sampled + margin) if share * n_sampled + margin < n_sampled else math.inf
+
+
+def _variance(blocks: list[Floats], value: float) -> float:
+    """Of the number of a part's sampled scores that are at most `value`; neighbours resemble each other, so a block
+    counts as one draw. How parts differ does not matter, as each is sampled in proportion."""
+    counts = np.array([np.count_nonzero(block <= value) for block in blocks], np.float64)
+    n = sum(block.size for block in blocks)
+    share = counts.sum() / max(1, n)
+    alone = n * share * (1 - share)  # if scores were drawn one by one
+    return max(float(alone), len(blocks) * float(counts.var(ddof=1))) if len(blocks) > 1 else 4 * float(alone)
 
 
 def _smallest(is_enough: Callable[[float], bool], low: float, high: float) -> float:

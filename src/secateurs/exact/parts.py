@@ -132,7 +132,8 @@ def _thinned(found: Inside) -> Inside:
     """The same where there is room for it, else the last of every GROUP keys for them all."""
     if found.keys.size <= ROOM:
         return found
-    ends = np.append(np.arange(GROUP - 1, found.keys.size - 1, GROUP), found.keys.size - 1)
-    upto = found.upto[ends]
-    error = found.error + int(np.diff(upto, prepend=0).max())
-    return Inside(found.kind, found.n_below, found.keys[ends], upto, found.is_finite, error)
+    before = np.append(0, found.upto[:-1])
+    # Groups of about as many scores, not keys, so that a number that is very common ends its group and costs no error.
+    share = -(-int(found.upto[-1]) * GROUP // found.keys.size)
+    ends = np.flatnonzero(np.append(np.diff(before // share), 1))
+    return Inside(found.kind, found.n_below, found.keys[ends], found.upto[ends], found.is_finite, found.error + share)

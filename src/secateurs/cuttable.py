@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
-from secateurs.checkpoint.prunable import names_it
+from secateurs.checkpoint.prunable import VECTOR, names_it
 from secateurs.checks import nearest
 from secateurs.errors import PatternError, RecipeError
 from secateurs.fit import check_fit
@@ -27,6 +27,7 @@ class Weight(Protocol):
 
 
 W = TypeVar("W", bound=Weight)
+MOST = 8  # weights in one message
 
 
 def cuttable(found: Sequence[W], recipe: Recipe, budget: Budget) -> tuple[list[W], dict[str, tuple[Status, str]]]:
@@ -58,9 +59,16 @@ def cuttable(found: Sequence[W], recipe: Recipe, budget: Budget) -> tuple[list[W
             continue
         candidates.append(weight)
     if not candidates:
-        left = "; ".join(f"'{weight.name}': {weight.reason or reasons[weight.name][1]}" for weight in found[:8])
-        raise RecipeError(f"Nothing to prune. {left or 'There are no weights'}.")
+        # Those that were meant come first, then those that never are.
+        left = sorted(((weight.reason or reasons[weight.name][1], weight.name) for weight in found), key=_is_general)
+        said = "; ".join(f"'{name}': {why.rstrip('.')}" for why, name in left[:MOST])
+        more = f"; and {len(left) - MOST:,} more" if len(left) > MOST else ""
+        raise RecipeError(f"Nothing to prune. {said + more or 'There are no weights'}.")
     return candidates, reasons
+
+
+def _is_general(why: tuple[str, str]) -> bool:
+    return why[0] == VECTOR
 
 
 def absolute(

@@ -390,11 +390,21 @@ def test_sorted_scores_of_every_share(how, sample):
         assert_sorted_out(made, n_pruned, sample=sample, piece=1000)
 
 
+EVERYTHING = {"deviations": 1e9}  # so wide a bracket that all is inside
+
+
+@pytest.mark.parametrize(("n_pruned", "n_scans"), [(30_000, 2), (45_000, 3)])
+def test_scores_are_sampled_where_some_live_first_too(n_pruned, n_scans):
+    """In the second case a third of "a" may not go though it is small: the bracket knows, and "a" is cut on its own."""
+    made = {"a": ("F32", content("F32", "normal", 30_000, 0)), "b": ("F32", content("F32", "normal", 30_000, 1))}
+    walked = assert_sorted_out(made, n_pruned, {"a": 10_000, "b": 10}, piece=1000)
+    assert walked.n_scans == n_scans  # a miss would be two more
+
+
 def test_more_scores_than_there_is_room_for_are_thinned_and_then_found():
     made = {"a": ("F32", content("F32", "normal", 30_000, 0)), "b": ("F64", content("F64", "normal", 20_000, 1))}
     for n_pruned in (3, 25_000, 49_990):
-        walked = assert_sorted_out(made, n_pruned, {"a": 1, "b": 1}, room=512, group=8, piece=1000)
-        assert walked.n_samples == 0  # whoever holds some first looks at everything
+        walked = assert_sorted_out(made, n_pruned, {"a": 1, "b": 1}, room=512, group=8, piece=1000, **EVERYTHING)
         assert walked.n_thinned > 2
         assert 4 <= walked.n_scans <= 20
 
@@ -402,7 +412,7 @@ def test_more_scores_than_there_is_room_for_are_thinned_and_then_found():
 def test_thinning_with_ties_and_zeros():
     made = {name: ("F32", content("F32", how, 9000, 5)) for name, how in zip("abc", CONTENTS, strict=False)}
     for n_pruned in (100, 6000, 13_000, 20_000, 26_000):
-        walked = assert_sorted_out(made, n_pruned, dict.fromkeys(made, 1), room=512, group=8, piece=1000)
+        walked = assert_sorted_out(made, n_pruned, dict.fromkeys(made, 1), room=512, group=8, piece=1000, **EVERYTHING)
         assert walked.n_thinned > 2
 
 
@@ -450,7 +460,7 @@ def test_a_number_that_occurs_more_often_than_there_is_room_for_the_others():
     sizes = np.concatenate([np.linspace(0.01, 0.6, 5000), np.full(2000, 0.7), np.linspace(0.8, 1, 50)])
     made = {"w": ("F32", stored_as("F32", np.random.default_rng(0).permutation(sizes)))}
     for n_pruned in (1, 3000, 4995, 5000, 5001, 6999, 7000, 7020):
-        walked = assert_sorted_out(made, n_pruned, {"w": 1}, room=256, group=8, piece=500)
+        walked = assert_sorted_out(made, n_pruned, {"w": 1}, room=256, group=8, piece=500, **EVERYTHING)
         assert walked.n_thinned > 0
         assert walked.n_scans < 10
 

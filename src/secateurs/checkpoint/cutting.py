@@ -9,6 +9,7 @@ Weights in their own order are ranked by their bits (exact/). Whatever else a re
 """
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from secateurs.checkpoint.plan import Plan, Planned, n_kept_of, pool_size
 from secateurs.checkpoint.survey_counts import How, count, tau_key
 from secateurs.checkpoint.tensors import Checkpoint, Stored
 from secateurs.cuttable import absolute
+from secateurs.errors import CollapseWarning
 from secateurs.exact.choose import Cut, choose, not_finite
 from secateurs.exact.kernels import count as count_keys
 from secateurs.exact.kinds import KINDS, Kind, signed
@@ -127,7 +129,18 @@ class Cutter:
             )
 
     def knife(self, each: Planned) -> Knife:
-        """What zeroes one tensor; InputError for weights that are not finite."""
+        """What zeroes one tensor; InputError for weights that are not finite. Warns if it will leave nothing."""
+        knife = self._knife(each)
+        if knife.n_pruned == each.entry.n > 0:
+            warnings.warn(
+                f"Layer collapse: '{each.name}' {each.entry.shape} loses all of its {each.entry.n} weights under "
+                f"'{self.plan.recipe.budget}'. Ask for less, or give min_keep.",
+                CollapseWarning,
+                stacklevel=2,
+            )
+        return knife
+
+    def _knife(self, each: Planned) -> Knife:
         plan, recipe = self.plan, self.plan.recipe
         n = each.entry.n
         if each.name in self._cuts:

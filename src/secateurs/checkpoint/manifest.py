@@ -26,7 +26,6 @@ def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
         files[name] = {"size": about.st_size, "mtime_ns": about.st_mtime_ns}
     shapes = [[entry.name, entry.dtype, list(entry.shape), entry.file, entry.start] for entry in checkpoint.entries]
     return {
-        "path": "" if path is None else str(path.resolve()),
         "files": files,
         "tensors": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
     }
@@ -38,9 +37,16 @@ def request_of(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
 
 
 def make_manifest(
-    request: Mapping[str, Any], files: Mapping[str, Any], layers: list[dict[str, Any]], notes: Mapping[str, Any]
+    request: Mapping[str, Any],
+    path: Path | None,
+    files: Mapping[str, Any],
+    layers: list[dict[str, Any]],
+    notes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest, with a checksum of itself."""
+    """The manifest of a finished request, with a checksum of itself.
+
+    path  of the source, as it was given; it may lie elsewhere when the run goes on
+    """
     cut = [layer for layer in layers if layer["status"] == "pruned"]
     totals = {
         "n": sum(layer["n"] for layer in layers),
@@ -49,7 +55,9 @@ def make_manifest(
         "n_zero_before": sum(layer["n_zero_before"] for layer in cut),
         "n_zero": sum(layer["n_zero"] for layer in cut),
     }
-    found = {"format": FORMAT, **request, "files": dict(files), "layers": layers, "totals": totals, **notes}
+    source = {"path": "" if path is None else str(path), **request["source"]}
+    found = {"format": FORMAT, **request, "source": source, "files": dict(files), "layers": layers, "totals": totals}
+    found |= notes
     return {**found, "checksum": checksum(found)}
 
 

@@ -73,6 +73,8 @@ def _open_files(path: Path, shards: Mapping[str, Path], weight_map: Mapping[str,
         from secateurs.checkpoint.onnx_file import open_onnx
 
         return open_onnx(path, shards[name])
+    if name.endswith(".index.json"):
+        raise InputError(f"'{path}' is the index of a sharded checkpoint. Give its directory, '{path.parent}'.")
     raise InputError(f"'{path}' is of no known kind. Give a {_KNOWN} file, or the directory of one.")
 
 

@@ -53,6 +53,12 @@ def index_of(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> bytes:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2).encode() + b"\n"
 
 
+def carried(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The source's other files that are true of the pruned one too: all but an index of files of another kind."""
+    is_same = checkpoint.source == "safetensors"
+    return tuple(path for path in checkpoint.others if is_same or not path.name.endswith(".index.json"))
+
+
 def _home(checkpoint: Checkpoint) -> Path:
     assert checkpoint.path is not None
     return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent

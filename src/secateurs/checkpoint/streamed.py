@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,10 +25,10 @@ from secateurs.checkpoint import manifest
 from secateurs.checkpoint.cutting import Cutter, n_zeros
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import Plan, Planned, make_plan
-from secateurs.checkpoint.shards import INDEX, Shard, index_of, shards_of
+from secateurs.checkpoint.shards import INDEX, Shard, carried, index_of, shards_of
 from secateurs.checkpoint.tensors import Checkpoint, Stored
 from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_text
-from secateurs.errors import CollapseWarning, InputError, OutputError
+from secateurs.errors import InputError, OutputError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.ranks import ALONE, Ranks
 from secateurs.locks import held
@@ -60,6 +59,8 @@ class Streaming:
     out: Path
     ranks: Ranks = ALONE
     progress: Progress = field(default_factory=Progress)
+    was_done: bool = False  # the result was there already
+    n_resumed: int = 0  # shards that an earlier run of the same request had finished
 
     def run(self) -> dict[str, Any]:
         """The manifest of the result. A finished result of the same request is checked for its sizes and returned.
@@ -72,6 +73,7 @@ class Streaming:
         request = manifest.request_of(self.checkpoint, plan)
         self.check()
         if (found := self._finished(request)) is not None:
+            self.was_done = True
             return found
         work = self.out / WORK
         with self._alone(work):
@@ -112,12 +114,17 @@ class Streaming:
             return None
         try:
             found = json.loads(path.read_text("utf-8"))
-            same = all(found[key] == value for key, value in request.items())
+            same = all(found[key] == request[key] for key in ("version", "recipe")) and all(
+                found["source"][key] == value for key, value in request["source"].items()
+            )
             sizes = {name: about["size"] for name, about in found["files"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise OutputError(f"{path} cannot be read ({error}). Name a new directory, or delete this one.") from error
         if not same:
-            raise OutputError(f"{self.out} holds another pruned checkpoint. Name a new directory, or delete this one.")
+            raise OutputError(
+                f"{self.out} holds the result of another request, or its source was written to since. Name a new "
+                "directory, or delete this one."
+            )
         for name, size in sizes.items():
             if not (self.out / name).is_file() or (self.out / name).stat().st_size != size:
                 raise OutputError(
@@ -140,7 +147,7 @@ class Streaming:
                     "yours is lost."
                 )
             make_directory(work)
-        with held(work / "lock") if self.ranks.index == 0 else nullcontext():
+        with held(work / "lock", of=self.out) if self.ranks.index == 0 else nullcontext():
             try:
                 yield
             except InputError:
@@ -165,8 +172,8 @@ class Streaming:
         for left_over in (*work.glob("*.part"), *work.glob(".*.tmp"), *self.out.glob(".*.tmp")):
             left_over.unlink()
         missing = [shard for shard in shards if not _report_path(work, shard).is_file()]
-        carried = sum(_size(path) for path in self.checkpoint.others)
-        needed = sum(shard.n_bytes for shard in missing) + carried + (1 << 20)
+        n_carried = sum(_size(path) for path in carried(self.checkpoint))
+        needed = sum(shard.n_bytes for shard in missing) + n_carried + (1 << 20)
         free = shutil.disk_usage(self.out).free
         if free < needed:
             raise OutputError(
@@ -186,6 +193,7 @@ class Streaming:
             if not _report_path(work, shard).is_file():
                 self._write(work, shard, planned, cutter)
             else:
+                self.n_resumed += 1
                 self.progress.n_bytes_done += shard.n_bytes
 
     def _write(self, work: Path, shard: Shard, planned: Mapping[str, Planned], cutter: Cutter) -> None:
@@ -216,7 +224,6 @@ class Streaming:
             assert kind is not None
             knife = cutter.knife(each)
             n_pruned = knife.n_pruned
-            _warn_if_emptied(each, n_pruned, cutter)
             for buffer, before, after in cutter.pruned(each, knife):
                 n_before, n_after = n_before + before, n_after + after
                 writer.put(buffer)
@@ -246,7 +253,7 @@ class Streaming:
             report = json.loads(_report_path(work, shard).read_text("utf-8"))
             files[shard.name] = {"size": report["size"], "sha256": report["sha256"]}
             by_name |= {layer["name"]: layer for layer in report["layers"]}
-        for path in self.checkpoint.others:
+        for path in carried(self.checkpoint):
             assert self.checkpoint.path is not None
             name = str(path.relative_to(self.checkpoint.path))
             files[name] = _carry(path, self.out / name)
@@ -259,7 +266,9 @@ class Streaming:
             "notes": list(self.checkpoint.notes),
         }
         layers = [by_name[each.name] for each in plan.tensors]
-        write_json(self.out / manifest.NAME, manifest.make_manifest(request, files, layers, notes))
+        write_json(
+            self.out / manifest.NAME, manifest.make_manifest(request, self.checkpoint.path, files, layers, notes)
+        )
         shutil.rmtree(work)
         sync_directory(self.out)
 
@@ -310,16 +319,6 @@ def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:
         found[i] = loads.index(min(loads))
         loads[found[i]] += shards[i].n_bytes
     return found
-
-
-def _warn_if_emptied(each: Planned, n_pruned: int, cutter: Cutter) -> None:
-    if n_pruned == each.entry.n > 0:
-        warnings.warn(
-            f"Layer collapse: '{each.name}' {each.entry.shape} loses all of its {n_pruned} weights under "
-            f"'{cutter.plan.recipe.budget}'. Ask for less, or give min_keep.",
-            CollapseWarning,
-            stacklevel=2,
-        )
 
 
 class _Writer:

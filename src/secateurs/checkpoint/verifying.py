@@ -138,6 +138,10 @@ def _structure(where: Path) -> Verification:
     """What can be said of a checkpoint without a manifest."""
     if (where / "exploration.yaml").exists():
         raise InputError(f"'{where}' is the run of an exploration. Verify one of its models/, or what prune wrote.")
+    from secateurs.checkpoint.streamed import WORK
+
+    if (where / WORK).is_dir():
+        raise InputError(f"'{where}' is an unfinished run of prune. Run the same command again to finish it.")
     with open_checkpoint(where) as checkpoint:
         counts = [_counted(entry, checkpoint.stored(entry)) for entry in checkpoint.entries if entry.dtype in KINDS]
         n_bytes = sum(entry.n_bytes for entry in checkpoint.entries)

@@ -31,9 +31,8 @@ def verify(path: str, as_json: bool, debug: bool) -> None:
     else:
         _print(found)
     if not found.is_ok:
-        more = f" and {len(found.problems) - 1:,} more" if len(found.problems) > 1 else ""
         raise InputError(
-            f"'{plain(path)}' is damaged: {plain(str(found.problems[0]))}{more}. Prune again or restore it."
+            f"'{plain(path)}' is damaged in {_many(len(found.problems), 'place')}. Prune again or restore it."
         )
 
 

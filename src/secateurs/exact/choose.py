@@ -85,8 +85,7 @@ def _last_survivor(
     parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
 ) -> tuple[dict[str, Inside], float]:
     """What was found around the smallest score that lives, and that score."""
-    is_free = not int(ranks.sum([sum(first.values())])[0])  # of all ranks, so that all go the same way
-    low, high = _bracket(parts, n_all, n_pruned, ranks) if n_all > 8 * BLOCK and is_free else (0.0, math.inf)
+    low, high = _bracket(parts, first, n_all, n_pruned, ranks) if n_all > 8 * BLOCK else (0.0, math.inf)
 
     def n_upto(value: float, with_error: bool = False) -> int:
         counts = (
@@ -109,7 +108,9 @@ def _last_survivor(
             low, high = _smallest(lambda value: n_upto(value, True) > n_pruned, low, high), value
 
 
-def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks) -> tuple[float, float]:
+def _bracket(
+    parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
+) -> tuple[float, float]:
     """Values between which the smallest survivor very likely stands, from a sample."""
     every = max(BLOCK, n_all // N_SAMPLE * BLOCK)
     samples: list[list[Floats]] = []
@@ -117,15 +118,18 @@ def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks)
     for part in parts.values():
         samples.append(part.sample(every, n_before))
         n_before += part.n
-    scores = np.sort(np.concatenate([*(block for blocks in samples for block in blocks), np.zeros(0)]))
-    n_sampled = int(ranks.sum([scores.size])[0])
+    scores = [np.sort(np.concatenate([*blocks, np.zeros(0)])) for blocks in samples]
+    may_go = [each.size * (1 - first[name] / max(1, parts[name].n)) for name, each in zip(parts, scores, strict=True)]
+    n_sampled = int(ranks.sum([sum(each.size for each in scores)])[0])
     share = n_pruned / n_all
+
+    def n_upto(value: float) -> int:
+        counts = (min(each.searchsorted(value, "right"), most) for each, most in zip(scores, may_go, strict=True))
+        return int(ranks.sum([int(sum(counts))])[0])
 
     def at(place: float) -> float:
         """The score at a place of the sample, counted from 0."""
-        return _smallest(
-            lambda value: int(ranks.sum([np.searchsorted(scores, value, "right")])[0]) > place, 0.0, math.inf
-        )
+        return _smallest(lambda value: n_upto(value) > place, 0.0, math.inf)
 
     middle = at(share * n_sampled)
     squares = int(ranks.sum([math.ceil(sum(_variance(blocks, middle) for blocks in samples))])[0])

@@ -145,6 +145,7 @@ def test_every_other_dtype_is_carried_over_and_refused_by_name(dtype: str, tmp_p
 @pytest.mark.parametrize("s", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")], ids=str)
 @pytest.mark.parametrize("dtype", ["F64", "BF16"])
+@pytest.mark.filterwarnings("ignore::secateurs.errors.CollapseWarning")
 def test_what_is_not_finite_is_refused_by_name(
     dtype: str, value: float, s: float, words: dict[str, Any], tmp_path: Path
 ) -> None:

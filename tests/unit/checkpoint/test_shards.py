@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_files import header_file, ones, write_f32
@@ -19,10 +20,19 @@ from secateurs.checkpoint.streamed import prune_checkpoint
 HALF = sc.Recipe(budget="sparsity(0.5)")
 ODD_HEADERS = {
     "spaces": b'{ "w" : {"shape":[2,2], "data_offsets":[0,16] , "dtype":"F32"} }     ',
-    "metadata": b'{"__metadata__":{"b":"2","a":"1","\xc3\xa9":"\\u00e9"},"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}',
-    "another order": b'{"v":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},"w":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}',
-    "empty tensors": b'{"z":{"dtype":"F32","shape":[0,2],"data_offsets":[16,16]},"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},'
-    b'"a":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}',
+    "metadata": (
+        b'{"__metadata__":{"b":"2","a":"1","\xc3\xa9":"\\u00e9"},'
+        b'"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}'
+    ),
+    "another order": (
+        b'{"v":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},'
+        b'"w":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
+    ),
+    "empty tensors": (
+        b'{"z":{"dtype":"F32","shape":[0,2],"data_offsets":[16,16]},'
+        b'"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},'
+        b'"a":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}'
+    ),
 }
 
 
@@ -41,7 +51,7 @@ def test_a_sharded_source_keeps_its_files_and_its_index(tmp_path: Path) -> None:
     home = tmp_path / "in"
     home.mkdir()
     write_f32(home / "b-part.safetensors", {"x": ones(4, 4), "y": ones(3)}, {"format": "pt"})
-    write_f32(home / "a-part.safetensors", {"z": ones(2, 4)})
+    write_f32(home / "a-part.safetensors", {"z": np.arange(8, dtype=np.float32).reshape(2, 4) + 2})
     index = json.dumps(
         {"weight_map": {"x": "b-part.safetensors", "y": "b-part.safetensors", "z": "a-part.safetensors"}}
     )
@@ -86,7 +96,7 @@ def test_a_torch_file_becomes_one_aligned_safetensors_file(tmp_path: Path) -> No
     assert all(torch.equal(found[name], STATE[name]) and found[name].dtype == STATE[name].dtype for name in STATE)
     header = read_header(path)
     assert all(entry.start % 8 == 0 for entry in header.entries if entry.dtype in ("F64", "I64"))
-    assert all(entry.start % entry.n_bytes // max(entry.n, 1) == 0 for entry in header.entries if entry.n_bytes)
+    assert all(entry.start % (entry.n_bytes // entry.n) == 0 for entry in header.entries if entry.n_bytes)
     assert header.metadata == {"format": "pt"}
 
 

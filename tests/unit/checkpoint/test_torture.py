@@ -29,7 +29,7 @@ from secateurs.checkpoint.verifying import verify
 from secateurs.cli import main
 
 N_KILLS = 20
-N_MUTATED = 2000
+N_MUTATED = 1000
 SLOWEST_S = 10.0  # of one run on a few kilobytes, on a busy machine
 
 
@@ -320,7 +320,7 @@ def test_mutated_input_is_pruned_or_refused(small: Path, called: Callable[..., A
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(dict(codes), f"{grown_mb:.0f} MB")
     assert codes[0] > 100
-    assert codes[3] > 500
+    assert codes[3] > 400
     assert grown_mb < 100
 
 
@@ -458,7 +458,7 @@ def test_a_finished_output_is_not_written_again_nor_for_another_request(
     assert called("prune", small, "-o", out, "--sparsity", "0.5") == (0, "")
     code, said = called("prune", small, "-o", out, "--sparsity", "0.6")
     assert code == 4
-    assert "holds another pruned checkpoint" in said
+    assert "Name a new directory" in said
     assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in out.iterdir()} == before
     (out / "y.safetensors").unlink()
     assert called("prune", small, "-o", out, "--sparsity", "0.5")[0] == 4

@@ -14,8 +14,10 @@ from safetensors.numpy import save_file
 from secateurs.checkpoint import verifying
 from secateurs.checkpoint.manifest import FORMAT, checksum
 from secateurs.checkpoint.manifest import NAME as MANIFEST
+from secateurs.checkpoint.streamed import WORK, prune_checkpoint
 from secateurs.checkpoint.verifying import verify
 from secateurs.errors import InputError
+from secateurs.recipe import Recipe
 
 RECIPE = {"score": "magnitude", "unit": "element", "pool": "4", "budget": "top(2)", "schedule": "one_shot"}
 
@@ -272,3 +274,31 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
     (tmp_path / "exploration.yaml").write_text("")
     with pytest.raises(InputError, match="is the run of an exploration"):
         verify(tmp_path)
+
+
+def test_an_unfinished_run_is_said(output):
+    (output / MANIFEST).unlink()
+    (output / WORK).mkdir()
+    with pytest.raises(InputError, match="is an unfinished run of prune"):
+        verify(output)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "n_nm"),
+    [
+        (Recipe(pool=4, budget="top(2)"), 2),
+        (Recipe(pool=4, budget="sparsity(0.75)"), 2),
+        (Recipe(pool=4, budget={"a": "top(1)", "b": "sparsity(0)"}), 2),
+        (Recipe(pool="row", budget="sparsity(0.5)"), 0),
+        (Recipe(budget="sparsity(0.5)"), 0),
+    ],
+    ids=str,
+)
+def test_what_prune_writes_is_good(recipe, n_nm, tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=(4, 8)).astype(np.float32) for name in "ab"}
+    save_file({**tensors, "bias": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    prune_checkpoint(tmp_path / "model.safetensors", recipe, tmp_path / "out")
+    found = verify(tmp_path / "out")
+    assert found.problems == ()
+    assert (found.n_layers, found.n_nm) == (3, n_nm)

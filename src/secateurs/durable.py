@@ -7,6 +7,7 @@ is respected, and what goes wrong is one OutputError.
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from secateurs.errors import OutputError
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, all or nothing."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Replace `path` by the pieces one after the other, all or nothing."""
     target = Path(os.path.realpath(path))
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -22,7 +28,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for data in pieces:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode(target))

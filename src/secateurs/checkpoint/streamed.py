@@ -14,7 +14,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import Plan, Planned, make_plan
 from secateurs.checkpoint.shards import INDEX, Shard, carried, index_of, shards_of
 from secateurs.checkpoint.tensors import Checkpoint, Stored
-from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_text
-from secateurs.errors import InputError, OutputError
+from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_pieces, write_text
+from secateurs.errors import InputError, LockedError, OutputError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.ranks import ALONE, Ranks
 from secateurs.locks import held
@@ -77,6 +77,9 @@ class Streaming:
             return found
         work = self.out / WORK
         with self._alone(work):
+            if self.ranks.n == 1 and (found := self._finished(request)) is not None:
+                self.was_done = True  # by another run, between our look and our lock
+                return found
             if self.ranks.index == 0:
                 self._begin(work, request, shards)
             self.ranks.wait()
@@ -147,7 +150,7 @@ class Streaming:
                     "yours is lost."
                 )
             make_directory(work)
-        with held(work / "lock", of=self.out) if self.ranks.index == 0 else nullcontext():
+        with self._lock(work) if self.ranks.index == 0 else nullcontext():
             try:
                 yield
             except InputError:
@@ -160,18 +163,33 @@ class Streaming:
                             self.out.rmdir()
                 raise
 
+    @contextmanager
+    def _lock(self, work: Path) -> Iterator[None]:
+        """Hold the lock in `work`, which a run that finishes takes away with it."""
+        ours = work / "lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(ours, of=self.out))
+            except OutputError:
+                if work.is_dir():
+                    raise
+            if not ours.exists():
+                raise LockedError(f"Another run has just finished {self.out}. Run the same command again to see it.")
+            yield
+
     def _begin(self, work: Path, request: Mapping[str, Any], shards: tuple[Shard, ...]) -> None:
         """Bind the directory to this request, clean up what a killed run left, and see that there is room."""
         path, text = work / "request.json", json.dumps(request, indent=1)
-        if path.is_file() and path.read_text("utf-8") != text:
+        if path.is_file() and path.read_bytes() != text.encode():
             raise OutputError(
                 f"{self.out} holds an unfinished run of another request, or its source has changed since. Name a new "
                 "directory, or delete this one."
             )
-        write_text(path, text)
         for left_over in (*work.glob("*.part"), *work.glob(".*.tmp"), *self.out.glob(".*.tmp")):
             left_over.unlink()
-        missing = [shard for shard in shards if not _report_path(work, shard).is_file()]
+        missing = [shard for shard in shards if not _is_done(work, shard, self.out)]
+        for shard in missing:
+            _report_path(work, shard).unlink(missing_ok=True)  # damaged, or of a shard that somebody took away
         n_carried = sum(_size(path) for path in carried(self.checkpoint))
         needed = sum(shard.n_bytes for shard in missing) + n_carried + (1 << 20)
         free = shutil.disk_usage(self.out).free
@@ -179,6 +197,7 @@ class Streaming:
             raise OutputError(
                 f"{self.out} needs {needed:,} bytes and the disk has {free:,}. Make room, and run the command again."
             )
+        write_text(path, text)
 
     def _write_all(self, work: Path, plan: Plan, shards: list[Shard]) -> None:
         """Write this rank's shards."""
@@ -294,6 +313,17 @@ def _report_path(work: Path, shard: Shard) -> Path:
     return work / f"{shard.name}.done.json"
 
 
+def _is_done(work: Path, shard: Shard, out: Path) -> bool:
+    """Whether a shard is where it belongs, with a report that fits it."""
+    try:
+        report = json.loads(_report_path(work, shard).read_bytes())
+        size = (out / shard.name).stat().st_size
+        names = [layer["name"] for layer in report["layers"]]
+        return bool(report["size"] == size == shard.n_bytes and names == [entry.name for entry in shard.entries])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -303,13 +333,22 @@ def _size(path: Path) -> int:
 
 def _carry(path: Path, target: Path) -> dict[str, Any]:
     """Copy one of the source's other files; its size and sha256."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    digest, n_bytes = hashlib.sha256(), 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal n_bytes
+        try:
+            with path.open("rb") as file:
+                while data := file.read(1 << 20):
+                    digest.update(data)
+                    n_bytes += len(data)
+                    yield data
+        except OSError as error:
+            raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+
     make_directory(target.parent)
-    write_bytes(target, data)
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_pieces(target, pieces())
+    return {"size": n_bytes, "sha256": digest.hexdigest()}
 
 
 def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:

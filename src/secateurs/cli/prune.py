@@ -16,6 +16,7 @@ from secateurs.checkpoint.many_ranks import ranks_here
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.streamed import Progress, Streaming
 from secateurs.cli.recipes import read_recipe
+from secateurs.cli.safe import plain
 from secateurs.cli.screen import Shown, watch
 from secateurs.errors import RecipeError
 from secateurs.recipe import Recipe
@@ -119,7 +120,7 @@ def _warnings_told() -> Iterator[None]:
     """Warnings on stderr as they come, before what they warn of is done."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *rest: click.echo(f"secateurs: {message}", err=True)
+        warnings.showwarning = lambda message, *rest: click.echo(f"secateurs: {plain(str(message))}", err=True)
         yield
 
 

@@ -213,8 +213,8 @@ UNITS_POOLS = [("element", pool) for pool in ("model", "layer", "row", "4", "2")
 UNITS_POOLS += [(unit, pool) for unit in ("row", "column", "block(2, 2)") for pool in ("model", "layer")]
 UNITS_POOLS += [("block(1, 2)", "row"), ("block(1, 2)", "4"), ("block(1, 1)", "layer")]
 MAPPING = {"attn*": "sparsity(0.5)", "*conv*": "top(1)", "f*": "threshold(0.4)", "o*": "sparsity(1.0)"}
-BUDGETS = ["sparsity(0.0)", "sparsity(0.5)", "sparsity(0.73)", "sparsity(1.0)", "threshold(0.0)", "threshold(0.45)"]
-BUDGETS += ["threshold(1.1sigma)", "top(1)", "top(2)", "erk(0.7)", MAPPING, {"*": "threshold(0.8sigma)"}]
+BUDGETS = ["sparsity(0.0)", "sparsity(0.5)", "sparsity(0.73)", "sparsity(1.0)", "threshold(0.45)"]
+BUDGETS += ["threshold(1.1sigma)", "top(2)", "erk(0.7)", MAPPING, {"*": "threshold(0.8sigma)"}]
 MIN_KEEPS = (0, 3, 0.1)
 
 

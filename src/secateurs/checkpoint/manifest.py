@@ -66,8 +66,3 @@ def checksum(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a directory holds a finished result."""
-    return (directory / NAME).is_file()

@@ -45,7 +45,7 @@ def ranks_here() -> Iterator[Ranks]:
 
     InputError where the group cannot be formed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1") or "RANK" not in os.environ:
         yield ALONE
         return
     from torch import distributed

@@ -70,7 +70,7 @@ def _memory(plan: Plan) -> int:
     score, unit, pool = plan.recipe.score.name, str(plan.recipe.unit), plan.recipe.pool.kind
     if score == "lamp" and unit == "element" and pool == "model":
         return total + largest
-    if score != "magnitude" or (unit != "element" and pool not in ("layer", "model")):
+    if score != "magnitude" or (unit != "element" and (pool not in ("layer", "model") or width == 8)):
         n = max((each.entry.n for each in plan.cut), default=0)
         return total + TORCH_BYTES + 24 * n
     return total

@@ -65,8 +65,9 @@ class Streaming:
     def run(self) -> dict[str, Any]:
         """The manifest of the result. A finished result of the same request is checked for its sizes and returned.
 
-        Raises before anything is written: RecipeError, PatternError, InputError (weights that are not finite),
-        OutputError (no room, no permission, a directory that holds something else), LockedError.
+        Raises before anything is written: RecipeError, PatternError, OutputError (no room, no permission, a directory
+        that holds something else), LockedError. InputError (weights that are not finite, or cannot be read) comes
+        where they are read: shards before them may be finished, and stay.
         """
         plan = make_plan(self.checkpoint, self.recipe)
         shards = shards_of(self.checkpoint)
@@ -303,7 +304,8 @@ def prune_checkpoint(
     returns  the manifest: files with size and sha256, and of every tensor its counts, or why it was left alone
 
     The source is only read. A run that was ended goes on with the same call, to the same bytes. Raises RecipeError,
-    PatternError, InputError, OutputError, LockedError, each before anything of `out` changes.
+    PatternError, OutputError, LockedError before anything of `out` changes; InputError where weights are read, so
+    that finished shards may stay there.
     """
     with open_checkpoint(source) as checkpoint:
         return Streaming(checkpoint, recipe, Path(out), ranks).run()

@@ -124,7 +124,9 @@ def _bracket(
     share = n_pruned / n_all
 
     def n_upto(value: float) -> int:
-        counts = (min(each.searchsorted(value, "right"), most) for each, most in zip(scores, may_go, strict=True))
+        counts = (
+            min(float(each.searchsorted(value, "right")), most) for each, most in zip(scores, may_go, strict=True)
+        )
         return int(ranks.sum([int(sum(counts))])[0])
 
     def at(place: float) -> float:

@@ -1,6 +1,5 @@
 """Many ranks: torchrun's processes write, byte for byte, what one process writes; a rank that dies loses nothing."""
 
-import hashlib
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_files import ones, write_f32
+from checkpoint_files import hashes, ones, write_f32
 
 import secateurs as sc
 from laws.test_exact import on_ranks
@@ -25,12 +24,6 @@ from secateurs.exact.ranks import ALONE, Ranks
 pytestmark = pytest.mark.filterwarnings("ignore::secateurs.errors.CollapseWarning")
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
-
-
-def hashes(directory: Path) -> dict[str, str]:
-    """sha256 of every file under a directory."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

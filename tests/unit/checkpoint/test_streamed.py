@@ -1,6 +1,5 @@
 """A streamed run: what it carries over, leaves alone, refuses, and goes on with."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import ones, write_f32
+from checkpoint_files import hashes, ones, write_f32
 from safetensors.torch import load_file, save_file
 from test_onnx_file import model, node, part, tensor
 from torch import nn
@@ -25,12 +24,6 @@ from secateurs.errors import InputError, LockedError, OutputError, PatternError,
 from secateurs.locks import held
 
 HALF = sc.Recipe(budget="sparsity(0.5)")
-
-
-def hashes(directory: Path) -> dict[str, str]:
-    """sha256 of every file under a directory."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture

@@ -36,7 +36,10 @@ OPTIONS = ("--sparsity", "0.7")
 
 
 def make_source(place: Path, n_shards: int = 5, shard_bytes: int = 8 << 20) -> Path:
-    """A sharded checkpoint with an index, a config and a text; weights of one shape in each shard, and a bias."""
+    """A sharded checkpoint with an index, a config, a text and a module of its own beside it.
+
+    Each shard holds weights of one shape, and a bias.
+    """
     rng = np.random.default_rng(7)
     place.mkdir(parents=True)
     side = int((shard_bytes / 2 / 4) ** 0.5)
@@ -50,6 +53,8 @@ def make_source(place: Path, n_shards: int = 5, shard_bytes: int = 8 << 20) -> P
     (place / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (place / "config.json").write_text('{"model_type": "none"}')
     (place / "tokenizer.json").write_text("{}" + " " * 100_000)
+    (place / "1_Pooling").mkdir()
+    (place / "1_Pooling" / "config.json").write_text("{}" + " " * 100_000)
     return place
 
 
@@ -316,7 +321,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         source = make_source(work / "source")
-        size_bytes = sum(path.stat().st_size for path in source.iterdir())
+        size_bytes = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
         results = {
             "command": f"python benchmarks/torture.py --kills {arguments.kills} --seed {arguments.seed}",
             "options": " ".join(OPTIONS),

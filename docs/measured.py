@@ -183,6 +183,7 @@ def large() -> str:
         ["seconds", f"{found['seconds']:.1f}"],
         ["the process's own memory at its peak", _size(peak)],
         ["the bound: twice the largest tensor + 300 MB", _size(bound)],
+        *_by_lamp(found.get("lamp")),
         *([f"{titles.get(name, name)}, seconds", _seconds(times)] for name, times in ranks["seconds"].items()),
         ["1 rank / 2 ranks", _ratio(ranks["speed_up"])],
     ]
@@ -192,6 +193,14 @@ def large() -> str:
         f"{_size(ranks['size_bytes'])} in a memory file system, medians of {n} interleaved rounds, the least and the "
         f"most in brackets, the start in each. {machine(found)}"
     )
+
+
+def _by_lamp(found: dict[str, Any] | None) -> list[list[str]]:
+    """The rows of a run by lamp; none where it was not recorded."""
+    if found is None:
+        return []
+    size = f"{_size(found['size_bytes'])} in {found['n_shards']} shards"
+    return [[f"the same peak by lamp, {size}", _size(found["peak_anonymous_bytes"])]]
 
 
 def inspected() -> str:

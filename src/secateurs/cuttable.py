@@ -1,5 +1,6 @@
 """Cuttable: what a recipe means for the weights at hand: which can be cut, by what budget, and why others cannot."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
@@ -7,7 +8,7 @@ from typing import Protocol, TypeVar
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
 from secateurs.checkpoint.prunable import VECTOR, names_it
 from secateurs.checks import nearest
-from secateurs.errors import PatternError, RecipeError
+from secateurs.errors import InputError, PatternError, RecipeError
 from secateurs.fit import check_fit
 from secateurs.layer_report import Status
 from secateurs.recipe import Recipe
@@ -74,13 +75,21 @@ def _is_general(why: tuple[str, str]) -> bool:
 def absolute(
     budget: Budget, shapes: Mapping[str, tuple[int, ...]], sigma_of: Callable[[str], float]
 ) -> tuple[Budget, dict[str, float], dict[str, float]]:
-    """The budget with its sigmas replaced by numbers, and the tau and sigma of every layer under a threshold."""
+    """The budget with its sigmas replaced by numbers, and the tau and sigma of every layer under a threshold.
+
+    InputError where a float cannot hold one of them.
+    """
     simple = budget.for_layers(shapes)
     taus, sigmas = {}, {}
     for name, rule in simple.items():
         if isinstance(rule, Threshold):
             sigmas[name] = sigma_of(name)
             taus[name] = rule.tau * sigmas[name] if rule.per_sigma else rule.tau
+            if not (math.isfinite(sigmas[name]) and math.isfinite(taus[name])):
+                raise InputError(
+                    f"The weights of '{name}' are too large for a threshold: sigma is {sigmas[name]}, tau "
+                    f"{taus[name]}. Scale them, skip the layer, or ask for a sparsity."
+                )
     if not any(isinstance(rule, Threshold) and rule.per_sigma for rule in simple.values()):
         return budget, taus, sigmas
     return (

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """The directory and its parents, or an OutputError that says why not."""
+    """The directory and its parents, durable where they are new, or an OutputError that says why not."""
     try:
+        new = list(takewhile(lambda each: not each.exists(), (path, *path.parents)))
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the directory {path}: {error.strerror or error}.") from error
+    for each in reversed(new):
+        sync_directory(each.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -263,4 +263,5 @@ def sigma_of(weight: Tensor) -> float:
     if dtype not in KINDS:
         return float(plain.double().std(correction=0)) if plain.numel() else 0.0
     stored = plain.view(torch.uint8).numpy().view(KINDS[dtype].storage)
-    return count(stored, KINDS[dtype], How(has_kernels=stored.size > PIECE)).sigma or 0.0
+    sigma = count(stored, KINDS[dtype], How(has_kernels=stored.size > PIECE)).sigma
+    return math.nan if sigma is None and stored.size else sigma or 0.0

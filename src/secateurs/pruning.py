@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from secateurs.checkpoint.cutting import Cutter
 from secateurs.checkpoint.dtypes import storage_of
 from secateurs.checkpoint.live import open_module
 from secateurs.checkpoint.plan import make_plan
 from secateurs.layer_report import LayerReport
+from secateurs.layers import layers
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 
@@ -33,6 +35,7 @@ def zero_out(module: nn.Module, recipe: Recipe) -> tuple[LayerReport, ...]:
     20 MB beyond the network on a CPU, where masks take a byte a weight. Everything is decided before anything is
     changed. Raises what `prune` raises.
     """
+    layers(module, recipe.skip, recipe.only)  # its patterns mean parameters, and never buffers
     checkpoint = open_module(module)
     plan = make_plan(checkpoint, recipe)
     cutter = Cutter(checkpoint, plan)
@@ -43,6 +46,7 @@ def zero_out(module: nn.Module, recipe: Recipe) -> tuple[LayerReport, ...]:
             tensor, storage = checkpoint.tensors[each.name].detach(), storage_of(each.entry.dtype)
             if tensor.device.type == "cpu" and tensor.is_contiguous() and not each.entry.is_turned:
                 knives[each.name].zero(tensor.view(-1).view(torch.uint8).numpy().view(storage), 0)
+                increment_version(tensor)  # so that autograd knows what numpy wrote
                 continue
             start, flat = 0, torch.empty(tensor.numel(), dtype=tensor.dtype)
             bits = flat.view(torch.uint8).numpy().view(storage)

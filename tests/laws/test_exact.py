@@ -136,13 +136,13 @@ def machine(piece, block, room, group, sample, deviations, threads):
         walked.n_samples += 1
         return bracket(*words)
 
-    def spied_thinned(found):
+    def spied_thinned(found, room):
         walked.n_batches += 1
-        less = thinned(found)
+        less = thinned(found, room)
         walked.n_thinned += less is not found
         return less
 
-    def spied_scan(part, low, high):
+    def spied_scan(part, low, high, room):
         walked.n_scans += 1
         n_of_part[id(part)] += 1
         assert n_of_part[id(part)] < 50, "the choice does not end"
@@ -150,11 +150,14 @@ def machine(piece, block, room, group, sample, deviations, threads):
         walked.n_too_high += before is not None and high < before[0]
         walked.n_too_low += before is not None and low > before[1]
         last[id(part)] = low, high
-        return scan(part, low, high)
+        return scan(part, low, high, room)
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.multiple(parting, PIECE=piece, BLOCK=block, ROOM=room, GROUP=group))
-        stack.enter_context(mock.patch.multiple(choosing, BLOCK=block, DEVIATIONS=deviations, N_SAMPLE=sample))
+        stack.enter_context(mock.patch.multiple(parting, PIECE=piece, BLOCK=block, GROUP=group))
+        stack.enter_context(
+            mock.patch.multiple(choosing, BLOCK=block, DEVIATIONS=deviations, ROOM=room, LEAST_ROOM=room)
+        )
+        stack.enter_context(mock.patch.object(choosing, "_sparse", lambda n_all: max(1, n_all // sample)))
         stack.enter_context(mock.patch.object(choosing, "_bracket", spied_bracket))
         stack.enter_context(mock.patch.object(choosing, "choose", spied_choose))
         stack.enter_context(mock.patch.object(parting, "_thinned", spied_thinned))

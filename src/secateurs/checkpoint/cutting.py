@@ -143,6 +143,8 @@ class Cutter:
     def _knife(self, each: Planned) -> Knife:
         plan, recipe = self.plan, self.plan.recipe
         n = each.entry.n
+        if not n:
+            return ByCut(each.kind, Cut(-1, 0, 0), 0)
         if each.name in self._cuts:
             cut = self._cuts[each.name]
             if self._is_lamp(each):
@@ -241,22 +243,27 @@ class Cutter:
         size, n = c * w * k * d, r * c * k  # of a row; units
 
         def pieces() -> Iterator[Stored]:
-            sums = np.zeros((r, c, k))
-            for start, piece in self._sizes(each, size):
-                rows = (start // size + np.arange(piece.size // size)) // h
-                np.add.at(sums, rows, piece.reshape(-1, c, w, k, d).sum(axis=(2, 4)))
-            yield from split((sums / (h * w * d)).astype(np.float32).view(kind.storage).reshape(-1))
+            sums = np.zeros((1, c, k))  # of a unit that is all rows
+            for piece in self._sizes(each, size, 1 if r == 1 else h):
+                cells = piece.reshape(-1, c, w, k, d).sum(axis=(2, 4))  # (rows, C, K)
+                if r == 1:
+                    sums += cells.sum(axis=0)
+                    continue
+                means = cells.reshape(-1, h, c, k).sum(axis=1) / (h * w * d)
+                yield means.astype(np.float32).view(kind.storage).reshape(-1)
+            if r == 1:
+                yield from split((sums / (h * w * d)).astype(np.float32).view(kind.storage).reshape(-1))
 
         return Part(kind, n, pieces if n else lambda: ())
 
-    def _sizes(self, each: Planned, size: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """(where it starts, |w|) in stretches of whole rows of `size` weights."""
+    def _sizes(self, each: Planned, size: int, h: int) -> Iterator[NDArray[np.float64]]:
+        """|w| in stretches of whole rows of `size` weights, and of h rows each."""
         stored = self.checkpoint.stored(each.entry)
         seen = _turned(stored, each).reshape(-1, size) if each.entry.is_turned else stored.reshape(-1, size)
-        n_rows = max(1, PIECE // size)
+        n_rows = max(1, PIECE // (size * h)) * h
         for start in range(0, len(seen), n_rows):
             piece = np.ascontiguousarray(seen[start : start + n_rows]).reshape(-1)
-            yield start * size, np.abs(each.kind.values(piece))
+            yield np.abs(each.kind.values(piece))
 
     def _scores(self, each: Planned) -> "NDArray[Any]":
         """The scores of all units by the recipe's own function, float32 or float64."""
@@ -321,7 +328,7 @@ class Cutter:
         found = count(stored, each.kind, How(each.entry.n > PIECE, n_threads()))
         if found.n != found.n_finite:
             self._check_finite(each, self._weights(each))
-        return found.sigma or 0.0
+        return math.nan if found.sigma is None and found.n else found.sigma or 0.0
 
     def _check_finite(self, each: Planned, part: Part) -> None:
         if each.name not in self.sigmas and _n_upto(part, part.kind.n_finite - 1) != part.n:

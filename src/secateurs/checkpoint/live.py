@@ -63,7 +63,7 @@ def open_module(module: nn.Module) -> ModuleCheckpoint:
     for layer in layers(module, only=["*"] if has_any else ()):
         names = (layer.name, *layer.aliases)
         is_table = any(isinstance(owners.get(name), nn.Embedding | nn.EmbeddingBag) for name in names)
-        entry = _entry(layer.name, layer.parameter, layer.reason, layer.aliases, layer.layout, is_table)
+        entry = _entry(layer.name, layer.parameter, layer.reason, layer.aliases, layer.layout, is_table, is_weight=True)
         found[layer.name] = layer.parameter
         if entry is None:
             ignored.append((layer.name, f"of the dtype {layer.parameter.dtype}, which is not read"))
@@ -86,6 +86,7 @@ def _entry(
     aliases: tuple[str, ...] = (),
     layout: Layout = PLAIN,
     is_table: bool = False,
+    is_weight: bool = False,
 ) -> Entry | None:
     dtype = TORCH_DTYPES.get(str(tensor.dtype).removeprefix("torch."))
     shape = (0,) if isinstance(tensor, _LAZY) else tuple(tensor.shape)
@@ -100,6 +101,7 @@ def _entry(
         groups=layout.groups,
         is_table=is_table,
         unfit=unfit,
+        is_weight=is_weight,
     )
 
 

@@ -14,10 +14,11 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -27,10 +28,12 @@ from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import Plan, Planned, make_plan
 from secateurs.checkpoint.shards import INDEX, Shard, carried, index_of, shards_of
 from secateurs.checkpoint.tensors import Checkpoint, Stored
+from secateurs.checks import shown
 from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_pieces, write_text
-from secateurs.errors import InputError, LockedError, OutputError
+from secateurs.errors import InputError, LockedError, OutputError, SecateursError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.ranks import ALONE, Ranks
+from secateurs.exact.threads import n_threads
 from secateurs.locks import held
 from secateurs.recipe import Recipe
 
@@ -71,18 +74,19 @@ class Streaming:
         """
         plan = make_plan(self.checkpoint, self.recipe)
         shards = shards_of(self.checkpoint)
+        n_threads()  # refuses a setting that makes no sense, before anything is made
         request = manifest.request_of(self.checkpoint, plan)
-        self.check()
-        if (found := self._finished(request)) is not None:
-            self.was_done = True
+        with _refusing(self.out):
+            self.check()
+        if (found := self._finished_for_all(request)) is not None:
             return found
         work = self.out / WORK
         with self._alone(work):
-            if self.ranks.n == 1 and (found := self._finished(request)) is not None:
-                self.was_done = True  # by another run, between our look and our lock
-                return found
+            if (found := self._finished_for_all(request)) is not None:
+                return found  # of another run, between our look and our lock
             if self.ranks.index == 0:
-                self._begin(work, request, shards)
+                with _refusing(self.out):
+                    self._begin(work, request, shards)
             self.ranks.wait()
             mine = _share(shards, self.ranks)
             self._write_all(
@@ -90,7 +94,8 @@ class Streaming:
             )
             self.ranks.wait()
             if self.ranks.index == 0:
-                self._finish(work, plan, shards, request)
+                with self._telling_what_is_done(work):
+                    self._finish(work, plan, shards, request)
             self.ranks.wait()
         return self._finished(request) or {}
 
@@ -110,6 +115,14 @@ class Streaming:
         existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise OutputError(f"{out} cannot be written: no permission in {existing}.")
+
+    def _finished_for_all(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """As `_finished` where the first rank looks, so that all ranks go the same way."""
+        found = self._finished(request) if self.ranks.index == 0 else None
+        if not self.ranks.sum([found is not None])[0]:
+            return None
+        self.was_done = True
+        return found or self._finished(request) or {}
 
     def _finished(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The manifest of a finished result of this request, None where there is none yet."""
@@ -141,27 +154,35 @@ class Streaming:
     @contextmanager
     def _alone(self, work: Path) -> Iterator[None]:
         """Hold the output directory; the ranks of one run hold it together, through their first."""
-        is_new = not self.out.exists()
-        make_directory(self.out)
-        if self.ranks.index == 0:
-            strangers = [item.name for item in self.out.iterdir() if item.name != WORK]
-            if strangers and not work.is_dir():
-                raise OutputError(
-                    f"{self.out} is not empty and holds no unfinished run. Name a new directory, so that nothing of "
-                    "yours is lost."
-                )
-            make_directory(work)
-        with self._lock(work) if self.ranks.index == 0 else nullcontext():
+        with _refusing(self.out):
+            is_new = not self.out.exists()
+            make_directory(self.out)
+            if self.ranks.index == 0:
+                strangers = [item.name for item in self.out.iterdir() if item.name != WORK]
+                if strangers and not (work / "request.json").is_file():
+                    raise OutputError(
+                        f"{self.out} is not empty and holds no unfinished run. Name a new directory, so that nothing "
+                        "of yours is lost."
+                    )
+                make_directory(work)
+        if self.ranks.index:
+            yield
+            return
+        with self._lock(work):
             try:
                 yield
-            except InputError:
-                # Weights that cannot be pruned are only found when they are read; where no shard was finished before,
-                # the directory is as it was, free for another request.
-                if self.ranks.n == 1 and [item.name for item in self.out.iterdir()] == [WORK]:
-                    shutil.rmtree(work, ignore_errors=True)
+            except BaseException as error:
+                with suppress(OSError):
+                    # Weights that cannot be pruned are only found when they are read; where no shard was finished
+                    # before, the directory is as it was, free for another request.
+                    is_untouched = self.ranks.n == 1 and [item.name for item in self.out.iterdir()] == [WORK]
+                    if isinstance(error, InputError) and is_untouched:
+                        shutil.rmtree(work)
+                    elif not (work / "request.json").is_file():
+                        (work / "lock").unlink()
+                        work.rmdir()
                     if is_new:
-                        with suppress(OSError):
-                            self.out.rmdir()
+                        self.out.rmdir()
                 raise
 
     @contextmanager
@@ -173,6 +194,8 @@ class Streaming:
                 stack.enter_context(held(ours, of=self.out))
             except OutputError:
                 if work.is_dir():
+                    with suppress(OSError):
+                        work.rmdir()  # where it is empty, as we made it
                     raise
             if not ours.exists():
                 raise LockedError(f"Another run has just finished {self.out}. Run the same command again to see it.")
@@ -186,7 +209,7 @@ class Streaming:
                 f"{self.out} holds an unfinished run of another request, or its source has changed since. Name a new "
                 "directory, or delete this one."
             )
-        for left_over in (*work.glob("*.part"), *work.glob(".*.tmp"), *self.out.glob(".*.tmp")):
+        for left_over in (*work.glob("*.part"), *self.out.rglob(".*.tmp")):
             left_over.unlink()
         missing = [shard for shard in shards if not _is_done(work, shard, self.out)]
         for shard in missing:
@@ -211,17 +234,32 @@ class Streaming:
         self.progress.doing = "writing"
         for shard in shards:
             if not _report_path(work, shard).is_file():
-                self._write(work, shard, planned, cutter)
+                with self._telling_what_is_done(work):
+                    self._write(work, shard, planned, cutter)
             else:
                 self.n_resumed += 1
                 self.progress.n_bytes_done += shard.n_bytes
 
+    @contextmanager
+    def _telling_what_is_done(self, work: Path) -> Iterator[None]:
+        """Add to what is wrong with the source that finished shards bind the directory to this request."""
+        try:
+            yield
+        except InputError as error:
+            if not any(work.glob("*.done.json")):
+                raise
+            raise InputError(
+                f"{error} Shards before it are finished in {self.out}; delete {self.out} before another request."
+            ) from error
+
     def _write(self, work: Path, shard: Shard, planned: Mapping[str, Planned], cutter: Cutter) -> None:
-        part, layers = work / f"{shard.name}.part", []
+        # A name of its own: a rank of an earlier run may still be there, and must not write into this file.
+        part, layers = work / f"{shard.name}.{uuid4().hex[:12]}.part", []
         with _writing(part) as writer:
             writer.put(np.frombuffer(shard.header, np.uint8))
             for entry in shard.entries:
                 layers.append(self._write_tensor(planned[entry.name], cutter, writer))
+            self.checkpoint.assert_unchanged()
         target = self.out / shard.name
         try:
             os.replace(part, target)
@@ -262,6 +300,7 @@ class Streaming:
             "tau": cutter.taus.get(entry.name),
             "sigma": cutter.sigmas.get(entry.name),
             "is_turned": entry.is_turned,
+            "groups": entry.groups,
         }
 
     def _finish(self, work: Path, plan: Plan, shards: tuple[Shard, ...], request: Mapping[str, Any]) -> None:
@@ -280,6 +319,12 @@ class Streaming:
         if index := index_of(self.checkpoint, shards):
             write_bytes(self.out / INDEX, index)
             files[INDEX] = {"size": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+        self.checkpoint.assert_unchanged()
+        if manifest.fingerprint_of_others(self.checkpoint) != request["source"]["others"]:
+            raise InputError(
+                f"A file of '{self.checkpoint.path}' was written to while it was read. Start again when nobody writes "
+                "to it."
+            )
         notes = {
             "left": [list(each) for each in self.checkpoint.left],
             "ignored": [list(each) for each in self.checkpoint.ignored],
@@ -289,7 +334,7 @@ class Streaming:
         write_json(
             self.out / manifest.NAME, manifest.make_manifest(request, self.checkpoint.path, files, layers, notes)
         )
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)  # somebody who looks whether we are there may be making a lock in it
         sync_directory(self.out)
 
 
@@ -311,6 +356,22 @@ def prune_checkpoint(
         return Streaming(checkpoint, recipe, Path(out), ranks).run()
 
 
+_COUNTS = {"n", "n_pruned", "n_zero_before", "n_zero"}
+_REPORTED = _COUNTS | {"name", "shape", "dtype", "status", "reason", "aliases", "tau", "sigma", "is_turned", "groups"}
+
+
+@contextmanager
+def _refusing(out: Path) -> Iterator[None]:
+    """Turns what the system says to a name that cannot be, or to what lies in the way, into an OutputError."""
+    try:
+        yield
+    except SecateursError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OutputError(f"{shown(os.fspath(out))} cannot be written: {why}. Name another directory.") from error
+
+
 def _report_path(work: Path, shard: Shard) -> Path:
     return work / f"{shard.name}.done.json"
 
@@ -320,9 +381,14 @@ def _is_done(work: Path, shard: Shard, out: Path) -> bool:
     try:
         report = json.loads(_report_path(work, shard).read_bytes())
         size = (out / shard.name).stat().st_size
-        names = [layer["name"] for layer in report["layers"]]
-        return bool(report["size"] == size == shard.n_bytes and names == [entry.name for entry in shard.entries])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        layers = report["layers"]
+        names = [layer["name"] for layer in layers]
+        is_whole = isinstance(report["sha256"], str) and all(
+            layer.keys() == _REPORTED and all(isinstance(layer[key], int) for key in _COUNTS) for layer in layers
+        )
+        is_here = report["size"] == size == shard.n_bytes and names == [entry.name for entry in shard.entries]
+        return bool(is_whole and is_here)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 
 

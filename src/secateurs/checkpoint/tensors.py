@@ -32,6 +32,7 @@ class Entry:
     groups     of a transposed convolution; 1 where it is not known
     is_table   known to be an embedding by more than its name: its layer's type, or the config beside the file
     unfit      why it cannot be pruned whatever is asked, beyond what dtype and shape say; "" almost always
+    is_weight  known to be a parameter, whatever its name says of buffers
     """
 
     name: str
@@ -44,6 +45,7 @@ class Entry:
     groups: int = 1
     is_table: bool = False
     unfit: str = ""
+    is_weight: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,6 +95,9 @@ class Checkpoint:
         InputError where it cannot be read.
         """
         raise NotImplementedError
+
+    def assert_unchanged(self) -> None:
+        """InputError where a file of the source was written to since it was opened; a live network has none."""
 
     def close(self) -> None:
         """Let go of the files; arrays already handed out stay readable."""

@@ -7,15 +7,20 @@ inside, and the answer is found among those. Only counts are added up, so severa
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from secateurs.errors import InputError
-from secateurs.exact.parts import BLOCK, Floats, Inside, Part
+from secateurs.exact.kinds import Stored
+from secateurs.exact.parts import BLOCK, Inside, Part
 from secateurs.exact.ranks import ALONE, Ranks
 
-N_SAMPLE = 1 << 19  # scores
-DEVIATIONS = 5.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
+N_SAMPLE = 50  # scores in a sample, times the root of their number: finding and looking then take about as long
+SPARSE = 32  # at most one score out of so many
+ROOM = 1 << 21  # different scores near the answer that are remembered exactly, of all parts together
+LEAST_ROOM = 4096  # of each part
+DEVIATIONS = 4.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,9 @@ def _last_survivor(
         )
         return int(ranks.sum([sum(counts)])[0])
 
+    room = max(LEAST_ROOM, ROOM // max(1, len(parts)))
     while True:
-        found = {name: part.scan(low, high) for name, part in parts.items()}
+        found = {name: part.scan(low, high, room) for name, part in parts.items()}
         _check_finite(parts, found)
         if n_upto(np.nextafter(low, -1.0)) > n_pruned:
             low, high = 0.0, float(np.nextafter(low, -1.0))
@@ -112,42 +118,58 @@ def _bracket(
     parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
 ) -> tuple[float, float]:
     """Values between which the smallest survivor very likely stands, from a sample."""
-    every = max(BLOCK, n_all // N_SAMPLE * BLOCK)
-    samples: list[list[Floats]] = []
+    sparse = _sparse(n_all)
+    samples: list[list[Stored]] = []
     n_before = 0
     for part in parts.values():
-        samples.append(part.sample(every, n_before))
+        samples.append(part.sample(sparse, n_before))
         n_before += part.n
-    scores = [np.sort(np.concatenate([*blocks, np.zeros(0)])) for blocks in samples]
-    may_go = [each.size * (1 - first[name] / max(1, parts[name].n)) for name, each in zip(parts, scores, strict=True)]
-    n_sampled = int(ranks.sum([sum(each.size for each in scores)])[0])
+    # The sorted keys of each part, and how many of them compete.
+    keys = [
+        (part.kind, np.sort(np.concatenate([each.ravel() for each in blocks])), 1 - first[name] / max(1, part.n))
+        for (name, part), blocks in zip(parts.items(), samples, strict=True)
+        if blocks
+    ]
+    n_sampled = int(ranks.sum([sum(each.size for _, each, _ in keys)])[0])
     share = n_pruned / n_all
 
     def n_upto(value: float) -> int:
         counts = (
-            min(float(each.searchsorted(value, "right")), most) for each, most in zip(scores, may_go, strict=True)
+            min(int(each.searchsorted(kind.key(kind.key_upto(value)), "right")), most * each.size)
+            for kind, each, most in keys
         )
         return int(ranks.sum([int(sum(counts))])[0])
 
     def at(place: float) -> float:
         """The score at a place of the sample, counted from 0."""
+        if ranks.n == 1 and len(keys) == 1 and keys[0][2] == 1:
+            return keys[0][0].value(int(keys[0][1][int(place)]))
         return _smallest(lambda value: n_upto(value) > place, 0.0, math.inf)
 
     middle = at(share * n_sampled)
-    squares = int(ranks.sum([math.ceil(sum(_variance(blocks, middle) for blocks in samples))])[0])
+    variances = (
+        _variance(blocks, part.kind.key(part.kind.key_upto(middle)))
+        for part, blocks in zip(parts.values(), samples, strict=True)
+    )
+    squares = int(ranks.sum([math.ceil(sum(variances))])[0])
     margin = DEVIATIONS * math.sqrt(squares) + 2
     low = at(share * n_sampled - margin) if share * n_sampled > margin else 0.0
     return low, at(share * n_sampled + margin) if share * n_sampled + margin < n_sampled else math.inf
 
 
-def _variance(blocks: list[Floats], value: float) -> float:
-    """Of the number of a part's sampled scores that are at most `value`; neighbours resemble each other, so a block
-    counts as one draw. How parts differ does not matter, as each is sampled in proportion."""
-    counts = np.array([np.count_nonzero(block <= value) for block in blocks], np.float64)
-    n = sum(block.size for block in blocks)
+def _sparse(n_all: int) -> int:
+    """Of how many blocks one is sampled."""
+    return max(SPARSE, round(math.sqrt(n_all) / N_SAMPLE))
+
+
+def _variance(blocks: list[Stored], key: Any) -> float:
+    """Of the number of a part's sampled keys that are at most `key`; neighbours resemble each other, so a block counts
+    as one draw. How parts differ does not matter, as each is sampled in proportion."""
+    counts = np.concatenate([np.zeros(0, np.int64), *(np.count_nonzero(each <= key, axis=1) for each in blocks)])
+    n = sum(each.size for each in blocks)
     share = counts.sum() / max(1, n)
     alone = n * share * (1 - share)  # if scores were drawn one by one
-    return max(float(alone), len(blocks) * float(counts.var(ddof=1))) if len(blocks) > 1 else 4 * float(alone)
+    return max(float(alone), counts.size * float(counts.var(ddof=1))) if counts.size > 1 else 4 * float(alone)
 
 
 def _smallest(is_enough: Callable[[float], bool], low: float, high: float) -> float:

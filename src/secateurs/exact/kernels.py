@@ -11,7 +11,7 @@ import numpy as np
 
 from secateurs.exact.compiled import compiled
 
-BLOCK = 64  # so few lie inside a bracket that most blocks are only counted
+BLOCK = 32  # so few lie inside a bracket that most blocks are only counted
 FEW = 12  # are sorted one by one
 
 

@@ -13,7 +13,6 @@ from secateurs.exact.threads import n_threads, spread
 
 PIECE = 1 << 20  # scores in one piece, for one thread
 BLOCK = 1024  # scores in one block of a sample: a page of float32, so that sampling does not read a whole file
-ROOM = 1 << 21  # different scores that one scan remembers exactly
 GROUP = 256  # of them stand for one where that is not enough
 
 Floats = NDArray[np.float64]
@@ -52,35 +51,52 @@ class Part:
     """The scores of one layer; their sign bit is not looked at.
 
     pieces  gives them anew each time it is called: arrays of the kind's storage, together n scores
+    block   neighbours that a sample takes together: few where neighbours are nearly equal
     """
 
     kind: Kind
     n: int
     pieces: Callable[[], Iterable[Stored]]
+    block: int = 0
+
+    @property
+    def sample_block(self) -> int:
+        """Neighbours in one block of a sample, by default BLOCK."""
+        return self.block or BLOCK
 
     @classmethod
     def of(cls, kind: Kind, stored: Stored) -> "Part":
         """A part that stands in one array, (n,) of the kind's storage."""
         return cls(kind, stored.size, lambda: map(aligned, split(stored)))
 
-    def sample(self, every: int, n_before: int) -> list[Floats]:
-        """A block of neighbouring scores out of `every` scores, where n_before scores of other parts come first."""
-        found: list[Floats] = []
+    def sample(self, sparse: int, n_before: int) -> list[Stored]:
+        """The keys of one block out of `sparse` blocks, where n_before scores of other parts come first.
+
+        returns  arrays of (blocks, neighbours)
+        """
+        size, mask = self.sample_block, self.kind.storage.type(self.kind.mask)
+        every = sparse * size
+        found: list[Stored] = []
         for piece in self.pieces():
-            for start in range(-n_before % every, piece.size, every):
-                block = piece[start : start + BLOCK] & self.kind.storage.type(self.kind.mask)
-                found.append(self.kind.values(block))
+            start = -n_before % every
+            end = start + max(0, piece.size - start) // every * every
+            found.append(signed(piece[start:end].reshape(-1, every)[:, :size] & mask))
+            if end < piece.size:
+                found.append(signed(piece[None, end : end + size] & mask))
             n_before += piece.size
         return found
 
-    def scan(self, low: float, high: float) -> Inside:
-        """Count what is below `low` and gather what lies in [low, high], in one pass."""
+    def scan(self, low: float, high: float, room: int) -> Inside:
+        """Count what is below `low` and gather what lies in [low, high], in one pass.
+
+        room  how many different scores may be remembered exactly
+        """
         kind = self.kind
         first, last = kind.key_from(low), kind.key_upto(high)
         pieces = iter(self.pieces())
         found = Inside(kind, 0, np.zeros(0, signed(np.zeros(0, kind.storage)).dtype), np.zeros(0, np.int64), True)
         while batch := list(islice(pieces, 4 * n_threads())):
-            found = _thinned(_with(found, spread(lambda piece: _look(kind, piece, first, last), batch)))
+            found = _thinned(_with(found, spread(lambda piece: _look(kind, piece, first, last), batch)), room)
         return found
 
     def n_not_finite(self) -> int:
@@ -103,34 +119,35 @@ def aligned(stored: Stored) -> Stored:
     return stored if stored.flags.aligned else stored.copy()
 
 
-def _look(kind: Kind, piece: Stored, first: int, last: int) -> tuple[int, Stored, int]:
-    """(keys below the bracket, keys inside, the largest key)."""
+def _look(kind: Kind, piece: Stored, first: int, last: int) -> Inside:
+    """What is in one piece."""
     found = np.empty(piece.size, signed(piece).dtype)
     n_below, n_found, largest = collect(signed(piece), kind.key(kind.mask), kind.key(first), kind.key(last), found)
-    return n_below, found[:n_found].copy(), largest
+    keys = np.sort(found[:n_found])
+    ends = np.flatnonzero(keys[1:] != keys[:-1])
+    ends = np.append(ends, n_found - 1) if n_found else ends
+    return Inside(kind, n_below, keys[ends], ends + 1, largest < kind.n_finite)
 
 
-def _with(found: Inside, looks: list[tuple[int, Stored, int]]) -> Inside:
+def _with(found: Inside, looks: list[Inside]) -> Inside:
     """What is known of a part, and what was seen of it since."""
-    kind = found.kind
-    keys = np.sort(np.concatenate([keys for _, keys, _ in looks]))
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)) if keys.size else np.zeros(0, np.int64)
-    keys, upto = keys[ends], ends + 1
-    if found.keys.size:
-        both = np.concatenate([found.keys, keys])
-        order = both.argsort(kind="stable")
-        counts = np.diff(np.concatenate([found.upto, found.upto[-1] + upto]), prepend=0)[order]
+    every = [each for each in (found, *looks) if each.keys.size]
+    keys, upto = found.keys, found.upto
+    if every:
+        both = np.concatenate([each.keys for each in every])
+        counts = np.concatenate([np.diff(each.upto, prepend=0) for each in every])
+        order = both.argsort(kind="stable")  # a merge, as each is in order
         both = both[order]
-        ends = np.flatnonzero(np.append(both[1:] != both[:-1], True))
-        keys, upto = both[ends], counts.cumsum()[ends]
-    n_below = found.n_below + sum(n for n, _, _ in looks)
-    is_finite = found.is_finite and all(largest < kind.n_finite for _, _, largest in looks)
-    return Inside(kind, n_below, keys, upto, is_finite, found.error)
+        ends = np.append(np.flatnonzero(both[1:] != both[:-1]), both.size - 1)
+        keys, upto = both[ends], counts[order].cumsum()[ends]
+    n_below = found.n_below + sum(each.n_below for each in looks)
+    is_finite = found.is_finite and all(each.is_finite for each in looks)
+    return Inside(found.kind, n_below, keys, upto, is_finite, found.error)
 
 
-def _thinned(found: Inside) -> Inside:
+def _thinned(found: Inside, room: int) -> Inside:
     """The same where there is room for it, else the last of every GROUP keys for them all."""
-    if found.keys.size <= ROOM:
+    if found.keys.size <= room:
         return found
     before = np.append(0, found.upto[:-1])
     # Groups of about as many scores, not keys, so that a number that is very common ends its group and costs no error.

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import secateurs as sc
 from secateurs.checkpoint.manifest import checksum, fingerprint, make_manifest
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.streamed import prune_checkpoint
+from secateurs.checkpoint.tensors import Entry
 
 
 def seen(source: Path) -> object:
@@ -36,11 +38,40 @@ def test_a_source_that_changed_is_another(tmp_path: Path) -> None:
     assert len({json.dumps(each) for each in prints}) == 5
 
 
-def test_a_live_network_has_shapes_and_no_files() -> None:
-    with open_checkpoint(nn.Linear(3, 2)) as checkpoint:
-        found = fingerprint(checkpoint)
-    assert found["files"] == {}
-    assert len(found["tensors"]) == 64
+def test_what_is_carried_over_and_what_was_opened_tell_sources_apart(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = write_f32(tmp_path / "in" / "model.safetensors", {"w": ones(4, 4)})
+    (tmp_path / "in" / "merges.txt").write_text("a b")
+    prints = [seen(source), seen(source.parent)]
+    (tmp_path / "in" / "merges.txt").write_text("a c")
+    os.utime(tmp_path / "in" / "merges.txt", ns=(1, 1))
+    prints.append(seen(source.parent))
+    (tmp_path / "in" / "merges.txt").rename(tmp_path / "in" / "vocab.txt")
+    prints.append(seen(source.parent))
+    assert len({json.dumps(each) for each in prints}) == 4
+    assert seen(source) == prints[0]
+
+
+@pytest.mark.parametrize("field", [each.name for each in fields(Entry)])
+def test_all_that_is_known_of_a_tensor_tells_sources_apart(field: str, tmp_path: Path) -> None:
+    others = {"name": "v", "dtype": "I32", "shape": (2, 8), "file": "x", "aliases": ("v",), "unfit": "odd"}
+    with open_checkpoint(write_f32(tmp_path / "model.safetensors", {"w": ones(4, 4)})) as checkpoint:
+        before = fingerprint(checkpoint)
+        (entry,) = checkpoint.entries
+        other = others.get(field, not getattr(entry, field) if "is_" in field else 7)
+        checkpoint.entries = (replace(entry, **{field: other}),)
+        assert fingerprint(checkpoint)["tensors"] != before["tensors"]
+
+
+def test_live_networks_are_told_apart_by_their_values() -> None:
+    network, prints = nn.Linear(3, 2), []
+    for value in (1.0, 1.0, 2.0):
+        nn.init.constant_(network.weight, value)
+        with open_checkpoint(network) as checkpoint:
+            prints.append(fingerprint(checkpoint))
+    assert prints[0]["files"] == {}
+    assert prints[0] == prints[1]
+    assert prints[0]["tensors"] != prints[2]["tensors"]
 
 
 def test_totals_are_those_of_the_layers(tmp_path: Path) -> None:
@@ -62,6 +93,7 @@ def test_totals_are_those_of_the_layers(tmp_path: Path) -> None:
         "tau": None,
         "sigma": None,
         "is_turned": False,
+        "groups": 1,
     }
     assert found["layers"][1]["n_zero"] == 3
     assert json.loads((tmp_path / "out" / "secateurs.json").read_text()) == found

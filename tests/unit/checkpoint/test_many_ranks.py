@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +126,52 @@ def test_ranks_that_cannot_meet_are_an_input_error(monkeypatch: pytest.MonkeyPat
         pass
 
 
+@pytest.mark.parametrize(("size", "rank"), [("two", "0"), ("-2", "0"), ("2", "first"), ("2", "")])
+def test_ranks_that_are_no_numbers_are_an_input_error(size: str, rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(InputError, match=f"WORLD_SIZE='{size}' and RANK='{rank}' are no numbers"), ranks_here():
+        pass
+
+
+def test_an_error_of_one_rank_is_one_line_of_every_rank(home: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "in"
+    shutil.copytree(home, broken)
+    path = broken / "model-1.safetensors"
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start : start + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(data)
+    command = torchrun(2, str(broken), "-o", str(tmp_path / "out"), "--sparsity", "0.7")
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=120)
+    assert ended.returncode != 0
+    ours = [line for line in ended.stderr.splitlines() if "secateurs: " in line]
+    assert any("'b' holds 1 weights of 720000 that are infinite or not a number" in line for line in ours), ended.stderr
+    rest = {line.partition("secateurs: ")[2] for line in ours if "'b'" not in line}
+    assert rest <= {"Another rank ended; see its message.", "Terminated. Run the same command again to go on."}
+    assert f'File "{Path(sc.__file__).parent}' not in ended.stderr, "a traceback of ours"
+
+
+def test_a_rank_that_is_gone_is_told_and_not_hidden_by_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import distributed
+
+    def gone(*arguments: Any, **more: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    timeouts = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, timeout: timeouts.append(timeout))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    for name in ("all_reduce", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(distributed, name, gone)
+    for act in (lambda ranks: ranks.sum([1]), lambda ranks: ranks.wait()):
+        with pytest.raises(InputError, match=r"^Another rank ended; see its message\.$"), ranks_here() as ranks:
+            act(ranks)
+    assert timeouts == [timedelta(days=7)] * 2, "one rank may write for hours while another waits"
+
+
 # ------------------------------------------------------------------------------------ ranks that are threads
 
 
@@ -160,6 +210,28 @@ def test_a_run_of_two_ranks_goes_on_with_three_or_one(
     (tmp_path / "many" / ".secateurs" / "model-1.safetensors.done.json").unlink()
     on_ranks(3, lambda ranks: prune_checkpoint(home, recipe, tmp_path / "many", ranks))
     assert hashes(tmp_path / "many") == hashes(tmp_path / "one")
+
+
+def test_ranks_agree_on_a_result_that_another_run_finished_just_before_their_lock(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = sc.Recipe(budget="sparsity(0.7)"), tmp_path / "out"
+    plain, prunes = Streaming._lock, [lambda: prune_checkpoint(home, recipe, out)]
+
+    @contextmanager
+    def late(self: Streaming, work: Path) -> Iterator[None]:
+        if prunes:
+            prunes.pop()()
+            work.mkdir()
+        with plain(self, work):
+            yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Streaming, "_lock", late)
+        found = on_ranks(3, lambda ranks: prune_checkpoint(home, recipe, out, ranks))
+    alone = prune_checkpoint(home, recipe, tmp_path / "one")
+    assert found == [alone] * 3
+    assert hashes(out) == hashes(tmp_path / "one")
 
 
 @pytest.mark.parametrize("what", ["nan", "not empty", "locked"])

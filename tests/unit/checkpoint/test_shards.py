@@ -16,6 +16,7 @@ from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.safetensors_file import read_header
 from secateurs.checkpoint.shards import INDEX, index_of, shards_of
 from secateurs.checkpoint.streamed import prune_checkpoint
+from secateurs.errors import InputError
 
 HALF = sc.Recipe(budget="sparsity(0.5)")
 ODD_HEADERS = {
@@ -156,3 +157,22 @@ def test_tied_weights_are_stored_once_and_load_model_ties_them_again(kind: str, 
         assert torch.equal(value, expected), name
     with open_checkpoint(path) as checkpoint:
         assert "a.weight" in [entry.name for entry in checkpoint.entries]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "match"),
+    [
+        ("fft", torch.complex128, r"model\.pt': 'fft' is C128, which safetensors does not have"),
+        ("fft", torch.complex32, "'fft' is C32"),
+        ("odd\ud800", torch.float32, r"is a name that is no text \(surrogates not allowed\)"),
+    ],
+    ids=["complex128", "complex32", "surrogate"],
+)
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_what_safetensors_cannot_hold_is_refused_before_anything_is_written(
+    name: str, dtype: torch.dtype, match: str, tmp_path: Path
+) -> None:
+    torch.save({"w": torch.randn(4, 4), name: torch.zeros(2, 2, dtype=dtype)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=match):
+        prune_checkpoint(tmp_path / "model.pt", HALF, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -130,6 +130,15 @@ def test_a_live_network_is_a_source_and_stays_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(loaded[0].weight, network[0].weight)
 
 
+def test_a_live_network_with_other_weights_is_another_request(tmp_path: Path) -> None:
+    network = nn.Linear(6, 6)
+    first = prune_checkpoint(network, HALF, tmp_path / "out")
+    assert prune_checkpoint(network, HALF, tmp_path / "out") == first
+    nn.init.normal_(network.weight)
+    with pytest.raises(OutputError, match="holds the result of another request"):
+        prune_checkpoint(network, HALF, tmp_path / "out")
+
+
 def test_transformers_loads_what_is_written(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=16)
@@ -191,6 +200,8 @@ def test_a_run_goes_on_without_the_shards_that_are_done(
     assert not list(out.rglob("*.part"))
     (out / WORK / "a.safetensors.part").write_bytes(b"what a kill leaves")
     (out / ".config.json.abc.tmp").write_bytes(b"what a kill leaves")
+    (out / "1_Pooling").mkdir()
+    (out / "1_Pooling" / ".config.json.abc.tmp").write_bytes(b"what a kill leaves")
     then = written(-1)
     prune_checkpoint(home, HALF, out)
     assert first[: n // 2 * 2] + then == ["1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
@@ -319,8 +330,111 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
         patch.setattr(streamed.shutil, "disk_usage", lambda _: streamed.shutil._ntuple_diskusage(10, 5, 1000))
         with pytest.raises(OutputError, match=r"needs 1,0\d\d,\d\d\d bytes and the disk has 1,000. Make room"):
             prune_checkpoint(home, HALF, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.safetensors"))
+    assert not (tmp_path / "out").exists()
     prune_checkpoint(home, HALF, tmp_path / "out")
+
+
+def test_a_failure_before_the_request_leaves_nothing_that_looks_like_a_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Streaming, "_begin", None)
+        with pytest.raises(TypeError):
+            prune_checkpoint(home, HALF, out)
+    assert not list(out.iterdir())
+    monkeypatch.setenv("SECATEURS_THREADS", "none")
+    with pytest.raises(RecipeError, match="SECATEURS_THREADS"):
+        prune_checkpoint(home, HALF, out)
+    monkeypatch.delenv("SECATEURS_THREADS")
+    (out / WORK).mkdir()
+    (out / "config.json").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty and holds no unfinished run"):
+        prune_checkpoint(home, HALF, out)
+    assert (out / "config.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "a\0b", "loop", "loop/out"], ids=["long", "NUL", "loop", "in a loop"])
+def test_a_name_that_cannot_be_is_an_output_error(out: str, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for source in (home, nn.Linear(4, 4)):
+        with pytest.raises(OutputError):
+            prune_checkpoint(source, HALF, tmp_path / out)
+
+
+def test_what_lies_in_the_way_of_a_clean_up_is_an_output_error(
+    home: Path, tmp_path: Path, written: Callable[[int], list[str]]
+) -> None:
+    unfinished(home, tmp_path / "out", written)
+    (tmp_path / "out" / WORK / "a.part").mkdir()
+    with pytest.raises(OutputError, match=r"'.*out' cannot be written"):
+        prune_checkpoint(home, HALF, tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["status", "n_zero", "groups"])
+def test_a_report_that_lacks_something_is_made_again(
+    key: str, home: Path, tmp_path: Path, written: Callable[[int], list[str]]
+) -> None:
+    unfinished(home, tmp_path / "out", written)
+    path = tmp_path / "out" / WORK / "model-00001-of-00003.safetensors.done.json"
+    report = json.loads(path.read_text())
+    del report["layers"][0][key]
+    path.write_text(json.dumps(report))
+    then = written(-1)
+    prune_checkpoint(home, HALF, tmp_path / "out")
+    assert len(then) == 6
+    assert verify(tmp_path / "out").is_ok
+
+
+@pytest.mark.parametrize(("name", "n_left"), [("model-00002-of-00003.safetensors", 1), ("config.json", 3)])
+def test_a_source_that_is_written_to_during_the_run_is_an_input_error(
+    name: str, n_left: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, out = Streaming._write_tensor, tmp_path / "out"
+
+    def write_tensor(self: Streaming, each: Any, *rest: Any) -> dict[str, Any]:
+        if each.name == "2.bias":  # in place, after a part of it was read
+            with (home / name).open("r+b") as file:
+                file.write((home / name).read_bytes())
+            os.utime(home / name, ns=(1, 1))
+        return plain(self, each, *rest)
+
+    monkeypatch.setattr(Streaming, "_write_tensor", write_tensor)
+    with pytest.raises(InputError, match=r"was written to while it was read\..* before another request\.$"):
+        prune_checkpoint(home, HALF, out)
+    assert len(list(out.glob("*.safetensors"))) == n_left
+    assert not list(out.rglob("*.part"))
+    assert not (out / "secateurs.json").exists()
+
+
+def test_every_process_writes_to_a_name_of_its_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank of an earlier run that is still there does not write into the file of a new one."""
+    parts, replaced = [], os.replace
+
+    def watched(old: Any, new: Any) -> None:
+        parts.append(Path(old).name)
+        replaced(old, new)
+
+    monkeypatch.setattr(streamed.os, "replace", watched)
+    for out in ("a", "b"):
+        prune_checkpoint(home, HALF, tmp_path / out)
+    found = [name for name in parts if name.endswith(".part")]
+    assert len(set(found)) == len(found) == 6
+
+
+def test_a_result_is_whole_where_somebody_else_makes_a_lock_while_it_is_finished(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_empty(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(39, "Directory not empty")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streamed.shutil, "rmtree", not_empty)
+        prune_checkpoint(home, HALF, tmp_path / "out")
+    assert prune_checkpoint(home, HALF, tmp_path / "out")["files"]
+    assert not (tmp_path / "out" / WORK).exists()
 
 
 @pytest.mark.parametrize(
@@ -356,7 +470,8 @@ def test_an_error_after_a_shard_was_done_loses_nothing(home: Path, tmp_path: Pat
     state = load_file(path)
     state["3.weight"][0, 0] = float("nan")
     save_file(state, path)
-    with pytest.raises(InputError, match=r"'3.weight' holds 1 weights of 64"):
+    said = r"'3.weight' holds 1 weights of 64.* Shards before it are finished in .*; delete .* before another"
+    with pytest.raises(InputError, match=said):
         prune_checkpoint(home, sc.Recipe(budget="sparsity(0.5)", pool="layer"), tmp_path / "out")
     left = hashes(tmp_path / "out")
     assert "model-00002-of-00003.safetensors" in left

@@ -181,7 +181,7 @@ def test_a_disk_that_fills_up_midway_loses_nothing(
     needed = size_of(source.parent / "reference")
     place = disk(2 * needed)
     run = start(*arguments(source, place / "out"))
-    torture.wait_for(place / "out" / WORK / "model-00001-of-00005.safetensors.part", run)  # the room was seen
+    torture.wait_for(place / "out" / WORK / "request.json", run)  # the room was seen
     run.signal(signal.SIGSTOP)
     fill(place, int(share * needed))
     run.signal(signal.SIGCONT)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from torch import nn
 
 from secateurs.checkpoint import verifying
 from secateurs.checkpoint.manifest import FORMAT, checksum
@@ -302,3 +304,27 @@ def test_what_prune_writes_is_good(recipe, n_nm, tmp_path):
     found = verify(tmp_path / "out")
     assert found.problems == ()
     assert (found.n_layers, found.n_nm) == (3, n_nm)
+
+
+class Conv1D(nn.Module):
+    """Stores (in, out), as that of GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nf = 6
+        self.weight = nn.Parameter(torch.randn(8, 6))
+
+
+def test_groups_follow_what_was_cut_and_the_file_cannot_say(tmp_path):
+    network = nn.ModuleDict({"one": Conv1D(), "grouped": nn.ConvTranspose2d(24, 6, 3, groups=3, bias=False)})
+    out = tmp_path / "out"
+    prune_checkpoint(network, Recipe(pool=4, budget="top(2)"), out)
+    found = verify(out)
+    assert found.problems == ()
+    assert (found.n_layers, found.n_nm) == (2, 2)
+    change(out, lambda manifest: [each.update(is_turned=False) for each in manifest["layers"]])
+    assert all("keep more than 2" in said or "do not divide" in said for said in map(str, verify(out).problems))
+    assert len(verify(out).problems) == 2
+    change(out, lambda manifest: manifest["layers"][0].update(is_turned=True, groups=7))
+    with pytest.raises(InputError, match="is turned in 7 groups"):
+        verify(out)

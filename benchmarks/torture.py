@@ -2,17 +2,20 @@
 
     python benchmarks/torture.py [--kills 200] [--seed 0] [--out benchmarks/results/torture.json]
 
-Each run prunes a checkpoint of five shards and is killed with SIGKILL: at a random instant of the whole run, or of the
-part of it that writes. After each kill the source must be untouched, every finished file complete, and the directory
-either whole or refused by the stock loader; some are killed again while they resume; in the end every byte of the
-output must be that of a run that nobody disturbed.
+Each run prunes a checkpoint of five shards and is killed with SIGKILL, a random while after one of these, drawn by
+chance: its start, its output directory, each of its shards, its manifest. After each kill the source must be
+untouched, every finished file complete, and the directory either whole or refused by the stock loader; some are killed
+again while they resume; in the end every byte of the output must be that of a run that nobody disturbed.
 """
 
 import argparse
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +33,13 @@ from safetensors.numpy import load_file, save_file
 INDEX = "model.safetensors.index.json"
 MANIFEST = "secateurs.json"
 OPTIONS = ("--sparsity", "0.7")
-CODE = "from secateurs.cli import main; main()"
 
 
 def make_source(place: Path, n_shards: int = 5, shard_bytes: int = 8 << 20) -> Path:
-    """A sharded checkpoint with an index, a config and a text; weights of one shape in each shard, and a bias."""
+    """A sharded checkpoint with an index, a config, a text and a module of its own beside it.
+
+    Each shard holds weights of one shape, and a bias.
+    """
     rng = np.random.default_rng(7)
     place.mkdir(parents=True)
     side = int((shard_bytes / 2 / 4) ** 0.5)
@@ -47,6 +53,8 @@ def make_source(place: Path, n_shards: int = 5, shard_bytes: int = 8 << 20) -> P
     (place / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (place / "config.json").write_text('{"model_type": "none"}')
     (place / "tokenizer.json").write_text("{}" + " " * 100_000)
+    (place / "1_Pooling").mkdir()
+    (place / "1_Pooling" / "config.json").write_text("{}" + " " * 100_000)
     return place
 
 
@@ -55,17 +63,116 @@ def _ties(rng: np.random.Generator, side: int) -> np.ndarray:
     return (rng.standard_normal((side, side), dtype=np.float32) * 500).round() / 500
 
 
-def start(source: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
-    """The command line, begun."""
-    command = [sys.executable, "-c", CODE, "prune", str(source), "-o", str(out), *(options or OPTIONS)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Run:
+    """One command line in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "secateurs", *arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def is_over(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """(exit code, negative for a signal; what it said on stderr)."""
+        _, said = self._process.communicate(timeout=300)
+        return self._process.returncode, said
 
 
-def run(source: Path, out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    """The command line, to its end."""
-    process = start(source, out, *options)
-    stdout, stderr = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+class Warm:
+    """Forks runs from one process that has everything imported and compiled, as often as it is called."""
+
+    def __init__(self, source: Path, work: Path) -> None:
+        self._said = work / "stderr"
+        warm_up = prune_arguments(source, work / "warm")
+        code = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import torture; torture.serve(sys.argv)"
+        )
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", code, str(self._said), *warm_up],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # what was answered is either in the pipe or read
+        )
+        self._pid = 0
+        self._line()
+        shutil.rmtree(work / "warm")
+
+    def _line(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+    def __call__(self, *arguments: str) -> "Warm":
+        assert self._server.stdin is not None
+        if self._pid:  # of somebody who did not wait for the end
+            self.signal(signal.SIGKILL)
+            self._line()
+        self._server.stdin.write(json.dumps(arguments).encode() + b"\n")
+        self._pid = self._line()
+        return self
+
+    def is_over(self) -> bool:
+        """Whether the latest run has ended."""
+        return bool(select.select([self._server.stdout], [], [], 0)[0])
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """(exit code, negative for a signal; what it said on stderr)."""
+        code, self._pid = self._line(), 0
+        return code, self._said.read_text()
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self._server.communicate(timeout=60)
+
+
+def serve(argv: list[str]) -> None:
+    """What the process behind `Warm` does: run once, then fork for every line of arguments."""
+    from secateurs.cli import main
+
+    said, warm_up = argv[1], argv[2:]
+
+    def call(arguments: list[str]) -> None:
+        out = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(out, 1)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.argv = ["secateurs", *arguments]
+        main()
+
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.environ["SECATEURS_THREADS"] = "1"  # no threads before a fork
+    try:
+        call(warm_up)
+    except SystemExit as ended:
+        del os.environ["SECATEURS_THREADS"]
+        print(ended.code or 0, file=answers)
+    for line in sys.stdin:
+        if pid := os.fork():
+            print(pid, file=answers)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers)
+        else:
+            try:
+                call(json.loads(line))
+            except SystemExit as ended:
+                os._exit(int(ended.code or 0))  # without taking down what the parent still needs
+            os._exit(1)
+
+
+Starter = Callable[..., Run | Warm]
+
+
+def prune_arguments(source: Path, out: Path) -> list[str]:
+    """The command line that is tortured."""
+    return ["prune", str(source), "-o", str(out), *OPTIONS]
 
 
 def hashes(place: Path) -> dict[str, str]:
@@ -74,45 +181,50 @@ def hashes(place: Path) -> dict[str, str]:
     return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]", timeout_s: float = 60.0) -> None:
-    """Wait until a path exists or the process has ended."""
+def wait_for(path: Path | None, run: Run | Warm, timeout_s: float = 60.0) -> None:
+    """Wait until a path exists or the run has ended; None is there at once."""
     end = time.monotonic() + timeout_s
-    while not path.exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.0005)
+    while path is not None and not path.exists() and not run.is_over() and time.monotonic() < end:
+        time.sleep(0.0002)
+
+
+def anchors(out: Path, names: Iterable[str]) -> list[Path | None]:
+    """What appears in the course of a run, in this order: nothing, the directory, each shard, the manifest."""
+    return [None, out, *(out / name for name in names if name.endswith(".safetensors")), out / MANIFEST]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """An undisturbed run: seconds in all, and since its output directory is there."""
+    """An undisturbed run: seconds in all, from the output directory on, and from each anchor to the next."""
 
     whole_s: float
     writing_s: float
+    gaps_s: tuple[float, ...]
 
 
-def timing(source: Path, out: Path) -> Timing:
+def timing(source: Path, out: Path, start: Starter = Run) -> Timing:
     """Measure one run, after one that fills the caches; `out` is left complete."""
-    assert run(source, out).returncode == 0
+    assert start(*prune_arguments(source, out)).end()[0] == 0
+    names = sorted(os.listdir(out))
     shutil.rmtree(out)
-    begin = time.monotonic()
-    process = start(source, out)
-    wait_for(out, process)
-    appeared = time.monotonic()
-    assert process.wait(timeout=300) == 0, process.stderr.read() if process.stderr else ""
-    end = time.monotonic()
-    return Timing(end - begin, end - appeared)
+    times = [time.monotonic()]
+    run = start(*prune_arguments(source, out))
+    for anchor in anchors(out, names)[1:]:
+        wait_for(anchor, run)
+        times.append(time.monotonic())
+    code, said = run.end()
+    assert code == 0, said
+    times.append(time.monotonic())
+    gaps = tuple(after - before for before, after in itertools.pairwise(times))
+    return Timing(times[-1] - times[0], times[-1] - times[1], gaps)
 
 
-def kill(source: Path, out: Path, delay_s: float, is_after_output: bool, number: int = signal.SIGKILL) -> int:
-    """Start a run and send it a signal after a delay; its exit code (negative: the signal that ended it)."""
-    process = start(source, out)
-    if is_after_output:
-        wait_for(out, process)
-    try:
-        process.wait(timeout=delay_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
-    process.communicate(timeout=300)
-    return process.returncode
+def kill(run: Run | Warm, anchor: Path | None, delay_s: float, number: int = signal.SIGKILL) -> int:
+    """Send a run a signal, a while after something appeared; its exit code (negative: the signal that ended it)."""
+    wait_for(anchor, run)
+    time.sleep(delay_s)
+    run.signal(number)
+    return run.end()[0]
 
 
 def phase(out: Path, whole: dict[str, str]) -> str:
@@ -124,7 +236,7 @@ def phase(out: Path, whole: dict[str, str]) -> str:
     n_all = sum(name.endswith(".safetensors") for name in whole)
     if MANIFEST in names:
         return "manifest written"
-    is_writing = any(name.endswith(".tmp") for name in names)
+    is_writing = any(path.suffix in (".part", ".tmp") for path in out.rglob("*"))
     return f"{n_shards} of {n_all} shards{', one in writing' if is_writing else ''}"
 
 
@@ -158,20 +270,19 @@ def stock_load(place: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def torture(source: Path, work: Path, n_kills: int, seed: int) -> dict[str, object]:
+def torture(source: Path, work: Path, n_kills: int, seed: int, start: Starter = Run) -> dict[str, object]:
     """Kill n_kills runs and resume them all; AssertionError where anything differs."""
     rng = random.Random(seed)
     untouched = hashes(source)
     reference = work / "reference"
-    took = timing(source, reference)
+    took = timing(source, reference, start)
     whole = hashes(reference)
     phases: Counter[str] = Counter()
     n_killed = n_resumed = n_loadable = 0
     out = work / "out"
     while n_killed < n_kills:
-        is_after_output = rng.random() < 0.8
-        delay_s = rng.uniform(0, took.writing_s if is_after_output else took.whole_s)
-        code = kill(source, out, delay_s, is_after_output)
+        i, anchor = rng.choice(list(enumerate(anchors(out, whole))))
+        code = kill(start(*prune_arguments(source, out)), anchor, rng.uniform(0, 1.2 * took.gaps_s[i]))
         if code == -signal.SIGKILL:
             n_killed += 1
             phases[phase(out, whole)] += 1
@@ -180,8 +291,8 @@ def torture(source: Path, work: Path, n_kills: int, seed: int) -> dict[str, obje
         n_loadable += assert_safe(out, whole, reference)
         assert hashes(source) == untouched, "the source was touched"
         if code == 0 or rng.random() < 0.7 or n_killed == n_kills:
-            ended = run(source, out)
-            assert ended.returncode == 0, ended.stderr
+            code, said = start(*prune_arguments(source, out)).end()
+            assert code == 0, said
             assert hashes(out) == whole, "the bytes differ"
             n_resumed += 1
             shutil.rmtree(out)
@@ -192,7 +303,7 @@ def torture(source: Path, work: Path, n_kills: int, seed: int) -> dict[str, obje
         "n_loadable_when_killed": n_loadable,
         "n_files": len(whole),
         "run_s": round(took.whole_s, 3),
-        "writing_s": round(took.writing_s, 3),
+        "gaps_s": [round(gap, 4) for gap in took.gaps_s],
         "phases": dict(sorted(phases.items())),
     }
 
@@ -210,7 +321,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         source = make_source(work / "source")
-        size_bytes = sum(path.stat().st_size for path in source.iterdir())
+        size_bytes = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
         results = {
             "command": f"python benchmarks/torture.py --kills {arguments.kills} --seed {arguments.seed}",
             "options": " ".join(OPTIONS),

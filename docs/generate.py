@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
+import commands
 import measured
 from pydantic.json_schema import GenerateJsonSchema
 from torch import nn
 
 from secateurs import errors
 from secateurs.budgets import BUDGETS, Budget, Simple, Threshold, per_layer
-from secateurs.cli.explore import explore
-from secateurs.cli.main import secateurs
+from secateurs.cli.main import COMMANDS, secateurs
 from secateurs.data import DataSpec, InputShape
 from secateurs.errors import PatternError, RecipeError
 from secateurs.experiments.claims import CLAIMS, Facts
@@ -248,11 +248,22 @@ def presets() -> str:
     return table(["network", "", "epochs", "optimizer", "learning rate", "weight decay", "batch"], rows)
 
 
-def explore_options() -> str:
-    """The options of `secateurs explore`, from the command itself."""
-    context = click.Context(explore, info_name="explore", **explore.context_settings)
-    rows = [record for option in explore.get_params(context) if (record := option.get_help_record(context))]
-    return table(["option", "meaning"], [[f"`{name}`", help_text] for name, help_text in rows])
+def options(name: str) -> Callable[[], str]:
+    """A function that makes the table of a command's options, from the command itself."""
+
+    def made() -> str:
+        command = secateurs.get_command(click.Context(secateurs), name)
+        assert command is not None
+        context = click.Context(command, info_name=name, **command.context_settings)
+        rows = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
+        return table(["option", "meaning"], [[f"`{name}`", meaning] for name, meaning in rows if meaning])
+
+    return made
+
+
+def prune_recipes() -> str:
+    """Options of `secateurs prune`, and the recipes that they are."""
+    return table(["options", "recipe", "what goes"], commands.recipes())
 
 
 def exit_codes() -> str:
@@ -334,7 +345,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "tracked": tracked,
     "claims": claims,
     "presets": presets,
-    "explore-options": explore_options,
+    **{f"{name}-options": options(name) for name in COMMANDS},
+    "prune-recipes": prune_recipes,
+    **{name: commands.shown(words) for name, words in commands.SHOWN.items()},
     "exit-codes": exit_codes,
     "recipe-fields": fields(Recipe),
     "training-fields": fields(Training),

@@ -107,6 +107,186 @@ def summary() -> str:
     return table(head, rows)
 
 
+def part(name: str, key: str) -> dict[str, Any] | None:
+    """One part of a committed result; None where it was not recorded yet."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")).get(key) if path.exists() else None
+    return found
+
+
+def machine(found: dict[str, Any]) -> str:
+    """Command, machine and versions, in one sentence."""
+    where = found["environment"]
+    threads = f"{found['threads']} threads; " if "threads" in found else ""
+    return (
+        f"`{found['command']}`; {threads}{where['cpu']}, {where['cores']} cores, {where['vectors']}; "
+        f"python {where['python']}, numpy {where['numpy']}, torch {where['torch']}, secateurs {where['secateurs']}."
+    )
+
+
+def not_yet(command: str) -> str:
+    """What stands in place of a table whose result is not committed."""
+    return f"Not recorded yet: `{command}`."
+
+
+def in_memory() -> str:
+    """Weights of a live network chosen and zeroed, beside a memory copy and beside what people use."""
+    found = part("checkpoints", "memory")
+    if found is None:
+        return not_yet("python benchmarks/checkpoints.py memory")
+    tables = []
+    for title, seconds, ratios, base in (
+        ("choose and zero", "seconds", "to_memory_copy", "memory copy"),
+        ("the same task", "others_seconds", "others_to_pool_model", "pool model"),
+    ):
+        rows = [
+            [name, _seconds(times), "1" if name == base else _ratio(found[ratios][name]), _memory(found, name)]
+            for name, times in found[seconds].items()
+        ]
+        tables.append(table([title, "seconds", f"× {base}", "memory beyond the weights"], rows))
+    n, n_slow = (next(iter(found[key].values()))["n"] for key in ("seconds", "others_seconds"))
+    return (
+        "\n\n".join(tables) + f"\n\n{found['n_weights']:,} {found['dtype']} weights in memory, {found['sparsity']:.0%} "
+        f"zeroed (2:4: half); medians of {n} interleaved rounds (lower table: {n_slow}), the least and the most in "
+        f"brackets. `torch.kthvalue` and `numpy.partition` only find the threshold. {machine(found)}"
+    )
+
+
+def from_disk() -> str:
+    """A checkpoint from disk to disk, beside reading it twice and writing it once."""
+    found = part("checkpoints", "disk")
+    if found is None:
+        return not_yet("python benchmarks/checkpoints.py disk")
+    kinds = {name: value for name, value in found.items() if isinstance(value, dict) and "to_limit" in value}
+    rows, n = [], 0
+    for name, value in kinds.items():
+        n = value["seconds"]["secateurs prune"]["n"]
+        rows.append([name, *(_seconds(times) for times in value["seconds"].values()), _ratio(value["to_limit"])])
+    heads = next(iter(kinds.values()))["seconds"]
+    return (
+        f"{table(['the source is', *(f'{name}, seconds' for name in heads), '× the limit'], rows)}\n\n"
+        f"{_size(found['size_bytes'])} in {found['n_shards']} shards, pool model, the whole command from its start, "
+        f"written durably; medians of {n} interleaved rounds, the least and the most in brackets. {machine(found)}"
+    )
+
+
+def large() -> str:
+    """The memory of one large run, and two ranks against one."""
+    found = part("checkpoints", "large")
+    if found is None:
+        return not_yet("python benchmarks/checkpoints.py large")
+    titles = {"1 rank": "1 rank of one thread", "2 ranks": "2 ranks of one thread", "start 2": "2 ranks only starting"}
+    peak, bound, ranks = found["peak_anonymous_bytes"], found["bound_bytes"], found["ranks"]
+    rows = [
+        ["checkpoint", f"{_size(found['size_bytes'])} in {found['n_shards']} shards"],
+        ["largest tensor", _size(found["largest_tensor_bytes"])],
+        ["seconds", f"{found['seconds']:.1f}"],
+        ["the process's own memory at its peak", _size(peak)],
+        ["the bound: twice the largest tensor + 300 MB", _size(bound)],
+        *_by_lamp(found.get("lamp")),
+        *([f"{titles.get(name, name)}, seconds", _seconds(times)] for name, times in ranks["seconds"].items()),
+        ["1 rank / 2 ranks", _ratio(ranks["speed_up"])],
+    ]
+    n = next(iter(ranks["seconds"].values()))["n"]
+    return (
+        f"{table(['one large run, and ranks', 'measured'], rows)}\n\nOne run of the large one; ranks on "
+        f"{_size(ranks['size_bytes'])} in a memory file system, medians of {n} interleaved rounds, the least and the "
+        f"most in brackets, the start in each. {machine(found)}"
+    )
+
+
+def _by_lamp(found: dict[str, Any] | None) -> list[list[str]]:
+    """The rows of a run by lamp; none where it was not recorded."""
+    if found is None:
+        return []
+    size = f"{_size(found['size_bytes'])} in {found['n_shards']} shards"
+    return [[f"the same peak by lamp, {size}", _size(found["peak_anonymous_bytes"])]]
+
+
+def inspected() -> str:
+    """Inspecting, the whole command from its start."""
+    found = part("checkpoints", "inspect")
+    if found is None:
+        return not_yet("python benchmarks/checkpoints.py inspect")
+    titles = {
+        "2 GB": "made up, float32",
+        "file": "a real checkpoint",
+        "start": "`secateurs --version`, the start alone",
+    }
+    runs = {name: value for name, value in found.items() if isinstance(value, dict) and "median_s" in value}
+    rows = []
+    for name, value in runs.items():
+        is_sized = bool(value["size_bytes"])
+        size, rate = (_size(value["size_bytes"]), f"{value['bytes_per_s'] / 1e9:.2f}") if is_sized else ("—", "—")
+        rows.append([titles.get(name, name), size, _seconds(value), rate])
+    n = next(iter(runs.values()))["n"]
+    return (
+        f"{table(['inspect', 'bytes', 'seconds', 'GB a second'], rows)}\n\nThe whole command with `--json`; medians of "
+        f"{n} interleaved rounds, the least and the most in brackets; files in the system's cache. {machine(found)}"
+    )
+
+
+def recounted() -> str:
+    """Real checkpoints pruned, and chosen again by sorting."""
+    found = part("checkpoints", "recount")
+    if found is None:
+        return not_yet("python benchmarks/checkpoints.py recount")
+    rows = [
+        [name, f"{row['sparsity']:.0%}", f"{row['n_prunable']:,}", f"{row['n_zero']:,}", f"{row['seconds']:.1f}"]
+        for name, each in found["networks"].items()
+        for row in each
+    ]
+    head = ["checkpoint", "sparsity asked", "prunable weights", "zeros in the written file", "seconds, with the start"]
+    return (
+        f"{table(head, rows)}\n\nEvery weight of every written file equals what a plain sort of all sizes in numpy "
+        f"keeps. {machine(found)}"
+    )
+
+
+def torture() -> str:
+    """How often a run was killed, where, and what became of it."""
+    path = RESULTS / "torture.json"
+    if not path.exists():
+        return not_yet("python benchmarks/torture.py --kills 200")
+    found = read("torture")
+    rows = [[name, f"{n:,}"] for name, n in sorted(found["phases"].items(), key=_early)]
+    return (
+        f"{table(['what was there when it was killed', 'kills'], rows)}\n\n{found['n_kills']:,} kills with SIGKILL at "
+        f"random instants of runs of {found['run_s']:.2f} s on {_size(found['source_bytes'])}; "
+        f"{found['n_resumed_to_the_same_bytes']:,} resumed runs, all to the bytes of the {found['n_files']} files of "
+        f"an undisturbed run. After every kill the source was untouched, and the directory either loaded whole or was "
+        f"refused by the stock loader. {machine(found)}"
+    )
+
+
+def _early(item: tuple[str, int]) -> tuple[bool, str]:
+    return item[0] != "no output yet", item[0]
+
+
+def _seconds(times: dict[str, Any]) -> str:
+    return " ".join([_three(times["median_s"]), f"({_three(times['min_s'])}–{_three(times['max_s'])})"])
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    return f"{_three(ratio['median'])} ({_three(ratio['min'])}–{_three(ratio['max'])})"
+
+
+def _three(number: float) -> str:
+    """Three digits, and no more behind the point than they need: 0.153, 12.3, 174."""
+    places = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
+    return f"{number:.{places}f}"
+
+
+def _memory(found: dict[str, Any], name: str) -> str:
+    n_bytes = found["extra_bytes"].get(name)
+    return "—" if n_bytes is None else _size(n_bytes)
+
+
+def _size(n_bytes: int) -> str:
+    """Bytes in MB or GB, of a thousand each."""
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
 def _mean(point: dict[str, Any]) -> str:
     if point["low"] is None:
         return f"{100 * point['mean']:.1f}"
@@ -116,6 +296,12 @@ def _mean(point: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "measured-summary": summary,
     "measured-published": published,
+    "checkpoints-memory": in_memory,
+    "checkpoints-disk": from_disk,
+    "checkpoints-large": large,
+    "checkpoints-inspect": inspected,
+    "checkpoints-recount": recounted,
+    "checkpoints-torture": torture,
 }
 for _name in ("explore_digits", "explore_mnist"):
     for _kind in (stages, tradeoff, claims):

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateurs.budgets import erk, per_layer, sparsity, threshold, top
+    from secateurs.checkpoint.difference import diff
+    from secateurs.checkpoint.opening import open_checkpoint
     from secateurs.checkpoint.packing import load, pack, unpack
+    from secateurs.checkpoint.streamed import prune_checkpoint
+    from secateurs.checkpoint.survey import inspect
+    from secateurs.checkpoint.verifying import verify
     from secateurs.errors import SecateursError
     from secateurs.masks import Masks
     from secateurs.pools import layer, model, neighbours
-    from secateurs.pruning import prune
+    from secateurs.pruning import prune, zero_out
     from secateurs.recipe import Recipe
     from secateurs.schedules import Schedule
     from secateurs.scores import lamp, magnitude, random
@@ -29,11 +34,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateurs.budgets": ("erk", "per_layer", "sparsity", "threshold", "top"),
+    "secateurs.checkpoint.difference": ("diff",),
+    "secateurs.checkpoint.opening": ("open_checkpoint",),
+    "secateurs.checkpoint.streamed": ("prune_checkpoint",),
+    "secateurs.checkpoint.survey": ("inspect",),
+    "secateurs.checkpoint.verifying": ("verify",),
     "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
     "secateurs.pools": ("layer", "model", "neighbours"),
-    "secateurs.pruning": ("prune",),
+    "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.recipe": ("Recipe",),
     "secateurs.schedules": ("Schedule",),
     "secateurs.scores": ("lamp", "magnitude", "random"),
@@ -51,17 +61,21 @@ __all__ = [
     "SecateursError",
     "block",
     "column",
+    "diff",
     "element",
     "erk",
+    "inspect",
     "lamp",
     "layer",
     "load",
     "magnitude",
     "model",
     "neighbours",
+    "open_checkpoint",
     "pack",
     "per_layer",
     "prune",
+    "prune_checkpoint",
     "random",
     "row",
     "select",
@@ -69,6 +83,8 @@ __all__ = [
     "threshold",
     "top",
     "unpack",
+    "verify",
+    "zero_out",
 ]
 
 

@@ -8,13 +8,16 @@ from types import ModuleType
 
 from secateurs.errors import MissingExtraError
 
+MOST_NAMES = 24  # of a list in a message
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that lists the known names, nearest first: "Did you mean 'lamp'? Known: ..."."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Known: {', '.join(names)}."
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return f"{hint}Known: {', '.join(names[:MOST_NAMES])}{more}."
 
 
 _SHORT = reprlib.Repr()

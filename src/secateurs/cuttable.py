@@ -1,13 +1,14 @@
 """Cuttable: what a recipe means for the weights at hand: which can be cut, by what budget, and why others cannot."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
-from secateurs.checkpoint.prunable import names_it
+from secateurs.checkpoint.prunable import VECTOR, names_it
 from secateurs.checks import nearest
-from secateurs.errors import PatternError, RecipeError
+from secateurs.errors import InputError, PatternError, RecipeError
 from secateurs.fit import check_fit
 from secateurs.layer_report import Status
 from secateurs.recipe import Recipe
@@ -27,6 +28,7 @@ class Weight(Protocol):
 
 
 W = TypeVar("W", bound=Weight)
+MOST = 8  # weights in one message
 
 
 def cuttable(found: Sequence[W], recipe: Recipe, budget: Budget) -> tuple[list[W], dict[str, tuple[Status, str]]]:
@@ -58,21 +60,36 @@ def cuttable(found: Sequence[W], recipe: Recipe, budget: Budget) -> tuple[list[W
             continue
         candidates.append(weight)
     if not candidates:
-        left = "; ".join(f"'{weight.name}': {weight.reason or reasons[weight.name][1]}" for weight in found[:8])
-        raise RecipeError(f"Nothing to prune. {left or 'There are no weights'}.")
+        # Those that were meant come first, then those that never are.
+        left = sorted(((weight.reason or reasons[weight.name][1], weight.name) for weight in found), key=_is_general)
+        said = "; ".join(f"'{name}': {why.rstrip('.')}" for why, name in left[:MOST])
+        more = f"; and {len(left) - MOST:,} more" if len(left) > MOST else ""
+        raise RecipeError(f"Nothing to prune. {said + more or 'There are no weights'}.")
     return candidates, reasons
+
+
+def _is_general(why: tuple[str, str]) -> bool:
+    return why[0] == VECTOR
 
 
 def absolute(
     budget: Budget, shapes: Mapping[str, tuple[int, ...]], sigma_of: Callable[[str], float]
 ) -> tuple[Budget, dict[str, float], dict[str, float]]:
-    """The budget with its sigmas replaced by numbers, and the tau and sigma of every layer under a threshold."""
+    """The budget with its sigmas replaced by numbers, and the tau and sigma of every layer under a threshold.
+
+    InputError where a float cannot hold one of them.
+    """
     simple = budget.for_layers(shapes)
     taus, sigmas = {}, {}
     for name, rule in simple.items():
         if isinstance(rule, Threshold):
             sigmas[name] = sigma_of(name)
             taus[name] = rule.tau * sigmas[name] if rule.per_sigma else rule.tau
+            if not (math.isfinite(sigmas[name]) and math.isfinite(taus[name])):
+                raise InputError(
+                    f"The weights of '{name}' are too large for a threshold: sigma is {sigmas[name]}, tau "
+                    f"{taus[name]}. Scale them, skip the layer, or ask for a sparsity."
+                )
     if not any(isinstance(rule, Threshold) and rule.per_sigma for rule in simple.values()):
         return budget, taus, sigmas
     return (

@@ -7,8 +7,9 @@ is respected, and what goes wrong is one OutputError.
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Replace `path` by the pieces one after the other, all or nothing."""
+    with replacing(path) as file:
+        for data in pieces:
+            file.write(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in UTF-8, all or nothing."""
     write_bytes(path, text.encode())
@@ -56,11 +64,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """The directory and its parents, or an OutputError that says why not."""
+    """The directory and its parents, durable where they are new, or an OutputError that says why not."""
     try:
+        new = list(takewhile(lambda each: not each.exists(), (path, *path.parents)))
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the directory {path}: {error.strerror or error}.") from error
+    for each in reversed(new):
+        sync_directory(each.parent)
 
 
 def sync_directory(path: Path) -> None:

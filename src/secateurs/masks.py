@@ -22,10 +22,14 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from secateurs.budgets import Budget
+from secateurs.checkpoint.survey_counts import How, count
+from secateurs.checkpoint.torch_file import TORCH_DTYPES
 from secateurs.checks import nearest, shown
 from secateurs.cuttable import absolute, cuttable
 from secateurs.durable import write_bytes
 from secateurs.errors import CollapseWarning, InputError
+from secateurs.exact.kinds import KINDS
+from secateurs.exact.parts import PIECE
 from secateurs.layer_report import Count, LayerReport, Status
 from secateurs.layers import Layer, layers, named_parameters
 from secateurs.recipe import Recipe
@@ -253,5 +257,11 @@ def _values(layer: Layer, weights: Mapping[str, Tensor] | None) -> Tensor:
 
 
 def sigma_of(weight: Tensor) -> float:
-    """Standard deviation of a layer's weights (population), in float64."""
-    return float(weight.detach().double().std(correction=0)) if weight.numel() else 0.0
+    """Standard deviation of a layer's weights (population): the number that `inspect` and the pruning of files give."""
+    plain = weight.detach().cpu().contiguous().view(-1)
+    dtype = TORCH_DTYPES.get(str(plain.dtype).removeprefix("torch."), "")
+    if dtype not in KINDS:
+        return float(plain.double().std(correction=0)) if plain.numel() else 0.0
+    stored = plain.view(torch.uint8).numpy().view(KINDS[dtype].storage)
+    sigma = count(stored, KINDS[dtype], How(has_kernels=stored.size > PIECE)).sigma
+    return math.nan if sigma is None and stored.size else sigma or 0.0

@@ -16,10 +16,14 @@ from torch import Tensor
 
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
 from secateurs.errors import PatternError, RecipeError
+from secateurs.exact.choose import place_key
+from secateurs.exact.kinds import KINDS
+from secateurs.exact.parts import Part
 from secateurs.fit import check_fit, check_words, n_first_of, no_room
 from secateurs.pools import Pool
 from secateurs.units import Unit
 
+MANY = 1 << 20  # units from which on they are not partitioned but counted
 DEAD = -1  # the key of units that may not survive: below every score
 _KEYS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -209,7 +213,12 @@ def _largest(keys: Tensor, n_keep: int) -> Tensor:
 def _in_order(keys: Tensor, place: int) -> Tensor:
     """(pools, units) -> (pools, 1): what stands at `place` of each pool in ascending order."""
     if keys.device.type == "cpu":
+        bits, kind = keys.numpy(), KINDS["F32" if keys.dtype == torch.int32 else "F64"]
+        # Marks that are no scores (DEAD, and the largest integer) are below and above all of them.
+        if len(bits) == 1 and bits.size >= MANY and bits.min() >= 0 and bits.max() < kind.n_finite:
+            found = place_key(Part.of(kind, bits[0].view(kind.storage)), place)
+            return torch.tensor([[found]], dtype=keys.dtype)
         # torch.kthvalue takes 8 bytes more for every unit.
-        return torch.from_numpy(np.partition(keys.numpy(), place, axis=1)[:, place : place + 1].copy())
+        return torch.from_numpy(np.partition(bits, place, axis=1)[:, place : place + 1].copy())
     # kthvalue raises on CUDA under torch.use_deterministic_algorithms.
     return keys.sort(dim=1).values[:, place : place + 1].clone()

@@ -86,6 +86,15 @@ def test_the_new_name_is_made_durable_after_the_data(tmp_path: Path, monkeypatch
     assert calls == ["sync file", "replace", "sync directory"]
 
 
+def test_new_directories_are_made_durable_in_their_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("secateurs.durable.sync_directory", synced.append)
+    make_directory(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_directory(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3
+
+
 def test_the_target_of_a_link_is_replaced_and_not_the_link(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     target, link = tmp_path / "far" / "real", tmp_path / "link"

@@ -9,6 +9,7 @@ Weights in their own order are ranked by their bits (exact/). Whatever else a re
 """
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ from numpy.typing import NDArray
 
 from secateurs.budgets import Simple, Threshold
 from secateurs.checkpoint.plan import Plan, Planned, n_kept_of, pool_size
-from secateurs.checkpoint.survey_counts import How, count
+from secateurs.checkpoint.survey_counts import How, count, tau_key
 from secateurs.checkpoint.tensors import Checkpoint, Stored
 from secateurs.cuttable import absolute
+from secateurs.errors import CollapseWarning
 from secateurs.exact.choose import Cut, choose, not_finite
 from secateurs.exact.kernels import count as count_keys
 from secateurs.exact.kinds import KINDS, Kind, signed
 from secateurs.exact.lamp import lamp_part
-from secateurs.exact.parts import PIECE, Part, aligned, split
+from secateurs.exact.parts import PIECE, Part, split
 from secateurs.exact.ranks import ALONE, Ranks
 from secateurs.exact.threads import n_threads, spread
 from secateurs.exact.zeroing import zero_cut, zero_neighbours, zero_rows
@@ -127,17 +129,30 @@ class Cutter:
             )
 
     def knife(self, each: Planned) -> Knife:
-        """What zeroes one tensor; InputError for weights that are not finite."""
+        """What zeroes one tensor; InputError for weights that are not finite. Warns if it will leave nothing."""
+        knife = self._knife(each)
+        if knife.n_pruned == each.entry.n > 0:
+            warnings.warn(
+                f"Layer collapse: '{each.name}' {each.entry.shape} loses all of its {each.entry.n} weights under "
+                f"'{self.plan.recipe.budget}'. Ask for less, or give min_keep.",
+                CollapseWarning,
+                stacklevel=2,
+            )
+        return knife
+
+    def _knife(self, each: Planned) -> Knife:
         plan, recipe = self.plan, self.plan.recipe
         n = each.entry.n
+        if not n:
+            return ByCut(each.kind, Cut(-1, 0, 0), 0)
         if each.name in self._cuts:
             cut = self._cuts[each.name]
-            if recipe.score.name == "lamp" and str(recipe.unit) == "element":
+            if self._is_lamp(each):
                 # Within a layer lamp ranks as magnitude does.
                 cut = choose({each.name: self._weights(each)}, n - cut.n_kept)[each.name]
             elif not self._is_plain(each):
                 return self._by_units(each, cut)
-            return ByCut(each.kind, cut, n - cut.n_kept)
+            return self._by_cut(each, cut)
         budget = self._simple[each.name]
         if self._is_plain(each):
             part = self._weights(each)
@@ -147,32 +162,33 @@ class Cutter:
                 self._check_finite(each, part)
                 n_keep = pool_size(plan, each) - budget.n_pruned(pool_size(plan, each)) if n else 0
                 return ByPool(each.kind, each.seen, recipe.pool.n, n_keep, n - n_kept_of(plan, each, budget))
-            cut = choose({each.name: part}, budget.n_pruned(n))[each.name]
-            return ByCut(each.kind, cut, n - cut.n_kept)
+            return self._by_cut(each, choose({each.name: part}, budget.n_pruned(n))[each.name])
         self._check_finite(each, self._weights(each))
-        if recipe.score.name == "magnitude" and recipe.pool.kind in ("layer", "model") and plan.n_units(each):
+        if self._has_means(each) and recipe.pool.kind == "layer" and not isinstance(budget, Threshold):
             units = self._units(each)
-            if not isinstance(budget, Threshold):
-                return self._by_units(each, choose({each.name: units}, budget.n_pruned(units.n))[each.name])
+            return self._by_units(each, choose({each.name: units}, budget.n_pruned(units.n))[each.name])
         return self._by_select(each, budget)
 
     def pruned(self, each: Planned, knife: Knife) -> Iterator[tuple[Stored, int, int]]:
-        """(bits, zeros before, zeros after) of the pruned tensor as it is stored, in stretches that are the caller's."""
+        """(bits, zeros before, zeros after) of the pruned tensor as it is stored, in stretches the caller may keep."""
         stored, kind = self.checkpoint.stored(each.entry), each.kind
         size = max(1, math.prod(each.seen[1:]))  # of a row
         n_rows = max(1, STRETCH // size)
+        if not stored.size:
+            return
         if each.entry.is_turned:
             # A row of the weight is a column of what is stored, so the whole is put together before it is given.
             seen = _turned(stored, each)
-            whole = np.empty(each.entry.shape, stored.dtype)
+            whole = np.empty(stored.size, stored.dtype)
+            grouped = _grouped(whole, each)
             n_before, n_after = 0, 0
             for row in range(0, each.seen[0], n_rows):
-                rows = np.ascontiguousarray(seen[row : row + n_rows])
+                rows = seen[row : row + n_rows].copy()  # also where it lies in order: the source is only read
                 n_before += n_zeros(rows.reshape(-1), kind)
                 knife.zero(rows.reshape(-1), row * size)
                 n_after += n_zeros(rows.reshape(-1), kind)
-                whole.swapaxes(0, 1)[row : row + n_rows] = rows
-            yield whole.reshape(-1), n_before, n_after
+                grouped[np.divmod(np.arange(row, row + len(rows)), grouped.shape[1])] = rows
+            yield whole, n_before, n_after
             return
         for start in range(0, stored.size, n_rows * size):
             buffer = copied(stored[start : start + n_rows * size])
@@ -182,6 +198,15 @@ class Cutter:
 
     def _is_plain(self, each: Planned) -> bool:
         return self.plan.recipe.score.name == "magnitude" and math.prod(self.plan.recipe.unit.piece(each.seen)) == 1
+
+    def _has_means(self, each: Planned) -> bool:
+        """Whether units are ranked by means of which float32 hides the order of summation."""
+        return self.plan.recipe.score.name == "magnitude" and each.kind.name != "F64" and self.plan.n_units(each) > 0
+
+    def _is_lamp(self, each: Planned) -> bool:
+        """Whether weights are ranked by lamp, whose order in a layer is theirs; float64 may round it to ties."""
+        recipe = self.plan.recipe
+        return recipe.score.name == "lamp" and str(recipe.unit) == "element" and each.kind.name != "F64"
 
     def _weights(self, each: Planned) -> Part:
         """The tensor's own weights."""
@@ -199,13 +224,12 @@ class Cutter:
 
     def _part(self, each: Planned) -> Part:
         """What the tensor brings to the choice of the model."""
-        recipe = self.plan.recipe
         if self._is_plain(each):
             return self._weights(each)
-        if recipe.score.name == "magnitude":
-            return self._units(each)
         self._check_finite(each, self._weights(each))
-        if recipe.score.name == "lamp" and str(recipe.unit) == "element":
+        if self._has_means(each):
+            return self._units(each)
+        if self._is_lamp(each):
             return lamp_part(self._weights(each))
         n = self.plan.n_units(each)
         kind = KINDS["F64" if self._scores(each).itemsize == 8 else "F32"] if n else KINDS["F32"]
@@ -213,29 +237,33 @@ class Cutter:
 
     def _units(self, each: Planned) -> Part:
         """The mean size of every unit."""
-        kind = KINDS["F64" if each.kind.name == "F64" else "F32"]
-        dtype = np.float64 if kind.name == "F64" else np.float32
+        kind = KINDS["F32"]
         r, c, k = self.plan.recipe.unit.grid(each.seen)
         h, w, d = self.plan.recipe.unit.piece(each.seen)
         size, n = c * w * k * d, r * c * k  # of a row; units
 
         def pieces() -> Iterator[Stored]:
-            sums = np.zeros((r, c, k))
-            for start, piece in self._sizes(each, size):
-                rows = (start // size + np.arange(piece.size // size)) // h
-                np.add.at(sums, rows, piece.reshape(-1, c, w, k, d).sum(axis=(2, 4)))
-            yield from split((sums / (h * w * d)).astype(dtype).view(kind.storage).reshape(-1))
+            sums = np.zeros((1, c, k))  # of a unit that is all rows
+            for piece in self._sizes(each, size, 1 if r == 1 else h):
+                cells = piece.reshape(-1, c, w, k, d).sum(axis=(2, 4))  # (rows, C, K)
+                if r == 1:
+                    sums += cells.sum(axis=0)
+                    continue
+                means = cells.reshape(-1, h, c, k).sum(axis=1) / (h * w * d)
+                yield means.astype(np.float32).view(kind.storage).reshape(-1)
+            if r == 1:
+                yield from split((sums / (h * w * d)).astype(np.float32).view(kind.storage).reshape(-1))
 
         return Part(kind, n, pieces if n else lambda: ())
 
-    def _sizes(self, each: Planned, size: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """(where it starts, |w|) in stretches of whole rows of `size` weights."""
+    def _sizes(self, each: Planned, size: int, h: int) -> Iterator[NDArray[np.float64]]:
+        """|w| in stretches of whole rows of `size` weights, and of h rows each."""
         stored = self.checkpoint.stored(each.entry)
         seen = _turned(stored, each).reshape(-1, size) if each.entry.is_turned else stored.reshape(-1, size)
-        n_rows = max(1, PIECE // size)
+        n_rows = max(1, PIECE // (size * h)) * h
         for start in range(0, len(seen), n_rows):
             piece = np.ascontiguousarray(seen[start : start + n_rows]).reshape(-1)
-            yield start * size, np.abs(each.kind.values(piece))
+            yield np.abs(each.kind.values(piece))
 
     def _scores(self, each: Planned) -> "NDArray[Any]":
         """The scores of all units by the recipe's own function, float32 or float64."""
@@ -247,29 +275,35 @@ class Cutter:
         return units.to(dtype).contiguous().numpy().reshape(-1)
 
     def _tensor(self, each: Planned) -> Any:
-        """The tensor for torch, as (out, in, *kernel)."""
+        """The tensor for torch, as (out, in, *kernel), lying in memory as a live network's does, for the same sums."""
         import torch
 
-        stored = aligned(self.checkpoint.stored(each.entry))
-        seen = np.ascontiguousarray(_turned(stored, each)) if each.entry.is_turned else stored
+        from secateurs.layout import Layout
+
+        stored, kind = self.checkpoint.stored(each.entry), each.kind.name
         native = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-        if each.kind.name in native:
-            bits = seen.reshape(-1).copy().view(f"i{each.kind.item_size}")
-            return torch.from_numpy(bits).view(native[each.kind.name]).view(each.seen)
-        return torch.from_numpy(each.kind.values(seen.reshape(-1)).astype(np.float32)).view(each.seen)
+        if kind in native:
+            found = torch.from_numpy(stored.copy().view(f"i{each.kind.item_size}")).view(native[kind])
+        else:
+            found = torch.from_numpy(each.kind.values(stored).astype(np.float32))
+        return Layout(each.entry.is_turned, each.entry.groups).turn(found.view(each.entry.shape))
+
+    def _by_cut(self, each: Planned, cut: Cut) -> Knife:
+        if cut.key < 0 or cut.n_kept == 0:  # nothing was compared, so nothing was looked at
+            self._check_finite(each, self._weights(each))
+        return ByCut(each.kind, cut, each.entry.n - cut.n_kept)
 
     def _by_threshold(self, each: Planned, budget: Threshold, part: Part) -> Knife:
         self._check_finite(each, part)
-        key = each.kind.key_upto(each.kind.rounded(budget.tau))
+        key = tau_key(each.kind, budget.tau)
         n_above = part.n - _n_upto(part, key)
         if n_above < self.plan.n_first(each):
-            cut = choose({each.name: part}, part.n - self.plan.n_first(each))[each.name]
-            return ByCut(each.kind, cut, part.n - cut.n_kept)
+            return self._by_cut(each, choose({each.name: part}, part.n - self.plan.n_first(each))[each.name])
         return ByCut(each.kind, Cut(key, 0, n_above), part.n - n_above)
 
     def _by_units(self, each: Planned, cut: Cut) -> Knife:
         unit, part = self.plan.recipe.unit, self._part(each)
-        keep, n_ties = [], cut.n_ties
+        keep, n_ties = [np.zeros(0, np.bool_)], cut.n_ties
         for piece in part.pieces():
             keys = signed(piece & part.kind.storage.type(part.kind.mask))
             is_tied = keys == cut.key
@@ -288,10 +322,13 @@ class Cutter:
         return _by_keep(keep.numpy().reshape(rows, columns, -1), (1, 1, 1))
 
     def _sigma(self, each: Planned) -> float:
-        found = count(self.checkpoint.stored(each.entry), each.kind, How(each.entry.n > PIECE, n_threads()))
+        stored = self.checkpoint.stored(each.entry)
+        if each.entry.is_turned:  # summed in the order in which a live network's weights are
+            stored = np.ascontiguousarray(_turned(stored, each)).reshape(-1)
+        found = count(stored, each.kind, How(each.entry.n > PIECE, n_threads()))
         if found.n != found.n_finite:
             self._check_finite(each, self._weights(each))
-        return found.sigma or 0.0
+        return math.nan if found.sigma is None and found.n else found.sigma or 0.0
 
     def _check_finite(self, each: Planned, part: Part) -> None:
         if each.name not in self.sigmas and _n_upto(part, part.kind.n_finite - 1) != part.n:
@@ -321,8 +358,14 @@ def _n_upto(part: Part, key: int) -> int:
 
 
 def _turned(stored: Stored, each: Planned) -> Stored:
-    """A view of what is stored (in, out, *kernel) as (out, in, *kernel)."""
-    return stored.reshape(each.entry.shape).swapaxes(0, 1)
+    """What is stored (in, out / groups, *kernel) as (out, in / groups, *kernel); a view where there is one group."""
+    return _grouped(stored, each).reshape(each.seen)
+
+
+def _grouped(stored: Stored, each: Planned) -> Stored:
+    """A view of what is stored (in, out / groups, *kernel) as (groups, out / groups, in / groups, *kernel)."""
+    i, o, *kernel = each.entry.shape
+    return stored.reshape(each.entry.groups, i // each.entry.groups, o, *kernel).swapaxes(1, 2)
 
 
 def _by_keep(keep: Keep, piece: tuple[int, int, int]) -> ByUnits:

@@ -70,8 +70,8 @@ class TensorDifference:
 
     @property
     def relative_change(self) -> float | None:
-        """||B - A|| / ||A||; None where A is all zero and B is not."""
-        if self.norm_a == 0.0:
+        """||B - A|| / ||A||; None where A is all zero and B is not, or where ||A|| is no float64."""
+        if self.norm_a == 0.0 or self.norm_a == math.inf:
             return 0.0 if self.norm_change == 0.0 else None
         return self.norm_change / self.norm_a
 

@@ -14,6 +14,7 @@ from secateurs.checkpoint.torch_file import TORCH_DTYPES
 from secateurs.checks import shown
 from secateurs.errors import InputError
 from secateurs.layers import layers, owners_of, unwrap
+from secateurs.layout import PLAIN, Layout
 
 BUFFER = "a buffer, not a parameter"
 _LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -62,7 +63,7 @@ def open_module(module: nn.Module) -> ModuleCheckpoint:
     for layer in layers(module, only=["*"] if has_any else ()):
         names = (layer.name, *layer.aliases)
         is_table = any(isinstance(owners.get(name), nn.Embedding | nn.EmbeddingBag) for name in names)
-        entry = _entry(layer.name, layer.parameter, layer.reason, layer.aliases, layer.layout.is_turned, is_table)
+        entry = _entry(layer.name, layer.parameter, layer.reason, layer.aliases, layer.layout, is_table, is_weight=True)
         found[layer.name] = layer.parameter
         if entry is None:
             ignored.append((layer.name, f"of the dtype {layer.parameter.dtype}, which is not read"))
@@ -83,14 +84,25 @@ def _entry(
     tensor: Tensor,
     unfit: str,
     aliases: tuple[str, ...] = (),
-    is_turned: bool = False,
+    layout: Layout = PLAIN,
     is_table: bool = False,
+    is_weight: bool = False,
 ) -> Entry | None:
     dtype = TORCH_DTYPES.get(str(tensor.dtype).removeprefix("torch."))
     shape = (0,) if isinstance(tensor, _LAZY) else tuple(tensor.shape)
     if dtype is None:
         return None
-    return Entry(name, dtype, shape, aliases=aliases, is_turned=is_turned, is_table=is_table, unfit=unfit)
+    return Entry(
+        name,
+        dtype,
+        shape,
+        aliases=aliases,
+        is_turned=layout.is_turned,
+        groups=layout.groups,
+        is_table=is_table,
+        unfit=unfit,
+        is_weight=is_weight,
+    )
 
 
 def _no_values(tensor: Tensor) -> str:

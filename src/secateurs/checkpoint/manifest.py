@@ -4,11 +4,14 @@ file's size and sha256. It is written last: a directory that has it is complete.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from secateurs import __version__
+from secateurs.checkpoint.plain_files import unreadable
 from secateurs.checkpoint.plan import Plan
+from secateurs.checkpoint.shards import carried
 from secateurs.checkpoint.tensors import Checkpoint
 
 NAME = "secateurs.json"
@@ -16,20 +19,36 @@ FORMAT = "secateurs.pruned/1"
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What tells one source from another without reading it: its files' sizes and times, and all names and shapes."""
+    """What tells one source from another: its files' sizes and times, and all that is known of each tensor.
+
+    No file is read for it. A live network has none, so there the values themselves are hashed.
+    """
     path = checkpoint.path
     home = path if path is not None and path.is_dir() else None if path is None else path.parent
     files = {}
     for name in checkpoint.files:
         assert home is not None
-        about = (home / name).stat()
-        files[name] = {"size": about.st_size, "mtime_ns": about.st_mtime_ns}
-    shapes = [[entry.name, entry.dtype, list(entry.shape), entry.file, entry.start] for entry in checkpoint.entries]
-    return {
-        "path": "" if path is None else str(path.resolve()),
-        "files": files,
-        "tensors": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
-    }
+        files[name] = _about(home / name)
+    tensors = hashlib.sha256(json.dumps([astuple(entry) for entry in checkpoint.entries]).encode())
+    if checkpoint.source == "module":
+        for entry in checkpoint.entries:
+            tensors.update(checkpoint.stored(entry).data)
+    return {"files": files, "tensors": tensors.hexdigest(), "others": fingerprint_of_others(checkpoint)}
+
+
+def fingerprint_of_others(checkpoint: Checkpoint) -> str:
+    """What tells the files that are carried over from others, and a directory from the one file in it."""
+    path = checkpoint.path
+    others = [[str(each.relative_to(path)), _about(each)] for each in carried(checkpoint) if path is not None]
+    return hashlib.sha256(json.dumps([path is not None and path.is_dir(), others]).encode()).hexdigest()
+
+
+def _about(path: Path) -> dict[str, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 def request_of(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
@@ -38,9 +57,16 @@ def request_of(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
 
 
 def make_manifest(
-    request: Mapping[str, Any], files: Mapping[str, Any], layers: list[dict[str, Any]], notes: Mapping[str, Any]
+    request: Mapping[str, Any],
+    path: Path | None,
+    files: Mapping[str, Any],
+    layers: list[dict[str, Any]],
+    notes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest, with a checksum of itself."""
+    """The manifest of a finished request, with a checksum of itself.
+
+    path  of the source, as it was given; it may lie elsewhere when the run goes on
+    """
     cut = [layer for layer in layers if layer["status"] == "pruned"]
     totals = {
         "n": sum(layer["n"] for layer in layers),
@@ -49,7 +75,9 @@ def make_manifest(
         "n_zero_before": sum(layer["n_zero_before"] for layer in cut),
         "n_zero": sum(layer["n_zero"] for layer in cut),
     }
-    found = {"format": FORMAT, **request, "files": dict(files), "layers": layers, "totals": totals, **notes}
+    source = {"path": "" if path is None else str(path), **request["source"]}
+    found = {"format": FORMAT, **request, "source": source, "files": dict(files), "layers": layers, "totals": totals}
+    found |= notes
     return {**found, "checksum": checksum(found)}
 
 
@@ -58,8 +86,3 @@ def checksum(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a directory holds a finished result."""
-    return (directory / NAME).is_file()

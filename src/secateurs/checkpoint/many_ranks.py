@@ -5,11 +5,13 @@ torchrun --nproc-per-node 2 -m secateurs prune SRC -o OUT      every rank sees t
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from secateurs.checks import shown
 from secateurs.errors import InputError
 from secateurs.exact.ranks import ALONE, Counts, Ranks
 
@@ -27,16 +29,25 @@ class ManyRanks(Ranks):
         from torch import distributed
 
         total = torch.from_numpy(np.array(counts, np.int64))
-        device = torch.device("cuda") if distributed.get_backend() == "nccl" else torch.device("cpu")
-        total = total.to(device)
-        distributed.all_reduce(total)
-        return total.cpu().numpy()
+        with _told():
+            distributed.all_reduce(total)
+        return total.numpy()
 
     def wait(self) -> None:
         """A barrier."""
         from torch import distributed
 
-        distributed.barrier()
+        with _told():
+            distributed.barrier()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Have what gloo says when a peer is gone told in one line; the peer told why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError("Another rank ended; see its message.") from error
 
 
 @contextmanager
@@ -45,18 +56,21 @@ def ranks_here() -> Iterator[Ranks]:
 
     InputError where the group cannot be formed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1") or "RANK" not in os.environ:
         yield ALONE
         return
+    size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
+    if not (size.isdecimal() and rank.isdecimal()):
+        raise InputError(f"WORLD_SIZE={shown(size)} and RANK={shown(rank)} are no numbers. Start ranks with torchrun.")
     from torch import distributed
 
     try:
-        distributed.init_process_group("gloo")
+        # One rank may write for hours while another waits.
+        distributed.init_process_group("gloo", timeout=timedelta(days=7))
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"The ranks of WORLD_SIZE={os.environ['WORLD_SIZE']} cannot meet: {error}. Start them with torchrun."
-        ) from error
+        raise InputError(f"The ranks of WORLD_SIZE={size} cannot meet: {error}. Start them with torchrun.") from error
     try:
         yield ManyRanks(distributed.get_rank(), distributed.get_world_size())
     finally:
-        distributed.destroy_process_group()
+        with suppress(RuntimeError):  # where a peer is gone, and what the block raised says more
+            distributed.destroy_process_group()

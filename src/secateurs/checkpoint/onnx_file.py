@@ -105,6 +105,10 @@ class OnnxCheckpoint(Checkpoint):
         found.flags.writeable = False
         return found
 
+    def assert_unchanged(self) -> None:
+        """InputError where a file was written to since it was opened."""
+        self.maps.assert_unchanged()
+
     def close(self) -> None:
         """Let go of the maps."""
         self.maps.close()

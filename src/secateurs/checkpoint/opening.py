@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from secateurs.checkpoint.beside import beside
 from secateurs.checkpoint.hub import fetched, is_hub_name
 from secateurs.checkpoint.plain_files import stays_inside
-from secateurs.checkpoint.sharded import open_safetensors, read_index
+from secateurs.checkpoint.sharded import TORCH_SUFFIXES, open_safetensors, read_index
 from secateurs.checkpoint.tensors import Checkpoint
 from secateurs.checks import shown
 from secateurs.errors import InputError
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     FileCheckpoint = SafetensorsCheckpoint | PackedCheckpoint | TorchCheckpoint | OnnxCheckpoint
 
-_TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _KNOWN = ".safetensors, .pt, .pth, .bin or .onnx"
 _INDEX = ".safetensors.index.json"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -67,7 +66,7 @@ def _open_files(path: Path, shards: Mapping[str, Path], weight_map: Mapping[str,
     name = next(iter(shards))
     if name.endswith(".safetensors"):
         return open_safetensors(path, shards, weight_map)
-    if name.endswith(_TORCH):
+    if name.endswith(TORCH_SUFFIXES):
         from secateurs.checkpoint.torch_file import open_torch
 
         return open_torch(path, shards, weight_map)
@@ -75,6 +74,8 @@ def _open_files(path: Path, shards: Mapping[str, Path], weight_map: Mapping[str,
         from secateurs.checkpoint.onnx_file import open_onnx
 
         return open_onnx(path, shards[name])
+    if name.endswith(".index.json"):
+        raise InputError(f"'{path}' is the index of a sharded checkpoint. Give its directory, '{path.parent}'.")
     raise InputError(f"'{path}' is of no known kind. Give a {_KNOWN} file, or the directory of one.")
 
 
@@ -131,7 +132,7 @@ def _only_file(directory: Path, names: list[str]) -> str:
 
 _KINDS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("model.safetensors", lambda name: name.endswith(".safetensors") and not name.endswith(".packed.safetensors")),
-    ("pytorch_model.bin", lambda name: name.endswith(_TORCH) and not name.startswith(_TRAINING_STATE)),
+    ("pytorch_model.bin", lambda name: name.endswith(TORCH_SUFFIXES) and not name.startswith(_TRAINING_STATE)),
     ("model.onnx", lambda name: name.endswith(".onnx")),
     ("model.packed.safetensors", lambda name: name.endswith(".packed.safetensors")),
 )

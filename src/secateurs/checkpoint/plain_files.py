@@ -50,7 +50,11 @@ def open_plain(path: Path) -> tuple[int, Seen]:
         if handle >= 0:
             os.close(handle)
         raise
-    return handle, Seen(path, found.st_size, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    return handle, Seen(path, found.st_size, _stamp(found))
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
@@ -119,6 +123,18 @@ class Maps:
             if len(self._open) > N_MAPS:
                 self._open.popitem(last=False)  # closed by Python when the last array of it is gone
             return found
+
+    def assert_unchanged(self) -> None:
+        """InputError where a file is no longer what it was when it was opened: what was read of it may be of both."""
+        for seen in self.seen.values():
+            try:
+                stamp = _stamp(os.stat(seen.path))
+            except OSError as error:
+                raise unreadable(seen.path, error) from error
+            if stamp != seen.stamp:
+                raise InputError(
+                    f"'{seen.path}' was written to while it was read. Start again when nobody writes to it."
+                )
 
     def close(self) -> None:
         """Let go of every map."""

@@ -41,8 +41,8 @@ class Planned:
     @property
     def seen(self) -> tuple[int, ...]:
         """Its shape as (out, in, *kernel)."""
-        shape = self.entry.shape
-        return (shape[1], shape[0], *shape[2:]) if self.entry.is_turned else shape
+        shape, groups = self.entry.shape, self.entry.groups
+        return (groups * shape[1], shape[0] // groups, *shape[2:]) if self.entry.is_turned else shape
 
     @property
     def kind(self) -> Kind:

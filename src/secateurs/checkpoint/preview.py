@@ -64,15 +64,18 @@ def preview(checkpoint: Checkpoint, recipe: Recipe) -> Preview:
 def _memory(plan: Plan) -> int:
     largest = max((each.entry.n_bytes for each in plan.cut), default=0)
     width = max((each.kind.item_size for each in plan.cut), default=4)
-    total = PROCESS_BYTES + (AHEAD + 2) * min(largest, STRETCH * width) + 2 * n_threads() * PIECE * width
+    n = max((each.entry.n for each in plan.cut), default=0)
+    # Stretches on their way to the disk, and the pieces that threads look at.
+    total = PROCESS_BYTES + (AHEAD + 3) * min(largest, STRETCH * width) + 6 * n_threads() * PIECE * width
     if any(each.entry.is_turned for each in plan.cut):
         total += largest
     score, unit, pool = plan.recipe.score.name, str(plan.recipe.unit), plan.recipe.pool.kind
-    if score == "lamp" and unit == "element" and pool == "model":
-        return total + largest
-    if score != "magnitude" or (unit != "element" and pool not in ("layer", "model")):
-        n = max((each.entry.n for each in plan.cut), default=0)
+    if score == "lamp" and unit == "element" and pool == "model" and width < 8:
+        return total + largest + 80 * PIECE
+    if score != "magnitude" or (unit != "element" and (pool not in ("layer", "model") or width == 8)):
         return total + TORCH_BYTES + 24 * n
+    if unit != "element":
+        return total + 32 * PIECE + 2 * max((plan.n_units(each) for each in plan.cut), default=0)
     return total
 
 

@@ -57,7 +57,7 @@ def unfit(entry: Entry) -> str:
     if entry.dtype not in KINDS:
         is_floating = entry.dtype.startswith(("F", "BF"))
         return f"no order of sizes in {entry.dtype}" if is_floating else f"not floating point ({entry.dtype})"
-    if any(_BUFFERS.search(name) for name in entry.names):
+    if not entry.is_weight and any(_BUFFERS.search(name) for name in entry.names):
         return "a mask or a table of angles"
     return ""
 

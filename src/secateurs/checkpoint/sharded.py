@@ -18,6 +18,8 @@ from secateurs.errors import InputError
 if TYPE_CHECKING:
     from secateurs.checkpoint.packed_file import PackedCheckpoint
 
+TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
 
 @dataclass(eq=False)
 class SafetensorsCheckpoint(Checkpoint):
@@ -41,6 +43,10 @@ class SafetensorsCheckpoint(Checkpoint):
             return np.empty(0, storage)
         count = entry.n_bytes // storage.itemsize
         return np.frombuffer(self.maps.get(entry.file), storage, count, entry.start)
+
+    def assert_unchanged(self) -> None:
+        """InputError where a file was written to since it was opened."""
+        self.maps.assert_unchanged()
 
     def close(self) -> None:
         """Let go of the maps."""
@@ -104,13 +110,21 @@ def assert_agrees(path: Path, weight_map: Mapping[str, str], found: Mapping[str,
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """{tensor: file name} of an index; InputError unless every file is a plain name in the index's own directory."""
+    """{tensor: file name} of an index; InputError unless all files are of the index's kind, in its directory."""
     value = read_json(path)
     found = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise InputError(f"'{path}' has no weight_map from tensors to files. Download it again.")
+    kinds = (".safetensors",) if path.name.endswith(".safetensors.index.json") else TORCH_SUFFIXES
+    kind = Path(next(iter(found.values()))).suffix
     for name in dict.fromkeys(found.values()):
         file = inside(path.parent, name, f"'{path}'")
+        # A shard is written under its own name: it must not stand for the manifest, a hidden file or another kind.
+        if file.suffix != kind or kind not in kinds or name.startswith("."):
+            raise InputError(
+                f"'{path}' names the file {shown(name)} for weights. Only files that all end in {' or '.join(kinds)} "
+                "are read."
+            )
         if not file.exists():
             raise InputError(f"'{path}' names the file '{name}', which is not there. Download it again.")
     return found

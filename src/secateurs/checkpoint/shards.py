@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateurs.checkpoint.dtypes import BITS
+from secateurs.checkpoint.dtypes import BITS, DTYPES
 from secateurs.checkpoint.tensors import Checkpoint, Entry
+from secateurs.checks import shown
 from secateurs.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -31,7 +32,7 @@ class Shard:
 
 
 def shards_of(checkpoint: Checkpoint) -> tuple[Shard, ...]:
-    """The files of the pruned checkpoint, in the source's order."""
+    """The files of the pruned checkpoint, in the source's order; InputError for what safetensors cannot hold."""
     by_file: dict[str, list[Entry]] = {name: [] for name in checkpoint.files or ("",)}
     for entry in checkpoint.entries:
         by_file[entry.file if checkpoint.files else ""].append(entry)
@@ -41,6 +42,8 @@ def shards_of(checkpoint: Checkpoint) -> tuple[Shard, ...]:
             Shard(name, _header_of(home / name), tuple(sorted(entries, key=lambda entry: (entry.start, entry.n_bytes))))
             for name, entries in by_file.items()
         )
+    for entry in checkpoint.entries:
+        _assert_holds(checkpoint, entry)
     names = _names(len(by_file))
     about = next(iter(checkpoint.metadata.values()), {})
     return tuple(_made(name, entries, about) for name, entries in zip(names, by_file.values(), strict=True))
@@ -53,6 +56,12 @@ def index_of(checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> bytes:
     places = {entry.name: shard.name for shard in shards for entry in shard.entries}
     total = sum(entry.n_bytes for shard in shards for entry in shard.entries)
     return json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2).encode() + b"\n"
+
+
+def carried(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The source's other files that are true of the pruned one too: all but an index of files of another kind."""
+    is_same = checkpoint.source == "safetensors"
+    return tuple(path for path in checkpoint.others if is_same or not path.name.endswith(".index.json"))
 
 
 def _home(checkpoint: Checkpoint) -> Path:
@@ -68,6 +77,18 @@ def _header_of(path: Path) -> bytes:
             return size + file.read(int.from_bytes(size, "little"))
     except OSError as error:
         raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+
+
+def _assert_holds(checkpoint: Checkpoint, entry: Entry) -> None:
+    """InputError unless safetensors has this dtype and can write the names."""
+    where = f"'{checkpoint.path}': " if checkpoint.path is not None else ""
+    if entry.dtype not in DTYPES:
+        raise InputError(f"{where}{shown(entry.name)} is {entry.dtype}, which safetensors does not have. Leave it out.")
+    for name in entry.names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{where}{shown(name)} is a name that is no text ({error.reason}). Rename it.") from error
 
 
 def _names(n: int) -> list[str]:

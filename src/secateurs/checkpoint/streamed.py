@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -26,12 +26,14 @@ from secateurs.checkpoint import manifest
 from secateurs.checkpoint.cutting import Cutter, n_zeros
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import Plan, Planned, make_plan
-from secateurs.checkpoint.shards import INDEX, Shard, index_of, shards_of
+from secateurs.checkpoint.shards import INDEX, Shard, carried, index_of, shards_of
 from secateurs.checkpoint.tensors import Checkpoint, Stored
-from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_text
-from secateurs.errors import CollapseWarning, InputError, OutputError
+from secateurs.checks import shown
+from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_pieces, write_text
+from secateurs.errors import InputError, LockedError, OutputError, SecateursError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.ranks import ALONE, Ranks
+from secateurs.exact.threads import n_threads
 from secateurs.locks import held
 from secateurs.recipe import Recipe
 
@@ -60,23 +62,31 @@ class Streaming:
     out: Path
     ranks: Ranks = ALONE
     progress: Progress = field(default_factory=Progress)
+    was_done: bool = False  # the result was there already
+    n_resumed: int = 0  # shards that an earlier run of the same request had finished
 
     def run(self) -> dict[str, Any]:
         """The manifest of the result. A finished result of the same request is checked for its sizes and returned.
 
-        Raises before anything is written: RecipeError, PatternError, InputError (weights that are not finite),
-        OutputError (no room, no permission, a directory that holds something else), LockedError.
+        Raises before anything is written: RecipeError, PatternError, OutputError (no room, no permission, a directory
+        that holds something else), LockedError. InputError (weights that are not finite, or cannot be read) comes
+        where they are read: shards before them may be finished, and stay.
         """
         plan = make_plan(self.checkpoint, self.recipe)
         shards = shards_of(self.checkpoint)
+        n_threads()  # refuses a setting that makes no sense, before anything is made
         request = manifest.request_of(self.checkpoint, plan)
-        self.check()
-        if (found := self._finished(request)) is not None:
+        with _refusing(self.out):
+            self.check()
+        if (found := self._finished_for_all(request)) is not None:
             return found
         work = self.out / WORK
         with self._alone(work):
+            if (found := self._finished_for_all(request)) is not None:
+                return found  # of another run, between our look and our lock
             if self.ranks.index == 0:
-                self._begin(work, request, shards)
+                with _refusing(self.out):
+                    self._begin(work, request, shards)
             self.ranks.wait()
             mine = _share(shards, self.ranks)
             self._write_all(
@@ -84,7 +94,8 @@ class Streaming:
             )
             self.ranks.wait()
             if self.ranks.index == 0:
-                self._finish(work, plan, shards, request)
+                with self._telling_what_is_done(work):
+                    self._finish(work, plan, shards, request)
             self.ranks.wait()
         return self._finished(request) or {}
 
@@ -105,6 +116,14 @@ class Streaming:
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise OutputError(f"{out} cannot be written: no permission in {existing}.")
 
+    def _finished_for_all(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """As `_finished` where the first rank looks, so that all ranks go the same way."""
+        found = self._finished(request) if self.ranks.index == 0 else None
+        if not self.ranks.sum([found is not None])[0]:
+            return None
+        self.was_done = True
+        return found or self._finished(request) or {}
+
     def _finished(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The manifest of a finished result of this request, None where there is none yet."""
         path = self.out / manifest.NAME
@@ -112,12 +131,17 @@ class Streaming:
             return None
         try:
             found = json.loads(path.read_text("utf-8"))
-            same = all(found[key] == value for key, value in request.items())
+            same = all(found[key] == request[key] for key in ("version", "recipe")) and all(
+                found["source"][key] == value for key, value in request["source"].items()
+            )
             sizes = {name: about["size"] for name, about in found["files"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise OutputError(f"{path} cannot be read ({error}). Name a new directory, or delete this one.") from error
         if not same:
-            raise OutputError(f"{self.out} holds another pruned checkpoint. Name a new directory, or delete this one.")
+            raise OutputError(
+                f"{self.out} holds the result of another request, or its source was written to since. Name a new "
+                "directory, or delete this one."
+            )
         for name, size in sizes.items():
             if not (self.out / name).is_file() or (self.out / name).stat().st_size != size:
                 raise OutputError(
@@ -130,37 +154,74 @@ class Streaming:
     @contextmanager
     def _alone(self, work: Path) -> Iterator[None]:
         """Hold the output directory; the ranks of one run hold it together, through their first."""
-        make_directory(self.out)
-        if self.ranks.index == 0:
-            strangers = [item.name for item in self.out.iterdir() if item.name != WORK]
-            if strangers and not work.is_dir():
-                raise OutputError(
-                    f"{self.out} is not empty and holds no unfinished run. Name a new directory, so that nothing of "
-                    "yours is lost."
-                )
-            make_directory(work)
-        with held(work / "lock") if self.ranks.index == 0 else nullcontext():
+        with _refusing(self.out):
+            is_new = not self.out.exists()
+            make_directory(self.out)
+            if self.ranks.index == 0:
+                strangers = [item.name for item in self.out.iterdir() if item.name != WORK]
+                if strangers and not (work / "request.json").is_file():
+                    raise OutputError(
+                        f"{self.out} is not empty and holds no unfinished run. Name a new directory, so that nothing "
+                        "of yours is lost."
+                    )
+                make_directory(work)
+        if self.ranks.index:
+            yield
+            return
+        with self._lock(work):
+            try:
+                yield
+            except BaseException as error:
+                with suppress(OSError):
+                    # Weights that cannot be pruned are only found when they are read; where no shard was finished
+                    # before, the directory is as it was, free for another request.
+                    is_untouched = self.ranks.n == 1 and [item.name for item in self.out.iterdir()] == [WORK]
+                    if isinstance(error, InputError) and is_untouched:
+                        shutil.rmtree(work)
+                    elif not (work / "request.json").is_file():
+                        (work / "lock").unlink()
+                        work.rmdir()
+                    if is_new:
+                        self.out.rmdir()
+                raise
+
+    @contextmanager
+    def _lock(self, work: Path) -> Iterator[None]:
+        """Hold the lock in `work`, which a run that finishes takes away with it."""
+        ours = work / "lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(ours, of=self.out))
+            except OutputError:
+                if work.is_dir():
+                    with suppress(OSError):
+                        work.rmdir()  # where it is empty, as we made it
+                    raise
+            if not ours.exists():
+                raise LockedError(f"Another run has just finished {self.out}. Run the same command again to see it.")
             yield
 
     def _begin(self, work: Path, request: Mapping[str, Any], shards: tuple[Shard, ...]) -> None:
         """Bind the directory to this request, clean up what a killed run left, and see that there is room."""
         path, text = work / "request.json", json.dumps(request, indent=1)
-        if path.is_file() and path.read_text("utf-8") != text:
+        if path.is_file() and path.read_bytes() != text.encode():
             raise OutputError(
                 f"{self.out} holds an unfinished run of another request, or its source has changed since. Name a new "
                 "directory, or delete this one."
             )
-        write_text(path, text)
-        for left_over in (*work.glob("*.part"), *work.glob(".*.tmp"), *self.out.glob(".*.tmp")):
+        for left_over in (*work.glob("*.part"), *self.out.rglob(".*.tmp")):
             left_over.unlink()
-        missing = [shard for shard in shards if not _report_path(work, shard).is_file()]
-        carried = sum(_size(path) for path in self.checkpoint.others)
-        needed = sum(shard.n_bytes for shard in missing) + carried + (1 << 20)
+        missing = [shard for shard in shards if not _is_done(work, shard, self.out)]
+        for shard in missing:
+            _report_path(work, shard).unlink(missing_ok=True)  # damaged, or of a shard that somebody took away
+        n_carried = sum(_size(path) for path in carried(self.checkpoint))
+        needed = sum(shard.n_bytes for shard in missing) + n_carried + (1 << 20)
         free = shutil.disk_usage(self.out).free
         if free < needed:
             raise OutputError(
                 f"{self.out} needs {needed:,} bytes and the disk has {free:,}. Make room, and run the command again."
             )
+        write_text(path, text)
 
     def _write_all(self, work: Path, plan: Plan, shards: list[Shard]) -> None:
         """Write this rank's shards."""
@@ -173,16 +234,32 @@ class Streaming:
         self.progress.doing = "writing"
         for shard in shards:
             if not _report_path(work, shard).is_file():
-                self._write(work, shard, planned, cutter)
+                with self._telling_what_is_done(work):
+                    self._write(work, shard, planned, cutter)
             else:
+                self.n_resumed += 1
                 self.progress.n_bytes_done += shard.n_bytes
 
+    @contextmanager
+    def _telling_what_is_done(self, work: Path) -> Iterator[None]:
+        """Add to what is wrong with the source that finished shards bind the directory to this request."""
+        try:
+            yield
+        except InputError as error:
+            if not any(work.glob("*.done.json")):
+                raise
+            raise InputError(
+                f"{error} Shards before it are finished in {self.out}; delete {self.out} before another request."
+            ) from error
+
     def _write(self, work: Path, shard: Shard, planned: Mapping[str, Planned], cutter: Cutter) -> None:
-        part, layers = work / f"{shard.name}.part", []
+        # A name of its own: a rank of an earlier run may still be there, and must not write into this file.
+        part, layers = work / f"{shard.name}.{uuid4().hex[:12]}.part", []
         with _writing(part) as writer:
             writer.put(np.frombuffer(shard.header, np.uint8))
             for entry in shard.entries:
                 layers.append(self._write_tensor(planned[entry.name], cutter, writer))
+            self.checkpoint.assert_unchanged()
         target = self.out / shard.name
         try:
             os.replace(part, target)
@@ -205,7 +282,6 @@ class Streaming:
             assert kind is not None
             knife = cutter.knife(each)
             n_pruned = knife.n_pruned
-            _warn_if_emptied(each, n_pruned, cutter)
             for buffer, before, after in cutter.pruned(each, knife):
                 n_before, n_after = n_before + before, n_after + after
                 writer.put(buffer)
@@ -224,6 +300,7 @@ class Streaming:
             "tau": cutter.taus.get(entry.name),
             "sigma": cutter.sigmas.get(entry.name),
             "is_turned": entry.is_turned,
+            "groups": entry.groups,
         }
 
     def _finish(self, work: Path, plan: Plan, shards: tuple[Shard, ...], request: Mapping[str, Any]) -> None:
@@ -235,21 +312,29 @@ class Streaming:
             report = json.loads(_report_path(work, shard).read_text("utf-8"))
             files[shard.name] = {"size": report["size"], "sha256": report["sha256"]}
             by_name |= {layer["name"]: layer for layer in report["layers"]}
-        for path in self.checkpoint.others:
+        for path in carried(self.checkpoint):
             assert self.checkpoint.path is not None
             name = str(path.relative_to(self.checkpoint.path))
             files[name] = _carry(path, self.out / name)
         if index := index_of(self.checkpoint, shards):
             write_bytes(self.out / INDEX, index)
             files[INDEX] = {"size": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+        self.checkpoint.assert_unchanged()
+        if manifest.fingerprint_of_others(self.checkpoint) != request["source"]["others"]:
+            raise InputError(
+                f"A file of '{self.checkpoint.path}' was written to while it was read. Start again when nobody writes "
+                "to it."
+            )
         notes = {
             "left": [list(each) for each in self.checkpoint.left],
             "ignored": [list(each) for each in self.checkpoint.ignored],
             "notes": list(self.checkpoint.notes),
         }
         layers = [by_name[each.name] for each in plan.tensors]
-        write_json(self.out / manifest.NAME, manifest.make_manifest(request, files, layers, notes))
-        shutil.rmtree(work)
+        write_json(
+            self.out / manifest.NAME, manifest.make_manifest(request, self.checkpoint.path, files, layers, notes)
+        )
+        shutil.rmtree(work, ignore_errors=True)  # somebody who looks whether we are there may be making a lock in it
         sync_directory(self.out)
 
 
@@ -264,14 +349,47 @@ def prune_checkpoint(
     returns  the manifest: files with size and sha256, and of every tensor its counts, or why it was left alone
 
     The source is only read. A run that was ended goes on with the same call, to the same bytes. Raises RecipeError,
-    PatternError, InputError, OutputError, LockedError, each before anything of `out` changes.
+    PatternError, OutputError, LockedError before anything of `out` changes; InputError where weights are read, so
+    that finished shards may stay there.
     """
     with open_checkpoint(source) as checkpoint:
         return Streaming(checkpoint, recipe, Path(out), ranks).run()
 
 
+_COUNTS = {"n", "n_pruned", "n_zero_before", "n_zero"}
+_REPORTED = _COUNTS | {"name", "shape", "dtype", "status", "reason", "aliases", "tau", "sigma", "is_turned", "groups"}
+
+
+@contextmanager
+def _refusing(out: Path) -> Iterator[None]:
+    """Turns what the system says to a name that cannot be, or to what lies in the way, into an OutputError."""
+    try:
+        yield
+    except SecateursError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OutputError(f"{shown(os.fspath(out))} cannot be written: {why}. Name another directory.") from error
+
+
 def _report_path(work: Path, shard: Shard) -> Path:
     return work / f"{shard.name}.done.json"
+
+
+def _is_done(work: Path, shard: Shard, out: Path) -> bool:
+    """Whether a shard is where it belongs, with a report that fits it."""
+    try:
+        report = json.loads(_report_path(work, shard).read_bytes())
+        size = (out / shard.name).stat().st_size
+        layers = report["layers"]
+        names = [layer["name"] for layer in layers]
+        is_whole = isinstance(report["sha256"], str) and all(
+            layer.keys() == _REPORTED and all(isinstance(layer[key], int) for key in _COUNTS) for layer in layers
+        )
+        is_here = report["size"] == size == shard.n_bytes and names == [entry.name for entry in shard.entries]
+        return bool(is_whole and is_here)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
 
 
 def _size(path: Path) -> int:
@@ -283,13 +401,22 @@ def _size(path: Path) -> int:
 
 def _carry(path: Path, target: Path) -> dict[str, Any]:
     """Copy one of the source's other files; its size and sha256."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    digest, n_bytes = hashlib.sha256(), 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal n_bytes
+        try:
+            with path.open("rb") as file:
+                while data := file.read(1 << 20):
+                    digest.update(data)
+                    n_bytes += len(data)
+                    yield data
+        except OSError as error:
+            raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+
     make_directory(target.parent)
-    write_bytes(target, data)
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_pieces(target, pieces())
+    return {"size": n_bytes, "sha256": digest.hexdigest()}
 
 
 def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:
@@ -299,16 +426,6 @@ def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:
         found[i] = loads.index(min(loads))
         loads[found[i]] += shards[i].n_bytes
     return found
-
-
-def _warn_if_emptied(each: Planned, n_pruned: int, cutter: Cutter) -> None:
-    if n_pruned == each.entry.n > 0:
-        warnings.warn(
-            f"Layer collapse: '{each.name}' {each.entry.shape} loses all of its {n_pruned} weights under "
-            f"'{cutter.plan.recipe.budget}'. Ask for less, or give min_keep.",
-            CollapseWarning,
-            stacklevel=2,
-        )
 
 
 class _Writer:

@@ -86,13 +86,11 @@ def count(stored: Stored, kind: Kind, how: How) -> Counts:
 
 
 def tau_key(kind: Kind, tau: float) -> int:
-    """The largest key that `w.abs() > tau` removes: tau as the dtype rounds it, but no infinite one."""
-    if kind.name in _NATIVE:
-        with np.errstate(over="ignore"):  # beyond the largest number: infinite, which removes every finite weight
-            key = int(np.array([tau]).astype(_NATIVE[kind.name]).view(kind.storage)[0])
-        return min(key, kind.n_finite - 1)
-    rounded = kind.rounded(tau)
-    return kind.n_finite - 1 if math.isinf(rounded) else kind.key_from(rounded)
+    """The largest key that `w.abs() > tau` removes: tau as the dtype rounds it, but no infinite one.
+
+    Numbers of one byte are compared with tau itself: torch compares none, and rounding would move it by up to 6 %.
+    """
+    return min(kind.key_upto(tau if kind.item_size == 1 else kind.rounded(tau)), kind.n_finite - 1)
 
 
 def _kernels() -> ModuleType:
@@ -177,7 +175,7 @@ def _count_patterns(stored: Stored, kind: Kind, how: How) -> Counts:
         sigma=sigma,
         low=low,
         high=high,
-        sizes=_Digits(stored, kind, how.n_parts, keys[: kind.n_finite]),
+        sizes=_Digits(stored, kind, how.n_parts, keys[: kind.n_finite], int(keys[0])),
     )
 
 
@@ -188,7 +186,7 @@ def _count_wide(stored: Stored, kind: Kind, how: How) -> Counts:
     sizes: Sizes
     if how.has_kernels and stored.size > SORTED:
         sums, leading = _tally(stored, kind, how.n_parts)
-        sizes = _Digits(stored, kind, how.n_parts, leading)
+        sizes = _Digits(stored, kind, how.n_parts, leading, int(sums["n_zero"].sum()))
         n_nan = int(sums["n_nan"].sum())
     else:
         tasks: tuple[Callable[[], Any], ...] = (lambda: _in_order(stored, kind), lambda: _sums(stored, kind))
@@ -308,8 +306,8 @@ class _Sorted(Sizes):
 class _Digits(Sizes):
     """Keys counted by their leading bits; the next bits of a bin are counted when they are asked for."""
 
-    def __init__(self, stored: Stored, kind: Kind, n_parts: int, leading: Counted) -> None:
-        self.stored, self.kind, self.n_parts, self.leading = stored, kind, n_parts, leading
+    def __init__(self, stored: Stored, kind: Kind, n_parts: int, leading: Counted, n_zero: int) -> None:
+        self.stored, self.kind, self.n_parts, self.leading, self.n_zero = stored, kind, n_parts, leading, n_zero
 
     def look(self, keys: Iterable[int], ranks: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
         keys, ranks = set(keys), set(ranks)
@@ -350,6 +348,8 @@ class _Digits(Sizes):
 
         shape = len(prefixes), 1 << (prefix_shift - shift)
         found = _added(shape, self.stored.size, self.stored.size, self.n_parts, add)
+        if prefixes[0] == 0:
+            found[0, 0] += self.n_zero
         return dict(zip(prefixes, found, strict=True))
 
 

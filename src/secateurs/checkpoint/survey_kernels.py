@@ -93,7 +93,7 @@ def refine(
     last: int,
     counts: Array,
 ) -> None:
-    """Counts of the next bits of |w| among the keys that begin with one of the prefixes.
+    """Counts of the next bits of |w| among the keys that begin with one of the prefixes, exact zeros left out.
 
     wanted    [key >> top_shift] whether any prefix begins so
     counts    [which prefix, next bits] += 1
@@ -101,7 +101,8 @@ def refine(
     low_mask = counts.shape[1] - 1
     for i in range(first, last):
         key = stored[i] & mask
-        if wanted[key >> top_shift]:
+        # Of a pruned weight most are zero: counting them again, one after the other, would take most of the time.
+        if key != 0 and wanted[key >> top_shift]:
             prefix = key >> prefix_shift
             for j in range(len(prefixes)):
                 if prefixes[j] == prefix:

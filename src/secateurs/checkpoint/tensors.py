@@ -28,9 +28,11 @@ class Entry:
     file       the base name of its shard; "" where the source has no files per tensor
     start      where its bytes begin in that file
     aliases    the other names of the same tensor
-    is_turned  stored (in, out, ...) instead of (out, in, ...)
+    is_turned  stored (in, out / groups, ...) instead of (out, in / groups, ...)
+    groups     of a transposed convolution; 1 where it is not known
     is_table   known to be an embedding by more than its name: its layer's type, or the config beside the file
     unfit      why it cannot be pruned whatever is asked, beyond what dtype and shape say; "" almost always
+    is_weight  known to be a parameter, whatever its name says of buffers
     """
 
     name: str
@@ -40,8 +42,10 @@ class Entry:
     start: int = 0
     aliases: tuple[str, ...] = ()
     is_turned: bool = False
+    groups: int = 1
     is_table: bool = False
     unfit: str = ""
+    is_weight: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,6 +95,9 @@ class Checkpoint:
         InputError where it cannot be read.
         """
         raise NotImplementedError
+
+    def assert_unchanged(self) -> None:
+        """InputError where a file of the source was written to since it was opened; a live network has none."""
 
     def close(self) -> None:
         """Let go of the files; arrays already handed out stay readable."""

@@ -124,6 +124,10 @@ class TorchCheckpoint(Checkpoint):
         copy.flags.writeable = False
         return copy
 
+    def assert_unchanged(self) -> None:
+        """InputError where a file was written to since it was opened."""
+        self.maps.assert_unchanged()
+
     def close(self) -> None:
         """Let go of the maps."""
         self.maps.close()

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -116,9 +116,10 @@ def verify(path: str | os.PathLike[str]) -> Verification:
                     stored = checkpoint.stored(entry)
                     counts.append(_counted(entry, stored))
                     problems += layer.judge(counts[-1])
-                    if (pattern := manifest.pattern(layer, entry)) is not None:
+                    if (pattern := manifest.pattern(layer)) is not None:
                         n_nm += 1
-                        problems += _groups(entry, stored, *pattern)
+                        as_cut = replace(entry, is_turned=layer.is_turned, groups=layer.groups)
+                        problems += _groups(as_cut, stored, *pattern)
             known = {name for layer in manifest.layers for name in layer.names}
             for entry in checkpoint.entries:
                 if not known & {*entry.names}:
@@ -144,6 +145,10 @@ def _structure(where: Path) -> Verification:
     """What can be said of a checkpoint without a manifest."""
     if (where / "exploration.yaml").exists():
         raise InputError(f"'{where}' is the run of an exploration. Verify one of its models/, or what prune wrote.")
+    from secateurs.checkpoint.streamed import WORK
+
+    if (where / WORK).is_dir():
+        raise InputError(f"'{where}' is an unfinished run of prune. Run the same command again to finish it.")
     with open_checkpoint(where) as checkpoint:
         if checkpoint.source == "packed":
             return _packed(where, cast("PackedCheckpoint", checkpoint))
@@ -216,9 +221,8 @@ def _wild(counts: list[_Counted]) -> Iterator[str]:
 def _groups(entry: Entry, stored: Stored, n: int, m: int) -> Iterator[Problem]:
     """The problem of a layer in which some group of m neighbours along the inputs keeps more than n."""
     kind = KINDS[entry.dtype]
-    rows = entry.shape[:1] if not entry.is_turned else ()
-    inputs = entry.shape[len(rows)]
-    after = math.prod(entry.shape[len(rows) + 1 :])
+    inputs = entry.shape[0] // entry.groups if entry.is_turned else entry.shape[1]
+    after = math.prod(entry.shape[1 if entry.is_turned else 2 :])
     if inputs % m:
         yield Problem(entry.file, entry.name, f"has {inputs} inputs, which groups of {m} do not divide")
         return
@@ -237,7 +241,8 @@ def _groups(entry: Entry, stored: Stored, n: int, m: int) -> Iterator[Problem]:
 class _Layer:
     """What the manifest says of one tensor.
 
-    n_zero  None where it gives only bounds
+    n_zero     None where it gives only bounds
+    is_turned  cut as (in, out / groups, ...), which the file alone cannot say
     """
 
     names: tuple[str, ...]
@@ -247,10 +252,19 @@ class _Layer:
     n_pruned: int
     n_zero_before: int
     n_zero: int | None
+    is_turned: bool
+    groups: int
 
     @property
     def name(self) -> str:
         return self.names[0]
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Its shape as (out, in / groups, *kernel)."""
+        if not self.is_turned:
+            return self.shape
+        return (self.groups * self.shape[1], self.shape[0] // self.groups, *self.shape[2:])
 
     def judge(self, found: _Counted) -> Iterator[Problem]:
         """The problem of a layer whose zeros are not those of the manifest."""
@@ -296,7 +310,7 @@ class _Manifest:
         if self.values.get("checksum") != checksum(self.values):
             yield Problem(MANIFEST, "", "was changed after it was written: its checksum differs")
 
-    def pattern(self, layer: _Layer, entry: Entry) -> tuple[int, int] | None:
+    def pattern(self, layer: _Layer) -> tuple[int, int] | None:
         """(n, m) where the recipe kept n of every m neighbours in this layer."""
         from secateurs.budgets import Budget, Threshold
 
@@ -304,10 +318,12 @@ class _Manifest:
         if layer.status != "pruned" or not isinstance(recipe, dict) or recipe.get("unit") != "element":
             return None
         pool = str(recipe.get("pool"))
-        if not pool.isdigit() or len(entry.shape) < 2:
+        if not pool.isdigit() or len(layer.shape) < 2:
             return None
         try:
-            budget = Budget.parse(recipe.get("budget")).for_layers({layer.name: entry.shape}).get(layer.name)
+            # Of all that were cut: a budget that shares out, as erk does, gives one layer what the others leave.
+            shapes = {each.name: each.seen for each in self.layers if each.status == "pruned"}
+            budget = Budget.parse(recipe.get("budget")).for_layers(shapes).get(layer.name)
             if budget is None or isinstance(budget, Threshold):
                 return None
             return int(pool) - budget.n_pruned(int(pool)), int(pool)
@@ -322,7 +338,7 @@ class _OddError(Exception):
 def _of(values: Any, key: str, kind: type[Any]) -> Any:
     """`values[key]` if it is of this kind and no bool in place of a number."""
     found = values.get(key) if isinstance(values, dict) else None
-    if not isinstance(found, kind) or isinstance(found, bool):
+    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
         raise _OddError(f"{key!r} is {shown(found)}, not a {kind.__name__}")
     return found
 
@@ -336,6 +352,10 @@ def _layer(value: Any) -> _Layer:
     aliases = _of(value, "aliases", list)
     if not all(isinstance(size, int) for size in shape) or not all(isinstance(name, str) for name in aliases):
         raise _OddError(f"a layer has the shape {shown(shape)} and the aliases {shown(aliases)}")
+    is_turned = "is_turned" in value and _of(value, "is_turned", bool)
+    groups = _of(value, "groups", int) if "groups" in value else 1
+    if groups < 1 or (is_turned and (len(shape) < 2 or shape[0] % groups)):
+        raise _OddError(f"a layer of the shape {shown(shape)} is turned in {shown(groups)} groups")
     return _Layer(
         (_of(value, "name", str), *aliases),
         _of(value, "dtype", str),
@@ -344,6 +364,8 @@ def _layer(value: Any) -> _Layer:
         _of(value, "n_pruned", int),
         _of(value, "n_zero_before", int),
         _of(value, "n_zero", int) if "n_zero" in value else None,
+        is_turned,
+        groups,
     )
 
 

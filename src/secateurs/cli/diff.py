@@ -1,15 +1,24 @@
 """`secateurs diff A B`: what changed between two checkpoints, as a table, a sentence or JSON."""
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
-
-from secateurs.cli.safe import plain, plain_console
 
 if TYPE_CHECKING:
     from secateurs.checkpoint.difference import Difference, TensorDifference
+
+HEAD = (
+    *("tensor", "shape", "dtype", "0 in A", "0 in B", "gained", "lost", "kept changed"),
+    *("||B − A||", "of ||A||", "max", "masks"),
+)
+MASKS = {
+    "equal": "the same zeros in both",
+    "B in A": "B is nested in A, every zero of A is zero in B",
+    "A in B": "A is nested in B, every zero of B is zero in A",
+    "neither": "neither is nested in the other",
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -37,17 +46,14 @@ def diff(a: str, b: str, show_all: bool, as_json: bool, fails: bool, debug: bool
 
 
 def _print(found: "Difference", show_all: bool) -> None:
+    from secateurs.cli.inspect_tables import print_table
+    from secateurs.cli.safe import plain, plain_console
+
     console = plain_console()
     shown = [tensor for tensor in found.tensors if show_all or tensor.status != "same"]
     if shown:
-        table = Table(
-            "tensor", "shape", *_COLUMNS, title=f"A = {plain(found.a)}, B = {plain(found.b)}", title_justify="left"
-        )
-        for column in table.columns[2:-1]:
-            column.justify = "right"
-        for tensor in shown:
-            table.add_row(plain(tensor.name), _shape(tensor), *_cells(tensor))
-        console.print(table)
+        rows = [(tensor.name, *_kind(tensor), *_cells(tensor)) for tensor in shown]
+        print_table(console, f"A = {plain(found.a)}, B = {plain(found.b)}", HEAD, rows, texts=(0, len(HEAD) - 1))
     if n_same := sum(tensor.status == "same" for tensor in found.tensors):
         hint = "" if show_all else "; --all shows them"
         console.print(f"The same in both: {n_same:,} of {len(found.tensors):,} tensors{hint}.")
@@ -57,38 +63,27 @@ def _print(found: "Difference", show_all: bool) -> None:
     if any(tensor.is_paired and tensor.is_float for tensor in found.tensors):
         totals = (found.total("n_zero_a"), found.total("n_zero_b"), found.total("n_gained"), found.total("n_lost"))
         console.print("Zeros: {:,} in A, {:,} in B; {:,} gained, {:,} lost.".format(*totals))
-        console.print(f"Masks: {_MASKS[found.masks]}.")
-        relative = f" ({found.norm_change / found.norm_a:.3g} of ||A||)" if found.norm_a else ""
-        console.print(f"||B - A|| = {found.norm_change:.6g}{relative}, the largest change {found.max_change:.6g}.")
+        console.print(f"Masks: {MASKS[found.masks]}.")
+        relative = f" ({found.norm_change / found.norm_a:.3g} of ||A||)" if 0 < found.norm_a < math.inf else ""
+        console.print(f"||B − A|| = {found.norm_change:.6g}{relative}, the largest change {found.max_change:.6g}.")
     console.print(found.verdict, style="bold")
 
 
-_COLUMNS = ("zeros in A", "zeros in B", "gained", "lost", "kept changed", "||B - A||", "of ||A||", "largest", "masks")
-_MASKS = {
-    "equal": "the same zeros in both",
-    "B in A": "B is nested in A, every zero of A is zero in B",
-    "A in B": "A is nested in B, every zero of B is zero in A",
-    "neither": "neither is nested in the other",
-    "": "",
-}
-
-
-def _shape(tensor: "TensorDifference") -> str:
+def _kind(tensor: "TensorDifference") -> tuple[str, str]:
     """Shape and dtype, and what became of them."""
-    shapes = [
-        " × ".join(map(str, shape)) or "scalar" for shape in (tensor.shape_a, tensor.shape_b) if shape is not None
-    ]
+    shapes = ["×".join(map(str, shape)) or "scalar" for shape in (tensor.shape_a, tensor.shape_b) if shape is not None]
     dtypes = [dtype for dtype in (tensor.dtype_a, tensor.dtype_b) if dtype is not None]
-    return f"{' → '.join(dict.fromkeys(shapes))} {' → '.join(dict.fromkeys(dtypes))}"
+    return "→".join(dict.fromkeys(shapes)), "→".join(dict.fromkeys(dtypes))
 
 
 def _cells(tensor: "TensorDifference") -> list[str]:
+    """The counts and sizes, and in the last what they mean."""
     if not tensor.is_paired:
-        return [*[""] * 8, tensor.status]
+        return [*["–"] * 8, tensor.status]
     if not tensor.is_float:
-        return [*[""] * 4, f"{tensor.n_kept_changed:,}", *[""] * 4]
+        return [*["–"] * 4, f"{tensor.n_kept_changed:,}", *["–"] * 3, ""]
     counts = (tensor.n_zero_a, tensor.n_zero_b, tensor.n_gained, tensor.n_lost, tensor.n_kept_changed)
-    relative = "" if tensor.relative_change is None else f"{tensor.relative_change:.3g}"
-    sizes = [f"{tensor.norm_change:.4g}", relative, f"{tensor.max_change:.4g}"]
+    relative = "–" if tensor.relative_change is None else f"{tensor.relative_change:.3g}"
     resigned = f", sign of {tensor.n_resigned:,} zeros" if tensor.n_resigned else ""
+    sizes = (f"{tensor.norm_change:.4g}", relative, f"{tensor.max_change:.4g}")
     return [*(f"{count:,}" for count in counts), *sizes, tensor.masks + resigned]

@@ -62,9 +62,18 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(short(plain(name), 60) for name in names[:MOST_NAMES]) + more
 
 
-def _print_table(console: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """A table whose first column holds names, shortened in the middle where the window is narrow; numbers right."""
-    cells = [list(row) for row in rows]
+def print_table(
+    console: Console,
+    title: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    texts: Sequence[int] = (0,),
+) -> None:
+    """A table whose first column holds names, shortened in the middle where the window is narrow.
+
+    texts  the columns that hold words; numbers stand to the right
+    """
+    cells = [[plain(row[0]) if isinstance(row[0], str) else row[0], *row[1:]] for row in rows]
     widths = [max(len(str(row[k])) for row in (head, *cells)) for k in range(len(head))]
     others = sum(widths[1:]) + _GAP * (len(head) - 1)
     length = max(NAME, min(widths[0], console.width - others))
@@ -74,9 +83,9 @@ def _print_table(console: Console, title: str, head: Sequence[str], rows: Iterab
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold"
     )
     for place, word in enumerate(head):
-        table.add_column(word, justify="left" if place == 0 else "right", no_wrap=True, overflow="ellipsis")
+        table.add_column(word, justify="left" if place in texts else "right", no_wrap=True, overflow="ellipsis")
     for row in cells:
-        name = row[0] if isinstance(row[0], Text) else Text(short(plain(row[0]), length))
+        name = row[0] if isinstance(row[0], Text) else Text(short(row[0], length))
         table.add_row(name, *(cell if isinstance(cell, Text) else Text(cell) for cell in row[1:]))
     console.print(Text(f"\n{title}", style="bold"))
     console.print(table)
@@ -119,7 +128,7 @@ def _print_tensors(console: Console, survey: Survey) -> None:
             )
         )
     head = ("tensor", "", "shape", "dtype", "σ", "50 %", "99 %", "max", "zeros")
-    _print_table(console, "Tensors, with the median, the 99 % quantile and the maximum of |w|", head, rows)
+    print_table(console, "Tensors, with the median, the 99 % quantile and the maximum of |w|", head, rows)
     for reason, mark in marks.items():
         n = sum(tensor.reason == reason for tensor in survey.tensors)
         console.print(Text(f"{mark}  not prunable by default: {plain(reason)} ({n:,})"))
@@ -147,7 +156,7 @@ def _print_removals(console: Console, survey: Survey, prunable: Sequence[Tensor]
         sums = [share(total.removed[tau], total.n_in_order) for tau in survey.taus]
         rows.append([Text("all prunable", style="bold"), f"{total.n_in_order:,}", *sums])
     head = ("tensor", "weights", *(f"τ {sigma_text(tau)}" for tau in survey.taus))
-    _print_table(console, "What a threshold removes: |w| ≤ τ, exact zeros included", head, rows)
+    print_table(console, "What a threshold removes: |w| ≤ τ, exact zeros included", head, rows)
 
 
 def _print_structure(console: Console, prunable: Sequence[Tensor]) -> None:
@@ -165,7 +174,7 @@ def _print_structure(console: Console, prunable: Sequence[Tensor]) -> None:
         for tensor in prunable
     ]
     head = ("tensor", "zeros", "dead rows", "dead cols", "1:4", "2:4", "4:8")
-    _print_table(
+    print_table(
         console, "Structure: rows are outputs, columns inputs; n:m is the share of groups that keep it", head, rows
     )
 
@@ -183,7 +192,7 @@ def _print_totals(console: Console, survey: Survey) -> None:
         for name, total in survey.totals.items()
     ]
     head = ("total", "tensors", "elements", "bytes", "zero weights", "sparsity")
-    _print_table(console, "Totals", head, rows)
+    print_table(console, "Totals", head, rows)
 
 
 def _print_warnings(console: Console, survey: Survey) -> None:

@@ -91,7 +91,9 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    click.echo(f"secateurs: {message}", err=True)
+    from secateurs.cli.safe import plain  # names out of files are in messages
+
+    click.echo(f"secateurs: {plain(message)}", err=True)
     sys.exit(code)
 
 

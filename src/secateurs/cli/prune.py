@@ -3,17 +3,20 @@
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from secateurs.budgets import Budget, threshold
+from secateurs.budgets import Budget, Top, threshold
 from secateurs.checkpoint.many_ranks import ranks_here
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.streamed import Progress, Streaming
 from secateurs.cli.recipes import read_recipe
+from secateurs.cli.safe import plain
 from secateurs.cli.screen import Shown, watch
 from secateurs.errors import RecipeError
 from secateurs.recipe import Recipe
@@ -27,11 +30,14 @@ WORDS = ("score", "unit", "pool", "budget", "sparsity", "tau", "min_keep")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("source", metavar="SRC")
-@click.option("-o", "--out", required=True, help="The directory to write; an interrupted run goes on there.")
+@click.option("-o", "--out", help="The directory to write; an interrupted run goes on there.")
 @click.option("--sparsity", type=float, help="The share of the prunable weights that goes, such as 0.7.")
 @click.option("--tau", help="A threshold instead: 0.02 (absolute) or 0.4sigma (of each layer).")
 @click.option("--budget", help="Any other budget: erk:0.7, top:2, or a mapping '{pattern: sparsity(0.5), ...}'.")
-@click.option("--pool", help="Who competes: model, layer, row, or 4 neighbours.  [default: model, else layer]")
+@click.option(
+    "--pool",
+    help="Who competes: model, layer, row, or 4 neighbours.  [default: model; layer for --tau, erk and a mapping]",
+)
 @click.option(
     "--unit", default="element", show_default=True, help="What goes together: element, row, column, block(4, 4)."
 )
@@ -40,7 +46,7 @@ WORDS = ("score", "unit", "pool", "budget", "sparsity", "tau", "min_keep")
 @click.option("--recipe", "recipe_text", help="Instead of these: a YAML file, or one line of words.")
 @click.option("--skip", multiple=True, help="Leave alone the tensors whose names match; may be repeated.")
 @click.option("--only", multiple=True, help="Prune only these; '*' is every weight of two or more dimensions.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="[default: the number of cores]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads that work.  [default: the number of cores]")
 @click.option(
     "--dry-run", is_flag=True, help="Choose, print what would go, bytes, memory and time. Nothing is written."
 )
@@ -48,7 +54,7 @@ WORDS = ("score", "unit", "pool", "budget", "sparsity", "tau", "min_keep")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def prune(
     source: str,
-    out: str,
+    out: str | None,
     sparsity: float | None,
     tau: str | None,
     budget: str | None,
@@ -78,6 +84,8 @@ def prune(
         recipe = read_recipe(recipe_text, {"skip": skip, "only": only})
     else:
         chosen = _budget(sparsity, tau, budget)
+        if pool is None and isinstance(chosen, Top):
+            raise RecipeError(f"{chosen} of what? Say who competes: --pool 4 keeps {chosen.n} of every 4 neighbours.")
         recipe = Recipe(
             score=score,
             unit=unit,
@@ -87,23 +95,33 @@ def prune(
             only=only,
             min_keep=0 if min_keep is None else parse_argument(min_keep),
         )
-    with ranks_here() as ranks, open_checkpoint(source) as checkpoint:
+    if out is None and not dry_run:
+        raise RecipeError("Say where to write: -o DIRECTORY; or --dry-run, which writes nothing.")
+    with ranks_here() as ranks, open_checkpoint(source) as checkpoint, _warnings_told():
         if dry_run:
             from secateurs.checkpoint.preview import preview
 
-            Streaming(checkpoint, recipe, Path(out)).check()
+            if out is not None:
+                Streaming(checkpoint, recipe, Path(out)).check()
             found = preview(checkpoint, recipe)
             if ranks.index == 0:
                 _show_preview(found, checkpoint, as_json)
             return
+        assert out is not None
         run = Streaming(checkpoint, recipe, Path(out), ranks)
-        with warnings.catch_warnings(record=True) as caught, watch(lambda: _shown(run.progress)):
-            warnings.simplefilter("always")
+        with watch(lambda: _shown(run.progress)):
             manifest = run.run()
-        for text in dict.fromkeys(str(warning.message) for warning in caught):
-            click.echo(f"secateurs: {text}", err=True)
         if ranks.index == 0:
-            _show_manifest(manifest, checkpoint, Path(out), as_json)
+            _show_manifest(manifest, run, as_json)
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Warnings on stderr as they come, before what they warn of is done."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest: click.echo(f"secateurs: {plain(str(message))}", err=True)
+        yield
 
 
 def _assert_alone(option: str) -> None:
@@ -141,10 +159,10 @@ def _show_preview(found: Any, checkpoint: "Checkpoint", as_json: bool) -> None:
     print_preview(found, checkpoint)
 
 
-def _show_manifest(manifest: dict[str, Any], checkpoint: "Checkpoint", out: Path, as_json: bool) -> None:
+def _show_manifest(manifest: dict[str, Any], run: Streaming, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(manifest, allow_nan=False))
         return
     from secateurs.cli.prune_tables import print_manifest
 
-    print_manifest(manifest, checkpoint, out)
+    print_manifest(manifest, run)

@@ -1,20 +1,21 @@
 """Prune tables: what a person reads after `prune`, or before it with --dry-run."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from secateurs.cli.inspect_tables import print_table, size
 from secateurs.cli.safe import plain, plain_console
+from secateurs.see.style import number
 
 if TYPE_CHECKING:
     from secateurs.checkpoint.preview import Preview
+    from secateurs.checkpoint.streamed import Streaming
     from secateurs.checkpoint.tensors import Checkpoint
 
 
-def print_manifest(manifest: Mapping[str, Any], checkpoint: "Checkpoint", out: Path) -> None:
+def print_manifest(manifest: Mapping[str, Any], run: "Streaming") -> None:
     """Every layer, the totals, and where everything lies."""
     console = plain_console()
     _print_layers(console, manifest["layers"])
@@ -22,13 +23,16 @@ def print_manifest(manifest: Mapping[str, Any], checkpoint: "Checkpoint", out: P
     n, n_pruned = totals["n_prunable"], totals["n_pruned"]
     console.print(
         f"Pruned {n_pruned:,} of {n:,} prunable weights ({_percent(n_pruned, n)}), {_percent(n_pruned, totals['n'])} "
-        f"of all {totals['n']:,}; {totals['n_zero_before']:,} of them were zero before."
+        f"of all {totals['n']:,}. Zeros in these tensors: {totals['n_zero_before']:,} before, {totals['n_zero']:,} now."
     )
-    _print_left(console, checkpoint)
-    size = sum(about["size"] for about in manifest["files"].values())
-    console.print(
-        f"Wrote {len(manifest['files'])} files, {size:,} bytes, with secateurs.json to {plain(str(out))}/", style="bold"
-    )
+    _print_left(console, run.checkpoint)
+    n_bytes = sum(about["size"] for about in manifest["files"].values())
+    files = f"{len(manifest['files']) + 1} files of {size(n_bytes)}"
+    if run.was_done:
+        console.print(f"It was done already: {files} in {plain(str(run.out))}/. Nothing was written.", style="bold")
+    else:
+        resumed = f", {run.n_resumed} of them by an earlier run" if run.n_resumed else ""
+        console.print(f"Wrote {files}{resumed} to {plain(str(run.out))}/", style="bold")
     console.print("The zeros are stored like any other number: the files are as large as before.")
 
 
@@ -48,29 +52,39 @@ def print_preview(found: "Preview", checkpoint: "Checkpoint") -> None:
     )
 
 
-def _print_layers(console: Console, layers: Any) -> None:
-    table = Table("tensor", "shape", "weights", "go", "", "why", title_justify="left")
-    for column in table.columns[2:5]:
-        column.justify = "right"
-    has_tau = any(layer["tau"] is not None for layer in layers)
-    if has_tau:
-        table.add_column("tau", justify="right")
-        table.add_column("in sigmas", justify="right")
-    for layer in layers:
-        shape = " × ".join(map(str, layer["shape"])) or "scalar"
+def _print_layers(console: Console, layers: Iterable[Mapping[str, Any]]) -> None:
+    found = list(layers)
+    has_tau = any(layer["tau"] is not None for layer in found)
+    rows = []
+    for layer in found:
+        shape = "×".join(map(str, layer["shape"])) or "scalar"
         is_cut = layer["status"] == "pruned"
-        cells = [f"{layer['n_pruned']:,}", _percent(layer["n_pruned"], layer["n"])] if is_cut else ["", layer["status"]]
-        more = _tau(layer) if has_tau else []
-        table.add_row(
-            plain(layer["name"]), f"{shape} {layer['dtype']}", f"{layer['n']:,}", *cells, plain(layer["reason"]), *more
+        cells = [f"{layer['n_pruned']:,}", _percent(layer["n_pruned"], layer["n"])] if is_cut else ["–", "–"]
+        why = (
+            ""
+            if is_cut
+            else plain(layer["reason"] if layer["status"] == "skipped" else f"impossible: {layer['reason']}")
         )
-    console.print(table)
+        rows.append(
+            (layer["name"], shape, layer["dtype"], f"{layer['n']:,}", *cells, *(_tau(layer) if has_tau else ()), why)
+        )
+    head = (
+        "tensor",
+        "shape",
+        "dtype",
+        "weights",
+        "pruned",
+        "share",
+        *(("τ", "in σ") if has_tau else ()),
+        "left alone because",
+    )
+    print_table(console, "Tensors", head, rows, texts=(0, len(head) - 1))
 
 
-def _tau(layer: Mapping[str, Any]) -> list[str]:
+def _tau(layer: Mapping[str, Any]) -> tuple[str, str]:
     if layer["tau"] is None:
-        return ["", ""]
-    return [f"{layer['tau']:.4g}", f"{layer['tau'] / layer['sigma']:.3g}" if layer["sigma"] else ""]
+        return "–", "–"
+    return number(layer["tau"]), number(layer["tau"] / layer["sigma"]) if layer["sigma"] else "–"
 
 
 def _print_left(console: Console, checkpoint: "Checkpoint") -> None:
@@ -81,4 +95,4 @@ def _print_left(console: Console, checkpoint: "Checkpoint") -> None:
 
 
 def _percent(n: int, of: int) -> str:
-    return f"{n / of:.2%}" if of else "0 of 0"
+    return f"{100 * n / of:.2f} %" if of else "–"

@@ -33,9 +33,8 @@ def verify(path: str, as_json: bool, debug: bool) -> None:
         _print(found)
     if not found.is_ok:
         again = "Pack" if found.is_packed else "Prune"
-        more = f" and {len(found.problems) - 1:,} more" if len(found.problems) > 1 else ""
         raise InputError(
-            f"'{plain(path)}' is damaged: {plain(str(found.problems[0]))}{more}. {again} again or restore it."
+            f"'{plain(path)}' is damaged in {_many(len(found.problems), 'place')}. {again} again or restore it."
         )
 
 

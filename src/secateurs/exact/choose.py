@@ -7,15 +7,20 @@ inside, and the answer is found among those. Only counts are added up, so severa
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from secateurs.errors import InputError
-from secateurs.exact.parts import BLOCK, Floats, Inside, Part
+from secateurs.exact.kinds import Stored
+from secateurs.exact.parts import BLOCK, Inside, Part
 from secateurs.exact.ranks import ALONE, Ranks
 
-N_SAMPLE = 1 << 20  # scores
-DEVIATIONS = 5.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
+N_SAMPLE = 50  # scores in a sample, times the root of their number: finding and looking then take about as long
+SPARSE = 32  # at most one score out of so many
+ROOM = 1 << 21  # different scores near the answer that are remembered exactly, of all parts together
+LEAST_ROOM = 4096  # of each part
+DEVIATIONS = 4.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,14 @@ def choose(
     places = {name: i for i, name in enumerate(sorted(parts if names is None else names))}
     first = {name: min((n_first or {}).get(name, 0), part.n) for name, part in parts.items()}
     n_all = int(ranks.sum([sum(part.n for part in parts.values())])[0])
-    if n_pruned == 0:
-        return {name: Cut(-1, 0, part.n) for name, part in parts.items()}
-    if n_pruned == n_all:
-        return {name: Cut(part.kind.mask, 0, 0) for name, part in parts.items()}
-    if n_pruned == n_all - int(ranks.sum([sum(first.values())])[0]):
+    n_held = int(ranks.sum([sum(first.values())])[0])
+    assert 0 <= n_pruned <= n_all - n_held, (n_pruned, n_all, n_held)
+    if n_pruned in (0, n_all - n_held):
+        for name, part in parts.items():  # nothing is ranked, so nothing else would notice
+            if part.n_not_finite():
+                raise not_finite(name, part)
+        if n_pruned == 0:
+            return {name: Cut(-1, 0, part.n) for name, part in parts.items()}
         return {
             name: choose({name: part}, part.n - first[name])[name] if first[name] else Cut(part.kind.mask, 0, 0)
             for name, part in parts.items()
@@ -73,12 +81,16 @@ def choose(
     return cuts
 
 
+def place_key(part: Part, place: int) -> int:
+    """The key at `place` of a part's scores in ascending order, counted from 0."""
+    return part.kind.key_upto(_last_survivor({"": part}, {"": 0}, part.n, place, ALONE)[1])
+
+
 def _last_survivor(
     parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
 ) -> tuple[dict[str, Inside], float]:
     """What was found around the smallest score that lives, and that score."""
-    is_free = not int(ranks.sum([sum(first.values())])[0])  # of all ranks, so that all go the same way
-    low, high = _bracket(parts, n_all, n_pruned, ranks) if n_all > 8 * BLOCK and is_free else (0.0, math.inf)
+    low, high = _bracket(parts, first, n_all, n_pruned, ranks) if n_all > 8 * BLOCK else (0.0, math.inf)
 
     def n_upto(value: float, with_error: bool = False) -> int:
         counts = (
@@ -87,8 +99,9 @@ def _last_survivor(
         )
         return int(ranks.sum([sum(counts)])[0])
 
+    room = max(LEAST_ROOM, ROOM // max(1, len(parts)))
     while True:
-        found = {name: part.scan(low, high) for name, part in parts.items()}
+        found = {name: part.scan(low, high, room) for name, part in parts.items()}
         _check_finite(parts, found)
         if n_upto(np.nextafter(low, -1.0)) > n_pruned:
             low, high = 0.0, float(np.nextafter(low, -1.0))
@@ -101,38 +114,62 @@ def _last_survivor(
             low, high = _smallest(lambda value: n_upto(value, True) > n_pruned, low, high), value
 
 
-def _bracket(parts: Mapping[str, Part], n_all: int, n_pruned: int, ranks: Ranks) -> tuple[float, float]:
+def _bracket(
+    parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
+) -> tuple[float, float]:
     """Values between which the smallest survivor very likely stands, from a sample."""
-    every = max(BLOCK, n_all // N_SAMPLE * BLOCK)
-    blocks: list[Floats] = []
-    weights: list[float] = []
+    sparse = _sparse(n_all)
+    samples: list[list[Stored]] = []
+    n_before = 0
     for part in parts.values():
-        mine = part.sample(every)
-        blocks += mine
-        weights += [part.n / max(1, sum(block.size for block in mine))] * len(mine)
-    scores = np.concatenate([*blocks, np.zeros(0)])
-    weight = np.repeat(weights, [block.size for block in blocks])
-    order = scores.argsort()
-    scores, upto = scores[order], np.cumsum(weight[order])
+        samples.append(part.sample(sparse, n_before))
+        n_before += part.n
+    # The sorted keys of each part, and how many of them compete.
+    keys = [
+        (part.kind, np.sort(np.concatenate([each.ravel() for each in blocks])), 1 - first[name] / max(1, part.n))
+        for (name, part), blocks in zip(parts.items(), samples, strict=True)
+        if blocks
+    ]
+    n_sampled = int(ranks.sum([sum(each.size for _, each, _ in keys)])[0])
+    share = n_pruned / n_all
 
     def n_upto(value: float) -> int:
-        i = int(np.searchsorted(scores, value, "right"))
-        return int(ranks.sum([round(upto[i - 1]) if i else 0])[0])
+        counts = (
+            min(int(each.searchsorted(kind.key(kind.key_upto(value)), "right")), most * each.size)
+            for kind, each, most in keys
+        )
+        return int(ranks.sum([int(sum(counts))])[0])
 
     def at(place: float) -> float:
+        """The score at a place of the sample, counted from 0."""
+        if ranks.n == 1 and len(keys) == 1 and keys[0][2] == 1:
+            return keys[0][0].value(int(keys[0][1][int(place)]))
         return _smallest(lambda value: n_upto(value) > place, 0.0, math.inf)
 
-    middle = at(n_pruned)
-    share = n_pruned / n_all
-    # Neighbours resemble each other, so a block counts as one draw: its surplus below the estimate is one error.
-    surplus = [
-        each * (float((block <= middle).sum()) - share * block.size)
-        for each, block in zip(weights, blocks, strict=True)
-    ]
-    squares = int(ranks.sum([math.ceil(sum(each * each for each in surplus))])[0])
-    margin = DEVIATIONS * math.sqrt(squares) + 2 * every / BLOCK
-    low = at(n_pruned - margin) if n_pruned > margin else 0.0
-    return low, at(n_pruned + margin) if n_pruned + margin < n_all else math.inf
+    middle = at(share * n_sampled)
+    variances = (
+        _variance(blocks, part.kind.key(part.kind.key_upto(middle)))
+        for part, blocks in zip(parts.values(), samples, strict=True)
+    )
+    squares = int(ranks.sum([math.ceil(sum(variances))])[0])
+    margin = DEVIATIONS * math.sqrt(squares) + 2
+    low = at(share * n_sampled - margin) if share * n_sampled > margin else 0.0
+    return low, at(share * n_sampled + margin) if share * n_sampled + margin < n_sampled else math.inf
+
+
+def _sparse(n_all: int) -> int:
+    """Of how many blocks one is sampled."""
+    return max(SPARSE, round(math.sqrt(n_all) / N_SAMPLE))
+
+
+def _variance(blocks: list[Stored], key: Any) -> float:
+    """Of the number of a part's sampled keys that are at most `key`; neighbours resemble each other, so a block counts
+    as one draw. How parts differ does not matter, as each is sampled in proportion."""
+    counts = np.concatenate([np.zeros(0, np.int64), *(np.count_nonzero(each <= key, axis=1) for each in blocks)])
+    n = sum(each.size for each in blocks)
+    share = counts.sum() / max(1, n)
+    alone = n * share * (1 - share)  # if scores were drawn one by one
+    return max(float(alone), counts.size * float(counts.var(ddof=1))) if counts.size > 1 else 4 * float(alone)
 
 
 def _smallest(is_enough: Callable[[float], bool], low: float, high: float) -> float:

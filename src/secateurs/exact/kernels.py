@@ -2,6 +2,7 @@
 
 stored  (n,) signed integers that hold a floating dtype; stored & mask is the key, which is never negative
 Integers are cast back to the array's width at every step: numba widens them, and LLVM then uses half a vector.
+Inner loops run over slices from 0 on: an index that might be negative would be checked, one by one.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from secateurs.exact.compiled import compiled
 
-BLOCK = 64  # so few lie inside a bracket that most blocks are only counted
+BLOCK = 32  # so few lie inside a bracket that most blocks are only counted
 FEW = 12  # are sorted one by one
 
 
@@ -19,17 +20,17 @@ def collect(stored: Any, mask: Any, low: Any, high: Any, found: Any) -> tuple[in
     """(keys below low, keys in [low, high], largest key); those inside are written to `found`, which has room."""
     cast = stored.dtype.type
     n_below, n_found, n_blocks, largest = 0, 0, stored.size // BLOCK, cast(0)
-    for block in range(n_blocks):
-        below, upto = np.int32(0), np.int32(0)
-        for i in range(block * BLOCK, (block + 1) * BLOCK):
-            key = cast(stored[i] & mask)
+    for start in range(0, n_blocks * BLOCK, BLOCK):
+        block, below, upto = stored[start : start + BLOCK], np.int32(0), np.int32(0)
+        for i in range(BLOCK):
+            key = cast(block[i] & mask)
             below = np.int32(below + np.int32(key < low))
             upto = np.int32(upto + np.int32(key <= high))
             largest = max(largest, key)
         n_below += int(below)
         if upto != below:
-            for i in range(block * BLOCK, (block + 1) * BLOCK):
-                key = stored[i] & mask
+            for i in range(BLOCK):
+                key = block[i] & mask
                 if key >= low and key <= high:
                     found[n_found] = key
                     n_found += 1
@@ -49,9 +50,9 @@ def count(stored: Any, mask: Any, key: Any) -> tuple[int, int]:
     cast = stored.dtype.type
     n_below, n_equal = 0, 0
     for start in range(0, stored.size, 4096):
-        below, equal = np.int32(0), np.int32(0)
-        for i in range(start, min(start + 4096, stored.size)):
-            found = cast(stored[i] & mask)
+        part, below, equal = stored[start : start + 4096], np.int32(0), np.int32(0)
+        for i in range(part.size):
+            found = cast(part[i] & mask)
             below = np.int32(below + np.int32(found < key))
             equal = np.int32(equal + np.int32(found == key))
         n_below += int(below)
@@ -69,13 +70,13 @@ def zero_below(stored: Any, mask: Any, key: Any, sign: Any) -> int:
     one_less = cast(key - 1)
     n_equal = 0
     for start in range(0, stored.size, 4096):
-        equal = np.int32(0)
-        for i in range(start, min(start + 4096, stored.size)):
-            value = stored[i]
+        part, equal = stored[start : start + 4096], np.int32(0)
+        for i in range(part.size):
+            value = part[i]
             found = cast(value & mask)
             equal = np.int32(equal + np.int32(found == key))
             # All ones where found >= key. A conditional store would be a masked one, slow on some CPUs.
-            stored[i] = value & cast(cast(one_less - found) >> sign)
+            part[i] = value & cast(cast(one_less - found) >> sign)
         n_equal += int(equal)
     return n_equal
 

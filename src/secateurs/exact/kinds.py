@@ -70,7 +70,7 @@ class Kind:
         if self.item_size <= 2:
             return int(np.searchsorted(_sizes(self), value))
         with np.errstate(over="ignore"):
-            near = np.array([value], _NATIVE[self.name])
+            near = np.array([value + 0.0], _NATIVE[self.name])  # -0.0 is 0.0
         return min(int(near.view(self.storage)[0]) + (float(near[0]) < value), self.n_finite)
 
     def key_upto(self, value: float) -> int:

@@ -16,7 +16,10 @@ def lamp_part(weights: Part) -> Part:
     kind = weights.kind
 
     def pieces() -> Iterator[Stored]:
-        keys = np.concatenate([piece & kind.storage.type(kind.mask) for piece in weights.pieces()])
+        keys, start = np.empty(weights.n, kind.storage), 0
+        for piece in weights.pieces():
+            np.bitwise_and(piece, kind.storage.type(kind.mask), out=keys[start : start + piece.size])
+            start += piece.size
         keys.sort()
         total = 0.0
         for piece in split(keys[::-1], PIECE):
@@ -27,4 +30,5 @@ def lamp_part(weights: Part) -> Part:
                 score = np.nan_to_num(square / sums, nan=0.0)
             yield score.view(KINDS["F64"].storage)
 
-    return Part(KINDS["F64"], weights.n, pieces if weights.n else lambda: ())
+    # Neighbours in order say the same, so a sample takes them one by one.
+    return Part(KINDS["F64"], weights.n, pieces if weights.n else lambda: (), block=1)

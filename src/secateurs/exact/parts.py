@@ -13,7 +13,6 @@ from secateurs.exact.threads import n_threads, spread
 
 PIECE = 1 << 20  # scores in one piece, for one thread
 BLOCK = 1024  # scores in one block of a sample: a page of float32, so that sampling does not read a whole file
-ROOM = 1 << 21  # different scores that one scan remembers exactly
 GROUP = 256  # of them stand for one where that is not enough
 
 Floats = NDArray[np.float64]
@@ -24,31 +23,27 @@ Counts = NDArray[np.int64]
 class Inside:
     """What a scan found of a part in a bracket of values.
 
-    n_below       scores below the bracket
-    keys, counts  the different keys inside, ascending, and how often each occurs
-    error         0, or where there were too many: keys stand for themselves and some of the smaller ones, so that
-                  up to this many of those that `n_upto` leaves out may be at most the value
+    n_below     scores below the bracket
+    keys, upto  the different keys inside, ascending, and how many scores of the bracket are at most each
+    error       0, or where there were too many: keys stand for themselves and some of the smaller ones, so that
+                up to this many of those that `n_upto` leaves out may be at most the value
     """
 
     kind: Kind
     n_below: int
     keys: Stored
-    counts: Counts
+    upto: Counts
     is_finite: bool
     error: int = 0
 
     def n_upto(self, value: float) -> int:
         """How many scores are at most `value`, a number of the bracket."""
-        return self.n_below + int(self.counts[: np.searchsorted(self.keys, self.kind.key_upto(value), "right")].sum())
+        place = int(np.searchsorted(self.keys, self.kind.key(self.kind.key_upto(value)), "right"))
+        return self.n_below + (int(self.upto[place - 1]) if place else 0)
 
     def n_at(self, value: float) -> int:
         """How many scores equal `value`."""
         return self.n_upto(value) - self.n_upto(np.nextafter(value, -1.0))
-
-    @property
-    def n(self) -> int:
-        """How many scores are in the bracket or below it."""
-        return self.n_below + int(self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -56,37 +51,52 @@ class Part:
     """The scores of one layer; their sign bit is not looked at.
 
     pieces  gives them anew each time it is called: arrays of the kind's storage, together n scores
+    block   neighbours that a sample takes together: few where neighbours are nearly equal
     """
 
     kind: Kind
     n: int
     pieces: Callable[[], Iterable[Stored]]
+    block: int = 0
+
+    @property
+    def sample_block(self) -> int:
+        """Neighbours in one block of a sample, by default BLOCK."""
+        return self.block or BLOCK
 
     @classmethod
     def of(cls, kind: Kind, stored: Stored) -> "Part":
         """A part that stands in one array, (n,) of the kind's storage."""
         return cls(kind, stored.size, lambda: map(aligned, split(stored)))
 
-    def sample(self, every: int) -> list[Floats]:
-        """A block of neighbouring scores out of `every` scores."""
-        found: list[Floats] = []
-        n_seen = 0
+    def sample(self, sparse: int, n_before: int) -> list[Stored]:
+        """The keys of one block out of `sparse` blocks, where n_before scores of other parts come first.
+
+        returns  arrays of (blocks, neighbours)
+        """
+        size, mask = self.sample_block, self.kind.storage.type(self.kind.mask)
+        every = sparse * size
+        found: list[Stored] = []
         for piece in self.pieces():
-            for start in range(-n_seen % every, piece.size, every):
-                block = piece[start : start + BLOCK] & self.kind.storage.type(self.kind.mask)
-                found.append(self.kind.values(block))
-            n_seen += piece.size
+            start = -n_before % every
+            end = start + max(0, piece.size - start) // every * every
+            found.append(signed(piece[start:end].reshape(-1, every)[:, :size] & mask))
+            if end < piece.size:
+                found.append(signed(piece[None, end : end + size] & mask))
+            n_before += piece.size
         return found
 
-    def scan(self, low: float, high: float) -> Inside:
-        """Count what is below `low` and gather what lies in [low, high], in one pass."""
+    def scan(self, low: float, high: float, room: int) -> Inside:
+        """Count what is below `low` and gather what lies in [low, high], in one pass.
+
+        room  how many different scores may be remembered exactly
+        """
         kind = self.kind
         first, last = kind.key_from(low), kind.key_upto(high)
         pieces = iter(self.pieces())
         found = Inside(kind, 0, np.zeros(0, signed(np.zeros(0, kind.storage)).dtype), np.zeros(0, np.int64), True)
         while batch := list(islice(pieces, 4 * n_threads())):
-            looks = spread(lambda piece: _look(kind, piece, first, last), batch)
-            found = _thinned(_together([found, *looks]))
+            found = _thinned(_with(found, spread(lambda piece: _look(kind, piece, first, last), batch)), room)
         return found
 
     def n_not_finite(self) -> int:
@@ -110,29 +120,37 @@ def aligned(stored: Stored) -> Stored:
 
 
 def _look(kind: Kind, piece: Stored, first: int, last: int) -> Inside:
+    """What is in one piece."""
     found = np.empty(piece.size, signed(piece).dtype)
     n_below, n_found, largest = collect(signed(piece), kind.key(kind.mask), kind.key(first), kind.key(last), found)
-    keys, counts = np.unique(found[:n_found], return_counts=True)
-    return Inside(kind, n_below, keys, counts, largest < kind.n_finite)
+    keys = np.sort(found[:n_found])
+    ends = np.flatnonzero(keys[1:] != keys[:-1])
+    ends = np.append(ends, n_found - 1) if n_found else ends
+    return Inside(kind, n_below, keys[ends], ends + 1, largest < kind.n_finite)
 
 
-def _together(found: list[Inside]) -> Inside:
-    """What several scans of one part found, as one."""
-    keys = np.concatenate([each.keys for each in found])
-    order = keys.argsort(kind="stable")
-    keys, counts = keys[order], np.concatenate([each.counts for each in found])[order]
-    if keys.size:
-        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-        keys, counts = keys[starts], np.add.reduceat(counts, starts)
-    n_below, error = sum(each.n_below for each in found), sum(each.error for each in found)
-    return Inside(found[0].kind, n_below, keys, counts, all(each.is_finite for each in found), error)
+def _with(found: Inside, looks: list[Inside]) -> Inside:
+    """What is known of a part, and what was seen of it since."""
+    every = [each for each in (found, *looks) if each.keys.size]
+    keys, upto = found.keys, found.upto
+    if every:
+        both = np.concatenate([each.keys for each in every])
+        counts = np.concatenate([np.diff(each.upto, prepend=0) for each in every])
+        order = both.argsort(kind="stable")  # a merge, as each is in order
+        both = both[order]
+        ends = np.append(np.flatnonzero(both[1:] != both[:-1]), both.size - 1)
+        keys, upto = both[ends], counts[order].cumsum()[ends]
+    n_below = found.n_below + sum(each.n_below for each in looks)
+    is_finite = found.is_finite and all(each.is_finite for each in looks)
+    return Inside(found.kind, n_below, keys, upto, is_finite, found.error)
 
 
-def _thinned(found: Inside) -> Inside:
+def _thinned(found: Inside, room: int) -> Inside:
     """The same where there is room for it, else the last of every GROUP keys for them all."""
-    if found.keys.size <= ROOM:
+    if found.keys.size <= room:
         return found
-    starts = np.arange(0, found.keys.size, GROUP)
-    counts = np.add.reduceat(found.counts, starts)
-    keys = found.keys[np.minimum(starts + GROUP, found.keys.size) - 1]
-    return Inside(found.kind, found.n_below, keys, counts, found.is_finite, found.error + int(counts.max()))
+    before = np.append(0, found.upto[:-1])
+    # Groups of about as many scores, not keys, so that a number that is very common ends its group and costs no error.
+    share = -(-int(found.upto[-1]) * GROUP // found.keys.size)
+    ends = np.flatnonzero(np.append(np.diff(before // share), 1))
+    return Inside(found.kind, found.n_below, found.keys[ends], found.upto[ends], found.is_finite, found.error + share)

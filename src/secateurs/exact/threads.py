@@ -1,15 +1,19 @@
 """Threads: a task over many pieces on all cores; the kernels let go of Python's lock, results come in order."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from itertools import chain, islice
+from threading import current_thread
 from typing import TypeVar
 
 from secateurs.errors import RecipeError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_NAME = "secateurs-spread"
 
 
 def n_threads() -> int:
@@ -24,14 +28,22 @@ def n_threads() -> int:
 
 def spread(task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """What `task` gives for every item, in their order; the first error is raised."""
-    found = list(items)
     n = n_threads()
-    if n == 1 or len(found) < 2:
-        return [task(item) for item in found]
-    return list(_pool(n, os.getpid()).map(task, found))
+    # A task that spreads in turn would wait for threads that wait for it.
+    pieces = iter(items)
+    two = list(islice(pieces, 2))
+    if n == 1 or len(two) < 2 or current_thread().name.startswith(_NAME):
+        return [task(item) for item in chain(two, pieces)]
+    found: list[Result] = []
+    waiting: deque[Future[Result]] = deque()
+    for item in chain(two, pieces):  # which may be made only now: few of them are held at a time
+        waiting.append(_pool(n, os.getpid()).submit(task, item))
+        if len(waiting) > 2 * n:
+            found.append(waiting.popleft().result())
+    return found + [each.result() for each in waiting]
 
 
 @cache
 def _pool(n: int, process: int) -> ThreadPoolExecutor:
     """One pool for every number of threads; a forked child has none of its parent's threads, so it makes its own."""
-    return ThreadPoolExecutor(n, thread_name_prefix="secateurs")
+    return ThreadPoolExecutor(n, thread_name_prefix=_NAME)

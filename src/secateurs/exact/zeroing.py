@@ -3,11 +3,15 @@
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from secateurs.exact import kernels
 from secateurs.exact.choose import Cut
 from secateurs.exact.kinds import Kind, Stored, signed
 from secateurs.exact.parts import PIECE, split
 from secateurs.exact.threads import spread
+
+MANY = 64  # neighbours from which on a group is cut as a row is, instead of comparing each with each
 
 
 def zero_cut(stored: Stored, kind: Kind, cut: Cut) -> Cut:
@@ -52,10 +56,15 @@ def zero_neighbours(stored: Stored, kind: Kind, shape: tuple[int, ...], m: int, 
     stored  (prod(shape),) of the kind's storage, writable
     shape   (out, in, *kernel) where m divides in
     """
-    if n_keep == 0:
+    n_kernel = math.prod(shape[2:])
+    group = m * n_kernel
+    if n_keep == 0 or not stored.size:
         stored[:] = 0
-    elif n_keep < m and stored.size:
-        mask, sign, n_kernel = kind.key(kind.mask), kind.key(kind.sign), math.prod(shape[2:])
-        group = m * n_kernel
+    elif n_keep < m and m > MANY:
+        rows = np.ascontiguousarray(stored.reshape(-1, m, n_kernel).swapaxes(1, 2))
+        zero_rows(rows.reshape(-1), kind, m, n_keep)
+        stored.reshape(-1, m, n_kernel)[:] = rows.swapaxes(1, 2)
+    elif n_keep < m:
+        mask, sign = kind.key(kind.mask), kind.key(kind.sign)
         pieces = split(stored, max(1, PIECE // group) * group)
         spread(lambda piece: kernels.zero_neighbours(signed(piece), mask, n_kernel, m, n_keep, sign), pieces)

@@ -1,5 +1,6 @@
 """Files to open, made by hand, so that any byte of them can be wrong."""
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -38,3 +39,9 @@ def write_f32(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
 def ones(*shape: int) -> np.ndarray:
     """A tensor whose values do not matter."""
     return np.ones(shape, np.float32)
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """sha256 of every file under a directory."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

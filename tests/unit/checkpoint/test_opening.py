@@ -12,6 +12,7 @@ import pytest
 from checkpoint_files import entry, header_file, ones, write_f32
 
 from secateurs.checkpoint.opening import open_checkpoint
+from secateurs.checkpoint.sharded import read_index
 from secateurs.checkpoint.tensors import Checkpoint
 from secateurs.errors import InputError
 
@@ -173,6 +174,28 @@ def test_a_shard_is_a_plain_name_in_the_same_directory(name: str, tmp_path: Path
     write_index(folder, {"weight_map": {"w": name}})
     with pytest.raises(InputError, match="Only plain names in the same directory are read"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "names"),
+    [
+        ("model.safetensors.index.json", ["a.safetensors", "b.bin"]),
+        ("model.safetensors.index.json", ["a.bin"]),
+        ("model.safetensors.index.json", ["a.safetensors", "secateurs.json"]),
+        ("model.safetensors.index.json", [".a.safetensors"]),
+        ("model.safetensors.index.json", [".safetensors"]),
+        ("pytorch_model.bin.index.json", ["a.bin", "b.pt"]),
+        ("pytorch_model.bin.index.json", ["a.safetensors"]),
+        ("pytorch_model.bin.index.json", ["a.bin", "config.json"]),
+    ],
+    ids=str,
+)
+def test_all_shards_are_of_the_kind_of_their_index(index: str, names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        write_f32(tmp_path / name, {name: ones(2)})
+    (tmp_path / index).write_text(json.dumps({"weight_map": {name: name for name in names}}))
+    with pytest.raises(InputError, match=r"for weights\. Only files that all end in"):
+        read_index(tmp_path / index)
 
 
 def test_a_shard_that_links_to_a_foreign_file_is_refused(tmp_path: Path) -> None:

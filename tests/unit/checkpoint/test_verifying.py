@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from torch import nn
 
 from secateurs.checkpoint import verifying
 from secateurs.checkpoint.manifest import FORMAT, checksum
 from secateurs.checkpoint.manifest import NAME as MANIFEST
+from secateurs.checkpoint.streamed import WORK, prune_checkpoint
 from secateurs.checkpoint.verifying import verify
 from secateurs.errors import InputError
+from secateurs.recipe import Recipe
 
 RECIPE = {"score": "magnitude", "unit": "element", "pool": "4", "budget": "top(2)", "schedule": "one_shot"}
 
@@ -272,3 +276,55 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
     (tmp_path / "exploration.yaml").write_text("")
     with pytest.raises(InputError, match="is the run of an exploration"):
         verify(tmp_path)
+
+
+def test_an_unfinished_run_is_said(output):
+    (output / MANIFEST).unlink()
+    (output / WORK).mkdir()
+    with pytest.raises(InputError, match="is an unfinished run of prune"):
+        verify(output)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "n_nm"),
+    [
+        (Recipe(pool=4, budget="top(2)"), 2),
+        (Recipe(pool=4, budget="sparsity(0.75)"), 2),
+        (Recipe(pool=4, budget={"a": "top(1)", "b": "sparsity(0)"}), 2),
+        (Recipe(pool="row", budget="sparsity(0.5)"), 0),
+        (Recipe(budget="sparsity(0.5)"), 0),
+    ],
+    ids=str,
+)
+def test_what_prune_writes_is_good(recipe, n_nm, tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=(4, 8)).astype(np.float32) for name in "ab"}
+    save_file({**tensors, "bias": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    prune_checkpoint(tmp_path / "model.safetensors", recipe, tmp_path / "out")
+    found = verify(tmp_path / "out")
+    assert found.problems == ()
+    assert (found.n_layers, found.n_nm) == (3, n_nm)
+
+
+class Conv1D(nn.Module):
+    """Stores (in, out), as that of GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nf = 6
+        self.weight = nn.Parameter(torch.randn(8, 6))
+
+
+def test_groups_follow_what_was_cut_and_the_file_cannot_say(tmp_path):
+    network = nn.ModuleDict({"one": Conv1D(), "grouped": nn.ConvTranspose2d(24, 6, 3, groups=3, bias=False)})
+    out = tmp_path / "out"
+    prune_checkpoint(network, Recipe(pool=4, budget="top(2)"), out)
+    found = verify(out)
+    assert found.problems == ()
+    assert (found.n_layers, found.n_nm) == (2, 2)
+    change(out, lambda manifest: [each.update(is_turned=False) for each in manifest["layers"]])
+    assert all("keep more than 2" in said or "do not divide" in said for said in map(str, verify(out).problems))
+    assert len(verify(out).problems) == 2
+    change(out, lambda manifest: manifest["layers"][0].update(is_turned=True, groups=7))
+    with pytest.raises(InputError, match="is turned in 7 groups"):
+        verify(out)

@@ -27,8 +27,8 @@ def test_a_table_and_a_sentence(pair: tuple[str, str], secateurs: Call) -> None:
     assert (said.code, said.err) == (0, "")
     assert "fc.bias" not in said.out
     (row,) = [line for line in said.out.splitlines() if "fc.weight" in line]
-    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
-    assert cells == ["fc.weight", "3 × 4 F32", "0", "3", "3", "0", "0", "3.742", "0.147", "3", "B in A"]
+    cells = ["fc.weight", "3×4", "F32", "0", "3", "3", "0", "0", "3.742", "0.147", "3", "B", "in", "A"]
+    assert row.split() == cells
     assert "The same in both: 1 of 2 tensors; --all shows them." in said.out
     assert "Zeros: 0 in A, 3 in B; 3 gained, 0 lost." in said.out
     assert "Masks: B is nested in A, every zero of A is zero in B." in said.out

@@ -210,7 +210,7 @@ def test_zero_neighbours_leaves_the_largest_of_every_group(kind, n_kernel):
 
 
 @each_width
-@pytest.mark.parametrize(("m", "n_kernel"), [(32, 1), (127, 1), (128, 1), (300, 1), (1000, 1), (100, 49), (7, 4000)])
+@pytest.mark.parametrize(("m", "n_kernel"), [(32, 1), (127, 1), (128, 1), (100, 49), (7, 4000)])
 def test_zero_neighbours_of_large_groups_and_kernels(kind, m, n_kernel):
     for stored in list(contents(kind, 3 * m * n_kernel))[:3]:
         for n_keep in (1, m // 2, m - 1):

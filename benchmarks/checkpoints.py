@@ -94,7 +94,30 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, fl
 # ------------------------------------------------------------------------------------------------------- in memory
 
 
-def memory(n_layers: int = 20, side: int = 2236, n: int = 7, n_slow: int = 3) -> dict[str, Any]:
+RECIPES = {
+    "pool model": "sparsity(0.7)",
+    "pool layer": "magnitude element layer sparsity(0.7)",
+    "pool row": "magnitude element row sparsity(0.7)",
+    "2:4": "magnitude element 4 top(2)",
+}
+
+
+def extra_bytes(recipe: str, n_layers: int, side: int) -> int:
+    """What zero_out takes beyond the network, in a new process that has the code loaded and nothing else."""
+    code = f"""if True:
+        import sys, torch, secateurs as sc
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from checkpoints import Peak
+        recipe = sc.Recipe.parse({recipe!r})
+        sc.zero_out(torch.nn.ModuleList(torch.nn.Linear(1200, 1200, bias=False) for _ in range(2)), recipe)
+        module = torch.nn.ModuleList(torch.nn.Linear({side}, {side}, bias=False) for _ in range({n_layers}))
+        with Peak() as peak:
+            sc.zero_out(module, recipe)
+        print(peak.extra_bytes)"""
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def memory(n_layers: int = 20, side: int = 2236, n: int = 9, n_slow: int = 2) -> dict[str, Any]:
     """100M float32 weights of a live network, 70 % zeroed: ours, and what people use."""
     import torch
     from torch.nn.utils import prune as torch_prune
@@ -122,11 +145,9 @@ def memory(n_layers: int = 20, side: int = 2236, n: int = 7, n_slow: int = 3) ->
     def timed(name: str, work: Callable[[], object], n_zero: int | None = None) -> Callable[[], float]:
         def once() -> float:
             restore()
-            with Peak() as peak:
-                start = time.perf_counter()
-                work()
-                seconds = time.perf_counter() - start
-            extra[name] = max(extra.get(name, 0), peak.extra_bytes)
+            start = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - start
             if n_zero is not None:
                 found = sum(int((parameter == 0).sum()) for parameter in module.parameters())
                 assert found == n_zero, (name, found, n_zero)
@@ -141,15 +162,16 @@ def memory(n_layers: int = 20, side: int = 2236, n: int = 7, n_slow: int = 3) ->
     per_row = n_weights // side * round(0.7 * side)
     ours = {
         "memory copy": copy,
-        "pool model": timed("pool model", recipe("sparsity(0.7)"), asked),
-        "pool layer": timed("pool layer", recipe("magnitude element layer sparsity(0.7)"), per_layer),
-        "pool row": timed("pool row", recipe("magnitude element row sparsity(0.7)"), per_row),
-        "2:4": timed("2:4", recipe("magnitude element 4 top(2)"), n_weights // 2),
+        "pool model": timed("pool model", recipe(RECIPES["pool model"]), asked),
+        "pool layer": timed("pool layer", recipe(RECIPES["pool layer"]), per_layer),
+        "pool row": timed("pool row", recipe(RECIPES["pool row"]), per_row),
+        "2:4": timed("2:4", recipe(RECIPES["2:4"]), n_weights // 2),
     }
     for competitor in ours.values():  # compile, and touch the memory
         competitor()
-    extra.clear()
     fast = in_turn(ours, n)
+    for name, words in RECIPES.items():
+        extra[name] = extra_bytes(words, n_layers, side)
 
     def global_unstructured() -> None:
         # On copies: it replaces the parameter by a product with a mask.
@@ -175,6 +197,11 @@ def memory(n_layers: int = 20, side: int = 2236, n: int = 7, n_slow: int = 3) ->
             "secateurs.prune, with masks", lambda: sc.prune(module, sc.Recipe.parse("sparsity(0.7)")), asked
         ),
     }
+    for name, competitor in others.items():
+        if name != "pool model":
+            with Peak() as peak:  # which takes time itself, so this round is not timed
+                competitor()
+            extra[name] = peak.extra_bytes
     slow = in_turn(others, n_slow)
     return {
         "n_weights": n_weights,

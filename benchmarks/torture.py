@@ -68,7 +68,10 @@ class Run:
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "secateurs", *arguments]
+        # Whoever started us in the background may have switched Ctrl-C off, for us and all our children.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        signal.signal(signal.SIGINT, before)
 
     def is_over(self) -> bool:
         """Whether the process has ended."""

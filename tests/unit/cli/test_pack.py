@@ -66,7 +66,8 @@ def test_verify(secateurs, source, packed):
     packed.write_bytes(data)
     said = secateurs("verify", str(packed))
     assert said.code == 3
-    assert "were changed" in said.err
+    assert "were changed" in said.out
+    assert "is damaged in 1 place. Pack again or restore it." in said.err
     assert not json.loads(secateurs("verify", str(packed), "--json").out)["is_ok"]
 
 

@@ -145,8 +145,7 @@ def test_lossy_pieces_are_as_their_values_say(kind, values, keep, seed):
     native = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
     bits = stored.astype(np.uint16) if stored is not None else numbers.astype(native[kind.name]).view(kind.storage)
     bits = bits.reshape(-1)
-    mask = kind.storage.type(kind.mask)
-    codebook = codebook_of(how, kind, bits[bits & mask != 0]) if how.name == "codebook" else bits[:0]
+    codebook = codebook_of(how, kind, bits) if how.name == "codebook" else bits[:0]
     out = coded_and_back(Piece(kind.storage, kind, *keep.shape, how), bits, codebook)[1]
     before, after = kind.values(bits), kind.values(out)
     assert not out[~keep.reshape(-1)].any()
@@ -156,6 +155,21 @@ def test_lossy_pieces_are_as_their_values_say(kind, values, keep, seed):
     again = coded_and_back(Piece(kind.storage, kind, *keep.shape, how), out, codebook)[1]
     if how.name == "codebook":
         assert np.array_equal(again, out)
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16", "F16", "F64"])
+@given(masks(), SEEDS, st.integers(2, 8), st.booleans())
+def test_a_codebook_of_so_few_weights_brings_every_bit_back(kind, keep, seed, n_bits, are_neighbours):
+    """The shared weights of a network that was trained with a codebook; neighbours differ in their last bit."""
+    kind, generator = KINDS[kind], np.random.default_rng(seed)
+    first, n = int(generator.integers(1, kind.n_finite - 2**n_bits)), 2**n_bits
+    keys = first + np.arange(n) if are_neighbours else generator.integers(1, kind.n_finite, n)
+    signs = generator.integers(0, 2, n).astype(kind.storage) << kind.storage.type(kind.sign)
+    few = keys.astype(kind.storage) | signs
+    bits = np.where(keep, generator.choice(few, keep.shape), kind.storage.type(0)).reshape(-1)
+    how = Values.parse(f"codebook:{n_bits}")
+    out = coded_and_back(Piece(kind.storage, kind, *keep.shape, how), bits, codebook_of(how, kind, bits))[1]
+    assert np.array_equal(out, bits)
 
 
 def test_every_kind_of_positions_is_chosen_where_it_is_smallest():

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SMALL = 1 << 19  # weights of a tensor up to which no coder is too slow
-N_FIT = 1 << 22  # kept weights that a codebook is fitted to, spread evenly over the tensor
 
 
 @dataclass
@@ -244,7 +243,7 @@ class _Writing:
                 kind = KINDS[entry.dtype]
                 assert_finite(kind, stored, f"'{entry.name}'")
                 if values.name == "codebook":
-                    codebook = codebook_of(values, kind, _sample(stored, kind.mask))
+                    codebook = codebook_of(values, kind, stored)
                     crc = zlib.crc32(codebook.data)
                     record = replace(record, codebook=Part(0, codebook.nbytes, crc, crc))
             pieces = pieces_of(record, self.is_smallest or entry.n <= SMALL)
@@ -279,13 +278,6 @@ def _encoded(tensor: _Tensor, piece: Piece, stored: Stored) -> _Done:
     decode(piece, np.frombuffer(coded.data, np.uint8), tensor.codebook, found)
     errors = np.abs(piece.kind.values(found) - piece.kind.values(bits))
     return _Done(coded, crc, zlib.crc32(found.data), float(errors.max(initial=0.0)), float(errors.sum()))
-
-
-def _sample(stored: Stored, mask: int) -> Stored:
-    """Kept weights, all of them or every so many."""
-    step = -(-stored.size // N_FIT)
-    some = stored[::step]
-    return np.asarray(some[some & some.dtype.type(mask) != 0])
 
 
 def _line(tensor: _Tensor) -> Line:

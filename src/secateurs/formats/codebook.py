@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.exact.kinds import Stored
+
 Floats = NDArray[np.float64]
 
 N_BINS = 1 << 16
@@ -41,8 +43,19 @@ def fit(weights: Floats, n: int) -> Floats:
     return numbers
 
 
+def different(stored: Stored, mask: np.unsignedinteger[Any], n: int) -> Stored | None:
+    """The different bits among weights that are not zero; None where they are more than n. mask: all but the sign."""
+    found = stored[:0]
+    for start in range(0, stored.size, N_BINS):
+        some = stored[start : start + N_BINS]
+        found = np.unique(np.append(found, some[some & mask != 0]))
+        if found.size > n:
+            return None
+    return found
+
+
 def codes_of(weights: Floats, numbers: Floats) -> "NDArray[np.uint8]":
-    """The place of the nearest number for every weight; half-way goes to the larger."""
+    """The place of the nearest number for every weight; half-way goes to the larger, and of equal numbers the first."""
     found: NDArray[np.uint8] = np.searchsorted(_middles(numbers), weights, side="right").astype(np.uint8)
     return found
 
@@ -53,7 +66,8 @@ def gradient_of(codes: "NDArray[np.uint8]", gradient: "NDArray[Any]", n: int) ->
 
 
 def _middles(numbers: Floats) -> Floats:
-    return (numbers[1:] + numbers[:-1]) / 2
+    # Above the lower number also where the two are neighbours, so that each is nearest to itself.
+    return np.maximum((numbers[1:] / 2 + numbers[:-1] / 2), np.nextafter(numbers[:-1], np.inf))
 
 
 def _points(weights: Floats) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secateurs.exact.kinds import KINDS, Stored
+from secateurs.exact.kinds import KINDS, Kind, Stored
 from secateurs.formats.bits import Bits, bits_of, grid_of, keep_of, tensor_of
 from secateurs.formats.kernels import narrow, widen
 from secateurs.formats.values import Values, assert_finite, code, codebook_of, decode
@@ -76,9 +76,9 @@ def packed_from(
         stored = np.where(alive, stored, bits.kind.storage.type(0))
         assert_finite(bits.kind, stored, "The weight")
     if how.name == "codebook":
-        # What is not kept and yet stored, inside a kept block, needs a number that is zero.
-        has_zero = not gather(places, bits.grid, alive.view(np.uint8)).all()
-        codebook = codebook_of(how, bits.kind, stored[alive], has_zero)
+        # What is not kept and yet stored, inside a kept block, needs a number that is zero; so does a kept zero.
+        has_zero = not gather(places, bits.grid, _is_there(bits.kind, stored)).all()
+        codebook = codebook_of(how, bits.kind, stored, has_zero)
     codes, scales = code(how, bits.kind, stored, bits.grid[1], codebook)
     kept = gather(places, bits.grid, codes)
     if how.is_exact and kept.size != np.count_nonzero(alive):
@@ -100,6 +100,11 @@ def stored_from(packed: Packed, scatter: Scatter) -> Stored:
         # Looked up before they are put back, because what is not kept has no code.
         return scatter(packed.places, grid, packed.codebook[kept])
     return decode(how, kind, scatter(packed.places, grid, kept), grid[1], packed.scales, packed.codebook)
+
+
+def _is_there(kind: Kind, stored: Stored) -> Stored:
+    """1 where a weight is not zero."""
+    return np.asarray(stored & kind.storage.type(kind.mask) != 0).view(np.uint8)
 
 
 def _narrowed(codes: Stored, n_bits: int) -> Stored:

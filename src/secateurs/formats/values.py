@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from secateurs.errors import InputError, RecipeError
 from secateurs.exact.kinds import Kind, Stored
-from secateurs.formats.codebook import codes_of, fit
+from secateurs.formats.codebook import codes_of, different, fit
 
 Floats = NDArray[np.float64]
+N_FIT = 1 << 22  # weights that a codebook is fitted to, spread evenly over the tensor
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,18 @@ def decode(values: Values, kind: Kind, codes: Stored, n_columns: int, scales: St
     return stored_as(kind, (rows * each).reshape(-1))
 
 
-def codebook_of(values: Values, kind: Kind, kept: Stored, has_zero: bool = False) -> Stored:
-    """The bits of the 2**n_bits numbers that stand best for these kept weights, ascending; one is zero if it must."""
-    n = 2**values.n_bits
-    numbers = fit(kind.values(kept), n - has_zero)
-    return stored_as(kind, np.sort(np.append(numbers, 0.0)) if has_zero else numbers)
+def codebook_of(values: Values, kind: Kind, stored: Stored, has_zero: bool = False) -> Stored:
+    """The bits of the 2**n_bits numbers that stand best for the weights but zeros, ascending; one is zero if it must.
+
+    Where there are no more different weights than that, these are the numbers, and every bit comes back.
+    """
+    n = 2**values.n_bits - has_zero
+    found = different(stored, kind.storage.type(kind.mask), n)
+    if found is None:
+        found = stored_as(kind, fit(kind.values(_sample(stored, kind.mask)), n))
+    found = np.append(found, np.zeros(int(has_zero or not found.size), found.dtype))
+    ordered = found[np.argsort(kind.values(found), kind="stable")]
+    return np.pad(ordered, (0, 2**values.n_bits - ordered.size), "edge")
 
 
 def assert_finite(kind: Kind, stored: Stored, name: str) -> None:
@@ -148,6 +156,12 @@ def stored_as(kind: Kind, numbers: Floats) -> Stored:
 
 
 _NO_SCALES: Stored = np.zeros(0, np.uint16)
+
+
+def _sample(stored: Stored, mask: int) -> Stored:
+    """Weights that are not zero, all of them or every so many."""
+    some = stored[:: -(-stored.size // N_FIT)]
+    return np.asarray(some[some & some.dtype.type(mask) != 0])
 
 
 def _grouped(rows: Floats, values: Values) -> Floats:

@@ -162,7 +162,6 @@ def machine(piece, block, room, group, sample, deviations, threads):
         stack.enter_context(mock.patch.object(choosing, "choose", spied_choose))
         stack.enter_context(mock.patch.object(parting, "_thinned", spied_thinned))
         stack.enter_context(mock.patch.object(Part, "scan", spied_scan))
-        stack.enter_context(mock.patch.object(zeroing, "PIECE", piece))
         stack.enter_context(mock.patch.dict("os.environ", SECATEURS_THREADS=threads))
         yield walked
 

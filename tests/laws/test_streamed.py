@@ -27,7 +27,7 @@ from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import make_plan
 from secateurs.checkpoint.streamed import prune_checkpoint
 from secateurs.errors import CollapseWarning, PatternError, SecateursError
-from secateurs.exact import lamp, parts, zeroing
+from secateurs.exact import parts
 from secateurs.exact.ranks import ALONE
 from secateurs.scores import SCORES
 
@@ -130,8 +130,7 @@ def small_machine(stretch=67, piece=61, sliced=200, threads="1"):
     """So small that every tensor is read and written in many stretches; nothing is waited for."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(cutting, STRETCH=stretch, PIECE=piece))
-        for module in (parts, zeroing, lamp):
-            stack.enter_context(mock.patch.object(module, "PIECE", piece))
+        stack.enter_context(mock.patch.object(parts, "PIECE", piece))
         stack.enter_context(mock.patch.object(streamed, "_SLICE", sliced))
         stack.enter_context(mock.patch.dict("os.environ", SECATEURS_THREADS=threads))
         stack.enter_context(mock.patch.object(os, "fsync"))

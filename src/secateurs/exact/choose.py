@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.errors import InputError
-from secateurs.exact.kinds import Stored
+from secateurs.exact.kinds import KINDS, Kind, Stored
 from secateurs.exact.parts import BLOCK, Inside, Part
 from secateurs.exact.ranks import ALONE, Ranks
 
@@ -90,7 +90,8 @@ def _last_survivor(
     parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
 ) -> tuple[dict[str, Inside], float]:
     """What was found around the smallest score that lives, and that score."""
-    low, high = _bracket(parts, first, n_all, n_pruned, ranks) if n_all > 8 * BLOCK else (0.0, math.inf)
+    kind = _common(parts, ranks)
+    low, high = _bracket(parts, first, n_all, n_pruned, ranks, kind) if n_all > 8 * BLOCK else (0.0, math.inf)
 
     def n_upto(value: float, with_error: bool = False) -> int:
         counts = (
@@ -108,14 +109,21 @@ def _last_survivor(
         elif n_upto(high) <= n_pruned:
             low, high = float(np.nextafter(high, math.inf)), math.inf
         else:
-            value = _smallest(lambda value: n_upto(value) > n_pruned, low, high)
+            value = _smallest(kind, lambda value: n_upto(value) > n_pruned, low, high)
             if not int(ranks.sum([sum(inside.error for inside in found.values())])[0]):
                 return found, value
-            low, high = _smallest(lambda value: n_upto(value, True) > n_pruned, low, high), value
+            low, high = _smallest(kind, lambda value: n_upto(value, True) > n_pruned, low, high), value
+
+
+def _common(parts: Mapping[str, Part], ranks: Ranks) -> Kind:
+    """The kind of all parts of all ranks, else float64, which holds the numbers of every kind."""
+    kinds = list(KINDS.values())
+    n_of = ranks.sum([sum(part.kind == kind for part in parts.values()) for kind in kinds])
+    return kinds[int(np.argmax(n_of))] if np.count_nonzero(n_of) == 1 else KINDS["F64"]
 
 
 def _bracket(
-    parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks
+    parts: Mapping[str, Part], first: Mapping[str, int], n_all: int, n_pruned: int, ranks: Ranks, kind: Kind
 ) -> tuple[float, float]:
     """Values between which the smallest survivor very likely stands, from a sample."""
     sparse = _sparse(n_all)
@@ -144,7 +152,7 @@ def _bracket(
         """The score at a place of the sample, counted from 0."""
         if ranks.n == 1 and len(keys) == 1 and keys[0][2] == 1:
             return keys[0][0].value(int(keys[0][1][int(place)]))
-        return _smallest(lambda value: n_upto(value) > place, 0.0, math.inf)
+        return _smallest(kind, lambda value: n_upto(value) > place, 0.0, math.inf)
 
     middle = at(share * n_sampled)
     variances = (
@@ -172,16 +180,17 @@ def _variance(blocks: list[Stored], key: Any) -> float:
     return max(float(alone), counts.size * float(counts.var(ddof=1))) if counts.size > 1 else 4 * float(alone)
 
 
-def _smallest(is_enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest number in [low, high] of which it is true; `high` where it is true of none below it."""
-    a, b = (int(np.float64(value).view(np.int64)) for value in (low, high))
+def _smallest(kind: Kind, is_enough: Callable[[float], bool], low: float, high: float) -> float:
+    """The smallest number of a kind in [low, high] of which it is true; `high` where it is true of none below it."""
+    a, b = kind.key_from(low), kind.key_from(high)
+    end = b
     while a < b:
         middle = (a + b) // 2
-        if is_enough(float(np.int64(middle).view(np.float64))):
+        if is_enough(kind.value(middle)):
             b = middle
         else:
             a = middle + 1
-    return float(np.int64(a).view(np.float64))
+    return high if a == end else kind.value(a)
 
 
 def _check_finite(parts: Mapping[str, Part], found: Mapping[str, Inside]) -> None:

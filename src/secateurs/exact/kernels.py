@@ -8,40 +8,55 @@ Inner loops run over slices from 0 on: an index that might be negative would be 
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
 from secateurs.exact.compiled import compiled
+from secateurs.exact.lanes import N_LANES, compare, first, n_set
 
-BLOCK = 32  # so few lie inside a bracket that most blocks are only counted
-FEW = 12  # are sorted one by one
+FEW = 48  # are compared each with each
+
+
+def _sign(stored: Any) -> Any:
+    """How far the sign bit stands from the lowest bit; known when a kernel is compiled."""
+    raise NotImplementedError
+
+
+@overload(_sign)
+def _sign_compiled(stored: Any) -> Any:
+    # A shift by a number that is known only later would widen every weight to 64 bits.
+    width = stored.dtype.bitwidth
+    place = getattr(np, f"int{width}")(width - 1)
+
+    def sign(stored: Any) -> Any:  # with the annotations of `_sign`, as numba wants
+        return place
+
+    return sign
 
 
 @compiled
-def collect(stored: Any, mask: Any, low: Any, high: Any, found: Any) -> tuple[int, int, int]:
-    """(keys below low, keys in [low, high], largest key); those inside are written to `found`, which has room."""
-    cast = stored.dtype.type
-    n_below, n_found, n_blocks, largest = 0, 0, stored.size // BLOCK, cast(0)
-    for start in range(0, n_blocks * BLOCK, BLOCK):
-        block, below, upto = stored[start : start + BLOCK], np.int32(0), np.int32(0)
-        for i in range(BLOCK):
-            key = cast(block[i] & mask)
-            below = np.int32(below + np.int32(key < low))
-            upto = np.int32(upto + np.int32(key <= high))
-            largest = max(largest, key)
-        n_below += int(below)
-        if upto != below:
-            for i in range(BLOCK):
-                key = block[i] & mask
-                if key >= low and key <= high:
-                    found[n_found] = key
-                    n_found += 1
-    for i in range(n_blocks * BLOCK, stored.size):
-        key = cast(stored[i] & mask)
-        largest = max(largest, key)
+def collect(stored: Any, mask: Any, low: Any, high: Any, end: Any, found: Any) -> tuple[int, int, bool]:
+    """(keys below low, keys in [low, high], whether all are below `end`); those inside are written to `found`.
+
+    found  has room for stored.size
+    """
+    n_below, n_found, odd = 0, 0, np.uint32(0)
+    n_whole = stored.size // N_LANES * N_LANES
+    for start in range(0, n_whole, N_LANES):
+        below, inside, over = compare(stored, start, mask, low, high, end)
+        n_below += n_set(below)
+        odd |= over
+        while inside:
+            found[n_found] = stored[start + first(inside)] & mask
+            n_found += 1
+            inside = np.uint32(inside & np.uint32(inside - np.uint32(1)))
+    for i in range(n_whole, stored.size):
+        key = stored[i] & mask
         n_below += key < low
+        odd |= np.uint32(key >= end)
         if key >= low and key <= high:
             found[n_found] = key
             n_found += 1
-    return n_below, n_found, int(largest)
+    return n_below, n_found, odd == 0
 
 
 @compiled
@@ -61,11 +76,8 @@ def count(stored: Any, mask: Any, key: Any) -> tuple[int, int]:
 
 
 @compiled
-def zero_below(stored: Any, mask: Any, key: Any, sign: Any) -> int:
-    """Zero, in place, every weight whose key is below `key`; how many stand at it.
-
-    sign  how far the sign bit stands from the lowest bit
-    """
+def zero_below(stored: Any, mask: Any, key: Any) -> int:
+    """Zero, in place, every weight whose key is below `key`; how many stand at it."""
     cast = stored.dtype.type
     one_less = cast(key - 1)
     n_equal = 0
@@ -76,7 +88,7 @@ def zero_below(stored: Any, mask: Any, key: Any, sign: Any) -> int:
             found = cast(value & mask)
             equal = np.int32(equal + np.int32(found == key))
             # All ones where found >= key. A conditional store would be a masked one, slow on some CPUs.
-            part[i] = value & cast(cast(one_less - found) >> sign)
+            part[i] = value & cast(cast(one_less - found) >> _sign(stored))
         n_equal += int(equal)
     return n_equal
 
@@ -93,7 +105,7 @@ def zero_ties(stored: Any, mask: Any, key: Any, n_spared: int) -> None:
 
 
 @compiled
-def zero_neighbours(stored: Any, mask: Any, n_kernel: int, m: int, n_keep: int, sign: Any) -> None:
+def zero_neighbours(stored: Any, mask: Any, n_kernel: int, m: int, n_keep: int) -> None:
     """Zero, in place, all but the n_keep largest of every m consecutive inputs; among equals the earlier survives.
 
     stored  (rows * inputs * n_kernel,) where m divides the inputs
@@ -121,7 +133,7 @@ def zero_neighbours(stored: Any, mask: Any, n_kernel: int, m: int, n_keep: int, 
                 rank[i] = cast(rank[i] + cast(is_before + cast(cast(at >= to_here) & cast(earlier[i] >= key))))
         for i in range(run.size):
             # All ones where fewer than n_keep come before it.
-            run[i] = run[i] & cast(rank[i] >> sign)
+            run[i] = run[i] & cast(rank[i] >> _sign(stored))
 
 
 @compiled
@@ -173,24 +185,20 @@ def _kth(row: Any, mask: Any, place: int, guess: int, spread: int, found: Any) -
     width = (high - low) // max(1, n_high - n_low)
     if low == high:
         return low, n_low, n_high - n_low, width
-    n_found = collect(row, mask, cast(low), cast(high), found)[1]
-    for i in range(1, n_found):
-        key = found[i]
-        j = i
-        while j > 0 and found[j - 1] > key:
-            found[j] = found[j - 1]
-            j -= 1
-        found[j] = key
-    key = found[place - n_low]
-    n_below, n_equal = n_low, 0
-    for i in range(n_found):
-        n_below += found[i] < key
-        n_equal += found[i] == key
-    return int(key), n_below, n_equal, width
+    n_found = collect(row, mask, cast(low), cast(high), cast(mask), found)[1]
+    few = found[:n_found]
+    for each in range(n_found):
+        key, below, equal = few[each], np.int32(0), np.int32(0)
+        for i in range(few.size):
+            below = np.int32(below + np.int32(few[i] < key))
+            equal = np.int32(equal + np.int32(few[i] == key))
+        if below <= place - n_low < below + equal:
+            return int(key), n_low + int(below), int(equal), width
+    return -1, 0, 0, width  # never: one of them stands at every place
 
 
 @compiled
-def zero_rows(stored: Any, mask: Any, n_columns: int, n_keep: int, sign: Any) -> None:
+def zero_rows(stored: Any, mask: Any, n_columns: int, n_keep: int) -> None:
     """Zero, in place, all but the n_keep > 0 largest of every row; among equals the earlier survives.
 
     stored  (rows * n_columns,)
@@ -205,4 +213,4 @@ def zero_rows(stored: Any, mask: Any, n_columns: int, n_keep: int, sign: Any) ->
         n_spared = n_keep - (n_columns - n_below - n_equal)
         if n_equal > n_spared:
             zero_ties(row, mask, cast(guess), n_spared)
-        zero_below(row, mask, cast(guess), sign)
+        zero_below(row, mask, cast(guess))

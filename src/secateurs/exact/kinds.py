@@ -6,7 +6,7 @@ To add one: give it a line in KINDS; its sign bit must be the highest and its po
 """
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class Kind:
             near = np.array([value + 0.0], _NATIVE[self.name])  # -0.0 is 0.0
         return min(int(near.view(self.storage)[0]) + (float(near[0]) < value), self.n_finite)
 
+    @lru_cache(maxsize=4096)  # noqa: B019  (kinds are few and live for ever; the same value is asked of every layer)
     def key_upto(self, value: float) -> int:
         """The largest key whose number is at most `value` >= 0; -1 for a negative one."""
         if value < 0:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from secateurs.exact.kinds import KINDS, Stored
-from secateurs.exact.parts import PIECE, Part, split
+from secateurs.exact.parts import Part, split
 
 
 def lamp_part(weights: Part) -> Part:
@@ -22,7 +22,7 @@ def lamp_part(weights: Part) -> Part:
             start += piece.size
         keys.sort()
         total = 0.0
-        for piece in split(keys[::-1], PIECE):
+        for piece in split(keys[::-1]):
             square = np.square(kind.values(piece))
             sums = np.add.accumulate(np.concatenate([[total], square]))[1:]
             total = float(sums[-1])

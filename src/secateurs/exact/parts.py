@@ -38,7 +38,7 @@ class Inside:
 
     def n_upto(self, value: float) -> int:
         """How many scores are at most `value`, a number of the bracket."""
-        place = int(np.searchsorted(self.keys, self.kind.key(self.kind.key_upto(value)), "right"))
+        place = int(self.keys.searchsorted(self.kind.key(self.kind.key_upto(value)), "right"))
         return self.n_below + (int(self.upto[place - 1]) if place else 0)
 
     def n_at(self, value: float) -> int:
@@ -108,9 +108,12 @@ class Part:
         return self.n - sum(below)
 
 
-def split(stored: Stored, size: int = 0) -> list[Stored]:
-    """An array as views of at most `size` weights, by default PIECE."""
-    size = size or PIECE
+def split(stored: Stored, whole: int = 1) -> list[Stored]:
+    """An array as views of about PIECE weights, whole runs of `whole`; equal ones, so that threads end together."""
+    n_runs, n = -(-stored.size // whole), n_threads()
+    n_pieces = -(-stored.size // PIECE)
+    n_pieces = -(-n_pieces // n) * n if n_pieces > 1 else 1
+    size = max(1, -(-n_runs // n_pieces)) * whole
     return [stored[start : start + size] for start in range(0, stored.size, size)]
 
 
@@ -122,11 +125,12 @@ def aligned(stored: Stored) -> Stored:
 def _look(kind: Kind, piece: Stored, first: int, last: int) -> Inside:
     """What is in one piece."""
     found = np.empty(piece.size, signed(piece).dtype)
-    n_below, n_found, largest = collect(signed(piece), kind.key(kind.mask), kind.key(first), kind.key(last), found)
+    low, high, end = kind.key(first), kind.key(last), kind.key(kind.n_finite)
+    n_below, n_found, is_finite = collect(signed(piece), kind.key(kind.mask), low, high, end, found)
     keys = np.sort(found[:n_found])
     ends = np.flatnonzero(keys[1:] != keys[:-1])
     ends = np.append(ends, n_found - 1) if n_found else ends
-    return Inside(kind, n_below, keys[ends], ends + 1, largest < kind.n_finite)
+    return Inside(kind, n_below, keys[ends], ends + 1, is_finite)
 
 
 def _with(found: Inside, looks: list[Inside]) -> Inside:
@@ -135,11 +139,16 @@ def _with(found: Inside, looks: list[Inside]) -> Inside:
     keys, upto = found.keys, found.upto
     if every:
         both = np.concatenate([each.keys for each in every])
-        counts = np.concatenate([np.diff(each.upto, prepend=0) for each in every])
-        order = both.argsort(kind="stable")  # a merge, as each is in order
-        both = both[order]
-        ends = np.append(np.flatnonzero(both[1:] != both[:-1]), both.size - 1)
-        keys, upto = both[ends], counts[order].cumsum()[ends]
+        if all(each.upto[-1] == each.keys.size for each in every):  # all different, as nearly always
+            both.sort()
+            ends = np.append(np.flatnonzero(both[1:] != both[:-1]), both.size - 1)
+            keys, upto = both[ends], ends + 1
+        else:
+            counts = np.concatenate([np.diff(each.upto, prepend=0) for each in every])
+            order = both.argsort(kind="stable")  # a merge, as each is in order
+            both = both[order]
+            ends = np.append(np.flatnonzero(both[1:] != both[:-1]), both.size - 1)
+            keys, upto = both[ends], counts[order].cumsum()[ends]
     n_below = found.n_below + sum(each.n_below for each in looks)
     is_finite = found.is_finite and all(each.is_finite for each in looks)
     return Inside(found.kind, n_below, keys, upto, is_finite, found.error)

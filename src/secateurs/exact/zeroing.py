@@ -8,7 +8,7 @@ import numpy as np
 from secateurs.exact import kernels
 from secateurs.exact.choose import Cut
 from secateurs.exact.kinds import Kind, Stored, signed
-from secateurs.exact.parts import PIECE, split
+from secateurs.exact.parts import split
 from secateurs.exact.threads import spread
 
 MANY = 64  # neighbours from which on a group is cut as a row is, instead of comparing each with each
@@ -26,7 +26,7 @@ def zero_cut(stored: Stored, kind: Kind, cut: Cut) -> Cut:
         stored[:] = 0
         return cut
     pieces = [signed(piece) for piece in split(stored)]
-    n_ties = spread(lambda piece: kernels.zero_below(piece, mask, kind.key(cut.key), kind.key(kind.sign)), pieces)
+    n_ties = spread(lambda piece: kernels.zero_below(piece, mask, kind.key(cut.key)), pieces)
     spared = cut.n_ties
     crowded = []
     for piece, n in zip(pieces, n_ties, strict=True):
@@ -45,9 +45,9 @@ def zero_rows(stored: Stored, kind: Kind, n_columns: int, n_keep: int) -> None:
     if n_keep == 0:
         stored[:] = 0
     elif n_keep < n_columns:
-        mask, sign = kind.key(kind.mask), kind.key(kind.sign)
-        pieces = split(stored, max(1, PIECE // n_columns) * n_columns)
-        spread(lambda piece: kernels.zero_rows(signed(piece), mask, n_columns, n_keep, sign), pieces)
+        mask = kind.key(kind.mask)
+        pieces = split(stored, n_columns)
+        spread(lambda piece: kernels.zero_rows(signed(piece), mask, n_columns, n_keep), pieces)
 
 
 def zero_neighbours(stored: Stored, kind: Kind, shape: tuple[int, ...], m: int, n_keep: int) -> None:
@@ -65,6 +65,6 @@ def zero_neighbours(stored: Stored, kind: Kind, shape: tuple[int, ...], m: int, 
         zero_rows(rows.reshape(-1), kind, m, n_keep)
         stored.reshape(-1, m, n_kernel)[:] = rows.swapaxes(1, 2)
     elif n_keep < m:
-        mask, sign = kind.key(kind.mask), kind.key(kind.sign)
-        pieces = split(stored, max(1, PIECE // group) * group)
-        spread(lambda piece: kernels.zero_neighbours(signed(piece), mask, n_kernel, m, n_keep, sign), pieces)
+        mask = kind.key(kind.mask)
+        pieces = split(stored, group)
+        spread(lambda piece: kernels.zero_neighbours(signed(piece), mask, n_kernel, m, n_keep), pieces)

@@ -60,10 +60,11 @@ def test_collect_counts_below_and_gathers_inside_in_order(kind):
             asked = pivots(kind, keys)
             for low, high in zip(asked, asked[::-1] + asked, strict=False):
                 found = np.empty(n, keys.dtype)
-                answer = kernels.collect(signed(stored), kind.key(kind.mask), kind.key(low), kind.key(high), found)
+                end = kind.key(kind.n_finite)
+                answer = kernels.collect(signed(stored), kind.key(kind.mask), kind.key(low), kind.key(high), end, found)
                 inside = keys[(keys >= low) & (keys <= high)]
                 if low <= high:
-                    assert answer == ((keys < low).sum(), inside.size, max(keys, default=0)), (n, low, high)
+                    assert answer == ((keys < low).sum(), inside.size, (keys < kind.n_finite).all()), (n, low, high)
                     np.testing.assert_array_equal(found[: inside.size], inside)
 
 
@@ -72,10 +73,10 @@ def test_collect_of_everything_of_nothing_and_of_what_is_not_finite(kind):
     stored = bits(kind, 1000, [3, kind.n_finite, kind.mask])
     found = np.empty(1000, keys_of(kind, stored).dtype)
     mask = kind.key(kind.mask)
-    assert kernels.collect(signed(stored), mask, kind.key(0), mask, found) == (0, 1000, kind.mask)
+    assert kernels.collect(signed(stored), mask, kind.key(0), mask, mask, found) == (0, 1000, False)
     np.testing.assert_array_equal(found, keys_of(kind, stored))
-    assert kernels.collect(signed(stored), mask, kind.key(0), kind.key(-1), found)[:2] == (0, 0)
-    assert kernels.collect(signed(stored), mask, kind.key(4), kind.key(4), found)[1] == 0
+    assert kernels.collect(signed(stored), mask, kind.key(0), kind.key(-1), mask, found)[:2] == (0, 0)
+    assert kernels.collect(signed(stored), mask, kind.key(4), kind.key(4), mask, found)[1] == 0
 
 
 @each_width
@@ -95,7 +96,7 @@ def test_collect_and_count_take_memory_that_cannot_be_written(kind):
     mask, key = kind.key(kind.mask), kind.key(5)
     keys = keys_of(kind, stored)
     assert kernels.count(signed(stored), mask, key) == ((keys < 5).sum(), (keys == 5).sum())
-    assert kernels.collect(signed(stored), mask, key, key, np.empty_like(keys))[1] == (keys == 5).sum()
+    assert kernels.collect(signed(stored), mask, key, key, mask, np.empty_like(keys))[1] == (keys == 5).sum()
 
 
 @each_width
@@ -105,7 +106,7 @@ def test_zero_below_leaves_no_smaller_one_and_touches_no_other(kind):
             keys = keys_of(kind, stored)
             for key in pivots(kind, keys):
                 zeroed = stored.copy()
-                n_equal = kernels.zero_below(signed(zeroed), kind.key(kind.mask), kind.key(key), kind.key(kind.sign))
+                n_equal = kernels.zero_below(signed(zeroed), kind.key(kind.mask), kind.key(key))
                 np.testing.assert_array_equal(zeroed, np.where(keys < key, 0, stored))
                 assert n_equal == (keys == key).sum()
 
@@ -133,7 +134,7 @@ def largest_of_each(keys, n_keep):
 
 
 def zero_rows(kind, stored, n_columns, n_keep):
-    kernels.zero_rows(signed(stored), kind.key(kind.mask), n_columns, n_keep, kind.key(kind.sign))
+    kernels.zero_rows(signed(stored), kind.key(kind.mask), n_columns, n_keep)
 
 
 @each_width
@@ -183,8 +184,7 @@ def test_zero_rows_of_no_rows():
 
 
 def zero_neighbours(kind, stored, n_kernel, m, n_keep):
-    mask, sign = kind.key(kind.mask), kind.key(kind.sign)
-    kernels.zero_neighbours(signed(stored), mask, n_kernel, m, n_keep, sign)
+    kernels.zero_neighbours(signed(stored), kind.key(kind.mask), n_kernel, m, n_keep)
 
 
 def assert_neighbours(kind, stored, n_kernel, m, n_keep):

@@ -3,8 +3,8 @@
 stored  (rows * n_columns,) the bits of a weight, unsigned
 mask    (rows * ceil(n_columns / 8),) bytes: bit i of a row's byte j is its column 8 j + i; every row begins a byte
 kept    the weights whose bit is set, in order, and SLACK more that are written or read and mean nothing
-A branch on a random bit costs more than a few loads, and a counter that waits for the last one is slow too: all eight
-places of a byte come from tables.
+A branch on a random bit costs more than a few loads, and a counter that waits for the last one is slow too: the eight
+places of a byte come from tables, and all eight are moved at once.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from secateurs.exact.compiled import compiled
+from secateurs.formats import eights
 
 SLACK = 8
 
 _BITS = np.arange(256)[:, None] >> np.arange(8) & 1  # (byte, place)
-_IS_SET = _BITS.astype(np.uint8)
 _N_SET = _BITS.sum(axis=1)
 _N_BEFORE = (_BITS.cumsum(axis=1) - _BITS).astype(np.uint8)  # set bits below each place
 _WHERE = np.argsort(1 - _BITS, axis=1, kind="stable").astype(np.uint8)
@@ -38,31 +38,30 @@ def gather(stored: Any, mask: Any, n_columns: int, kept: Any) -> int:
     stride = (n_columns + 7) // 8
     n = 0
     for row in range(stored.size // n_columns):
-        for j in range(stride):
-            at, byte = row * n_columns + 8 * j, mask[row * stride + j]
-            for i in range(8):
-                kept[n + i] = stored[at + _WHERE[byte, i]]
+        for j in range(n_columns // 8):
+            byte = mask[row * stride + j]
+            eights.take(stored, row * n_columns + 8 * j, _WHERE, byte, kept, n)
             n += _N_SET[byte]
+        for column in range(n_columns // 8 * 8, n_columns):
+            kept[n] = stored[row * n_columns + column]
+            n += mask[row * stride + stride - 1] >> (column & 7) & 1
     return n
 
 
 @compiled
 def scatter(mask: Any, kept: Any, n_columns: int, stored: Any) -> int:
     """Write the kept weights to where their bit is set and zero elsewhere; how many bits are set."""
-    cast = stored.dtype.type
     stride = (n_columns + 7) // 8
     n = 0
     for row in range(stored.size // n_columns):
         for j in range(n_columns // 8):
-            at, byte = row * n_columns + 8 * j, mask[row * stride + j]
-            for i in range(8):
-                stored[at + i] = cast(kept[n + _N_BEFORE[byte, i]] * cast(_IS_SET[byte, i]))
+            byte = mask[row * stride + j]
+            eights.put(kept, n, _N_BEFORE, byte, stored, row * n_columns + 8 * j)
             n += _N_SET[byte]
-        if n_columns % 8:
-            at, byte = row * n_columns + n_columns // 8 * 8, mask[row * stride + stride - 1]
-            for i in range(n_columns % 8):
-                stored[at + i] = cast(kept[n + _N_BEFORE[byte, i]] * cast(_IS_SET[byte, i]))
-            n += _N_SET[byte]
+        for column in range(n_columns // 8 * 8, n_columns):
+            is_set = mask[row * stride + stride - 1] >> (column & 7) & 1
+            stored[row * n_columns + column] = kept[n] * kept.dtype.type(is_set)
+            n += is_set
     return n
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.exact.kinds import Kind, Stored
-from secateurs.formats import adaptive, kernels, nm
+from secateurs.formats import adaptive, kernels, nm, rans
 from secateurs.formats.blocks import map_of, order_of
 from secateurs.formats.packed import Grid, Keep
 from secateurs.formats.streams import DamageError, Reader, number, plane
@@ -108,7 +108,7 @@ def encode(piece: Piece, stored: Stored, codebook: Stored) -> Coded:
     as_floats = piece.kind if piece.values.is_exact else None
     coded_scales = _planes(scales, None, piece.is_smallest) if scales.size else b""
     values = _planes(kept, as_floats, piece.is_smallest)
-    drawn = np.bincount(_drawn(kept, as_floats, piece), minlength=1)
+    drawn = _drawn(kept, as_floats, piece)
     data = positions + coded_scales + values
     n_kept = int(np.count_nonzero(keep))
     return Coded(data, name, len(positions), len(coded_scales), len(values), n_kept, drawn)
@@ -179,11 +179,11 @@ def _gathered(keep: Keep, codes: Stored) -> Stored:
     return kept[:n]
 
 
-def _drawn(kept: Stored, kind: Kind | None, piece: Piece) -> Stored:
-    """What the entropy bound counts: exponents, or codes; nothing of other dtypes."""
+def _drawn(kept: Stored, kind: Kind | None, piece: Piece) -> NDArray[np.int64]:
+    """What the entropy bound counts: how often each exponent, or code, occurs; nothing of other dtypes."""
     if kind is not None:
-        return np.asarray((kept & piece.storage.type(kind.mask)) >> kind.n_mantissa)
-    return kept if piece.kind is not None else kept[:0]
+        return rans.counts_of(kept, kind.n_mantissa, (1 << kind.n_exponent) - 1)
+    return rans.counts_of(kept if piece.kind is not None else kept[:0])
 
 
 def _planes(numbers: Stored, kind: Kind | None, is_smallest: bool) -> bytes:

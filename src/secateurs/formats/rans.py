@@ -32,8 +32,7 @@ _LOW = 1 << 32  # states are in [_LOW, _LOW << 16)
 
 def encode(plane: Stored, share_of_size: float = 1.0) -> bytes | None:
     """The coded stream of (n,) uint8; None where it would not be smaller than this share of it."""
-    counts = np.zeros(256, np.int64)
-    _count(plane, counts)
+    counts = counts_of(plane)
     n_values = int(np.count_nonzero(counts))
     share = counts[counts > 0] / max(1, plane.size)
     ideal = -float(plane.size * (share * np.log2(share)).sum()) / 8
@@ -43,15 +42,15 @@ def encode(plane: Stored, share_of_size: float = 1.0) -> bytes | None:
     sizes = [float((counts * (np.log2(table.sum()) - np.log2(np.maximum(table, 1)))).sum()) for table in tables]
     # The fewest bits that are as good to a thousandth: a smaller table stays in the cache when decoding.
     table = next(table for table, size in zip(tables, sizes, strict=True) if size <= min(sizes) * 1.001 + 8)
-    words, states = np.empty(plane.size + LANES, np.uint16), np.empty(LANES, np.int64)
-    n_words = _encode(plane, table, int(table.sum()).bit_length() - 1, words, states)
+    words, states = np.empty(plane.size, np.uint16), np.empty(LANES, np.int64)
+    first = _encode(plane, table, int(table.sum()).bit_length() - 1, words, states)
     return b"".join(
         (
             bytes([int(table.sum()).bit_length() - 1]),
             np.packbits(table > 0, bitorder="little").tobytes(),
             table[table > 0].astype("<u2").tobytes(),
             np.array([[x & 0xFFFF, x >> 16 & 0xFFFF, x >> 32] for x in states.tolist()], "<u2").tobytes(),
-            words[:n_words][::-1].astype("<u2").tobytes(),
+            words[first:].astype("<u2", copy=False).tobytes(),
         )
     )
 
@@ -96,31 +95,67 @@ def _n_head(n_values: int) -> int:
     return 33 + 2 * n_values + 6 * LANES
 
 
+def counts_of(plane: Stored, shift: int = 0, mask: int = 255) -> Stored:
+    """(mask + 1,): how often each value of plane >> shift & mask occurs."""
+    counts = np.zeros((LANES, mask + 1), np.int64)
+    _count(plane, plane.dtype.type(shift), plane.dtype.type(mask), counts)
+    return np.asarray(counts.sum(axis=0))
+
+
 @compiled
-def _count(plane: Any, counts: Any) -> None:
-    for value in plane:
-        counts[value] += 1
+def _count(plane: Any, shift: Any, mask: Any, counts: Any) -> None:
+    # A count that has just been written is slow to read again: the next value, so often the same, has its own.
+    end = plane.size // LANES * LANES
+    for i in range(0, end, LANES):
+        for lane in range(LANES):
+            counts[lane, plane[i + lane] >> shift & mask] += 1
+    for i in range(end, plane.size):
+        counts[0, plane[i] >> shift & mask] += 1
 
 
 @compiled
 def _encode(plane: Any, table: Any, bits: int, words: Any, states: Any) -> int:
-    starts = np.zeros(256, np.int64)
-    for value in range(1, 256):
-        starts[value] = starts[value - 1] + table[value - 1]
-    for lane in range(LANES):
-        states[lane] = _LOW
-    n_words = 0
-    for i in range(plane.size - 1, -1, -1):
-        x, value = states[i % LANES], plane[i]
-        frequency = table[value]
-        if x >> (48 - bits) >= frequency:
-            words[n_words] = x & 0xFFFF
-            n_words += 1
-            x >>= 16
-        # Exact: both are below 2**48, and a quotient of doubles errs by less than 1 / frequency.
-        quotient = np.int64(np.float64(x) / np.float64(frequency))
-        states[i % LANES] = (quotient << bits) + starts[value] + x - quotient * frequency
-    return n_words
+    """Fill `words` from its end; the place of the first."""
+    limits, starts, others = np.zeros(256, np.int64), np.zeros(256, np.int64), np.zeros(256, np.int64)
+    shares = np.zeros(256, np.float64)
+    at = 0
+    for value in range(256):
+        limits[value], starts[value], others[value] = table[value] << (48 - bits), at, (1 << bits) - table[value]
+        shares[value] = 1 / table[value] if table[value] else 0.0
+        at += table[value]
+    at, end = words.size, plane.size // LANES * LANES
+    states[:] = _LOW
+    for i in range(plane.size - 1, end - 1, -1):
+        at = _put(states[i % LANES], limits[plane[i]], words, at)
+        states[i % LANES] = _after(states[i % LANES], plane[i], limits, shares, starts, others)
+    a, b, c, d = states[0], states[1], states[2], states[3]
+    for i in range(end - LANES, -1, -LANES):
+        at = _put(d, limits[plane[i + 3]], words, at)
+        d = _after(d, plane[i + 3], limits, shares, starts, others)
+        at = _put(c, limits[plane[i + 2]], words, at)
+        c = _after(c, plane[i + 2], limits, shares, starts, others)
+        at = _put(b, limits[plane[i + 1]], words, at)
+        b = _after(b, plane[i + 1], limits, shares, starts, others)
+        at = _put(a, limits[plane[i]], words, at)
+        a = _after(a, plane[i], limits, shares, starts, others)
+    states[0], states[1], states[2], states[3] = a, b, c, d
+    return at
+
+
+@compiled
+def _put(x: int, limit: int, words: Any, at: int) -> int:
+    # Written always and counted where it was due: no branch waits for random bits.
+    words[at - 1] = np.uint16(x & 0xFFFF)
+    return at - (x >= limit)
+
+
+@compiled
+def _after(x: int, value: int, limits: Any, shares: Any, starts: Any, others: Any) -> int:
+    """The state that decodes to this value first: x // frequency * 2**bits + start + x % frequency."""
+    if x >= limits[value]:
+        x >>= 16
+    # The quotient is exact: half-way between two integers doubles of 48 bits err by less than the way to either.
+    return int(x + starts[value] + np.int64((x + 0.5) * shares[value]) * others[value])
 
 
 @compiled
@@ -138,39 +173,24 @@ def _decode(words: Any, states: Any, table: Any, bits: int, plane: Any) -> bool:
     a, b, c, d = states[0], states[1], states[2], states[3]
     at, n_words = 0, words.size - LANES  # so many words more may be read before that is noticed
     for i in range(0, plane.size - 3, LANES):
-        slot = slots[a & mask]
-        plane[i] = slot & 255
-        a = (slot >> 24) * (a >> bits) + (slot >> 8 & 0xFFFF)
-        slot = slots[b & mask]
-        plane[i + 1] = slot & 255
-        b = (slot >> 24) * (b >> bits) + (slot >> 8 & 0xFFFF)
-        slot = slots[c & mask]
-        plane[i + 2] = slot & 255
-        c = (slot >> 24) * (c >> bits) + (slot >> 8 & 0xFFFF)
-        slot = slots[d & mask]
-        plane[i + 3] = slot & 255
-        d = (slot >> 24) * (d >> bits) + (slot >> 8 & 0xFFFF)
-        if a < _LOW:
-            a = a << 16 | np.int64(words[at])
-            at += 1
-        if b < _LOW:
-            b = b << 16 | np.int64(words[at])
-            at += 1
-        if c < _LOW:
-            c = c << 16 | np.int64(words[at])
-            at += 1
-        if d < _LOW:
-            d = d << 16 | np.int64(words[at])
-            at += 1
+        w, x, y, z = slots[a & mask], slots[b & mask], slots[c & mask], slots[d & mask]
+        plane[i], plane[i + 1], plane[i + 2], plane[i + 3] = w & 255, x & 255, y & 255, z & 255
+        a, at = _fed((w >> 24) * (a >> bits) + (w >> 8 & 0xFFFF), words, at)
+        b, at = _fed((x >> 24) * (b >> bits) + (x >> 8 & 0xFFFF), words, at)
+        c, at = _fed((y >> 24) * (c >> bits) + (y >> 8 & 0xFFFF), words, at)
+        d, at = _fed((z >> 24) * (d >> bits) + (z >> 8 & 0xFFFF), words, at)
         if at > n_words:
             return False
     for i in range(plane.size // LANES * LANES, plane.size):
         slot = slots[a & mask]
         plane[i] = slot & 255
-        a = (slot >> 24) * (a >> bits) + (slot >> 8 & 0xFFFF)
-        if a < _LOW:
-            a = a << 16 | np.int64(words[at])
-            at += 1
+        a, at = _fed((slot >> 24) * (a >> bits) + (slot >> 8 & 0xFFFF), words, at)
         a, b, c = b, c, a
     # Three bytes at most were left: the states changed places, and all are the same again if nothing is wrong.
     return bool(at == n_words and a == _LOW and b == _LOW and c == _LOW and d == _LOW)
+
+
+@compiled
+def _fed(x: int, words: Any, at: int) -> tuple[int, int]:
+    """(the state, with the next word where it needs one, the place of the word after)."""
+    return (x << 16 | int(words[at]), at + 1) if x < _LOW else (x, at)

@@ -8,7 +8,7 @@ formats/pieces.py, and for people in docs/packed-files.md.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,13 +24,12 @@ from secateurs.checkpoint.safetensors_file import Header
 from secateurs.checkpoint.tensors import Checkpoint, Entry, Stored
 from secateurs.checks import shown
 from secateurs.errors import InputError
-from secateurs.exact.threads import spread
+from secateurs.exact.threads import flow, spread
 from secateurs.formats.pieces import Piece, decode
 from secateurs.formats.streams import DamageError
 
 FAMILY = "secateurs.packed/"
 SUFFIX = ".packed.safetensors"
-BATCH = 64 << 20  # dense bytes that are decoded together
 
 
 @dataclass(eq=False)
@@ -59,17 +58,29 @@ class PackedCheckpoint(Checkpoint):
         """The bits, decoded anew each time; InputError where any are damaged."""
         return next(self.decoded([entry]))
 
-    def decoded(self, entries: "list[Entry] | tuple[Entry, ...]") -> Iterator[Stored]:
-        """The bits of each tensor, many small ones at a time."""
-        batch: list[Entry] = []
-        n_bytes = 0
-        for entry in entries:
-            batch.append(entry)
-            n_bytes += entry.n_bytes
-            if n_bytes >= BATCH:
-                yield from self._decoded(batch)
-                batch, n_bytes = [], 0
-        yield from self._decoded(batch)
+    def decoded(self, entries: Sequence[Entry]) -> Iterator[Stored]:
+        """The bits of each tensor; while one is used, the next are decoded."""
+        return (whole for whole, _ in self.parts(entries) if whole is not None)
+
+    def parts(self, entries: Sequence[Entry]) -> Iterator[tuple[Stored | None, Stored]]:
+        """(the whole tensor with its last piece, else None; the piece) of every piece in turn."""
+
+        def tasks() -> Iterator[tuple[Record, Stored, _Task | None, Stored, bool]]:
+            for entry in entries:
+                record = self.records[entry.name]
+                whole, codebook = self._room(record), self._codebook(record)
+                pieces = _tasks(record, whole)
+                for i, task in enumerate(pieces or [None]):
+                    yield record, whole, task, codebook, i >= len(pieces) - 1
+
+        def part(
+            record: Record, whole: Stored, task: _Task | None, codebook: Stored, is_last: bool
+        ) -> tuple[Stored | None, Stored]:
+            if task is not None:
+                self._decode(record, task, codebook)
+            return (whole if is_last else None), (whole if task is None else task.out)
+
+        return flow(lambda each: part(*each), tasks())
 
     def examined(self, entry: Entry) -> tuple[Stored, list[str]]:
         """(the bits of a tensor, what is wrong with them), what they are when dense included."""
@@ -91,23 +102,6 @@ class PackedCheckpoint(Checkpoint):
     def close(self) -> None:
         """Let go of the map."""
         self.maps.close()
-
-    def _decoded(self, entries: list[Entry]) -> list[Stored]:
-        records = [self.records[entry.name] for entry in entries]
-        arrays = [self._room(record) for record in records]
-        codebooks = [self._codebook(record) for record in records]
-        # One list of all pieces: a task that waited for others of its own pool would wait for ever.
-        tasks = [
-            (record, task, codebook)
-            for record, array, codebook in zip(records, arrays, codebooks, strict=True)
-            for task in _tasks(record, array)
-        ]
-        # Errors are looked at when all tasks have ended: none may still read the map of a file that is given up.
-        errors = spread(lambda each: self._tried(*each), tasks)
-        for error in errors:
-            if error is not None:
-                raise error
-        return arrays
 
     def _tried(self, record: Record, task: "_Task", codebook: Stored) -> InputError | None:
         try:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -43,7 +42,7 @@ from secateurs.durable import replacing
 from secateurs.errors import InputError, OutputError, RecipeError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.parts import aligned
-from secateurs.exact.threads import n_threads, spread
+from secateurs.exact.threads import flow
 from secateurs.formats.pieces import Coded, Piece, decode, encode
 from secateurs.formats.values import EXACT, Values, assert_finite, codebook_of
 
@@ -113,9 +112,9 @@ def unpack(source: str | os.PathLike[str], out: str | os.PathLike[str], *, progr
         progress.n_bytes = sum(entry.n_bytes for entry in packed.entries)
         with replacing(path) as file:
             file.write(shard.header)
-            for stored in packed.decoded(shard.entries):
-                file.write(stored.data)
-                progress.n_bytes_done += stored.nbytes
+            for _, part in packed.parts(shard.entries):
+                file.write(part.data)
+                progress.n_bytes_done += part.nbytes
 
 
 def load(source: "str | os.PathLike[str] | nn.Module", names: Sequence[str] = ()) -> "dict[str, Tensor]":
@@ -216,9 +215,8 @@ class _Writing:
         self.file.write(bytes(N_HEADER))
         tensors: list[_Tensor] = []
         tasks = self._tasks(chosen, tensors)
-        while batch := list(islice(tasks, 4 * n_threads())):
-            for (tensor, piece, _), done in zip(batch, spread(lambda task: _encoded(*task), batch), strict=True):
-                self._write(tensor, piece, done)
+        for tensor, piece, done in flow(lambda task: (*task[:2], _encoded(*task)), tasks):
+            self._write(tensor, piece, done)
         records = tuple(replace(tensor.record, pieces=tuple(tensor.parts)) for tensor in tensors)
         rest = index_bytes(Index(records, metadata))
         n_dense = sum(record.entry.n_bytes for record in records)

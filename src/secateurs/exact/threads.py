@@ -2,8 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import chain, islice
 from threading import current_thread
@@ -28,19 +28,30 @@ def n_threads() -> int:
 
 def spread(task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """What `task` gives for every item, in their order; the first error is raised."""
+    return list(flow(task, items))
+
+
+def flow(task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The same one by one: while a result is used, the next are made. However this ends, no task goes on."""
     n = n_threads()
     # A task that spreads in turn would wait for threads that wait for it.
     pieces = iter(items)
     two = list(islice(pieces, 2))
     if n == 1 or len(two) < 2 or current_thread().name.startswith(_NAME):
-        return [task(item) for item in chain(two, pieces)]
-    found: list[Result] = []
+        yield from map(task, chain(two, pieces))
+        return
     waiting: deque[Future[Result]] = deque()
-    for item in chain(two, pieces):  # which may be made only now: few of them are held at a time
-        waiting.append(_pool(n, os.getpid()).submit(task, item))
-        if len(waiting) > 2 * n:
-            found.append(waiting.popleft().result())
-    return found + [each.result() for each in waiting]
+    try:
+        for item in chain(two, pieces):  # which may be made only now: few of them are held at a time
+            waiting.append(_pool(n, os.getpid()).submit(task, item))
+            if len(waiting) > 2 * n:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for each in waiting:
+            each.cancel()
+        wait(waiting)
 
 
 @cache

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from secateurs.checkpoint.verifying import verify
     from secateurs.errors import SecateursError
     from secateurs.masks import Masks
+    from secateurs.measure.drop import accuracy_drop
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
     from secateurs.recipe import Recipe
@@ -42,6 +43,7 @@ _HOME = {
     "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
+    "secateurs.measure.drop": ("accuracy_drop",),
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.recipe": ("Recipe",),
@@ -59,6 +61,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "SecateursError",
+    "accuracy_drop",
     "block",
     "column",
     "diff",

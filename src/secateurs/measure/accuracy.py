@@ -31,16 +31,21 @@ class Accuracy:
         return {"value": self.value, "n": self.n, "low": low, "high": high}
 
 
-@torch.no_grad()
 def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Accuracy:
     """How many of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
+    return Accuracy(int(correct(module, x, y, batch_size).sum()), len(y))
+
+
+@torch.no_grad()
+def correct(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Tensor:
+    """(n,) which of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     device = next(module.parameters(), x).device
-    n_correct = 0
+    found = torch.zeros(len(y), dtype=torch.bool)
     for start in range(0, len(y), batch_size):
         logits = module(x[start : start + batch_size].to(device))  # (batch, classes)
-        n_correct += int((logits.argmax(dim=1).cpu() == y[start : start + batch_size]).sum())
+        found[start : start + batch_size] = logits.argmax(dim=1).cpu() == y[start : start + batch_size]
     for part, was_training in modes:
         part.training = was_training
-    return Accuracy(n_correct, len(y))
+    return found

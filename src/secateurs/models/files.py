@@ -70,7 +70,7 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[Network, ModelConfig]
     folder = Path(directory)
     if not folder.is_dir():
         raise InputError(f"There is no model directory '{folder}'. Give the directory that holds {CONFIG_FILE}.")
-    config = _read_config(folder / CONFIG_FILE)
+    config = config_of(folder)
     try:
         # First without memory, so that a config that does not describe the weights beside it allocates nothing.
         with torch.device("meta"):
@@ -83,7 +83,9 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[Network, ModelConfig]
     return module.eval(), config
 
 
-def _read_config(path: Path) -> ModelConfig:
+def config_of(directory: str | os.PathLike[str]) -> ModelConfig:
+    """What `save_model` wrote into config.json; InputError where there is none, or another tool's."""
+    path = Path(directory) / CONFIG_FILE
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -118,11 +120,16 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
         file = file / WEIGHTS_FILE
     names = _check_header(module, file)
     with _open(file) as weights:
-        tensors: dict[str, Tensor] = {name: weights.get_tensor(name) for name in names}
+        fill(module, {name: weights.get_tensor(name) for name in names}, file)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str | os.PathLike[str]) -> None:
+    """As `load_weights`, with tensors that were read already, from `where`."""
+    _assert_fits(module, {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}, where)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             n_bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(f"'{file}': {n_bad:,} of {tensor.numel():,} values of {name!r} are NaN or infinite.")
+            raise InputError(f"'{where}': {n_bad:,} of {tensor.numel():,} values of {name!r} are NaN or infinite.")
     module.load_state_dict(tensors, strict=False)  # names and shapes are already checked
 
 
@@ -139,10 +146,18 @@ def _open(path: Path) -> Any:
 
 def _check_header(module: nn.Module, path: Path) -> list[str]:
     """The names in the file, once they and their shapes are those of the module; reads no tensor."""
-    wanted = dict(module.state_dict())
     with _open(path) as weights:
         slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - not a mapping
         found = {name: (tuple(piece.get_shape()), str(piece.get_dtype())) for name, piece in slices.items()}
+    _assert_fits(module, found, path)
+    return list(found)
+
+
+def _assert_fits(
+    module: nn.Module, found: Mapping[str, tuple[tuple[int, ...], str | torch.dtype]], where: str | os.PathLike[str]
+) -> None:
+    """InputError unless these names, shapes and kinds of dtype are those of the module."""
+    wanted = dict(module.state_dict())
     problems = [
         f"{name!r} is missing" for name in wanted if name not in found and not name.endswith("num_batches_tracked")
     ]
@@ -150,15 +165,15 @@ def _check_header(module: nn.Module, path: Path) -> list[str]:
     for name, (size, dtype) in found.items():
         if name not in wanted:
             continue
+        is_floating = dtype.is_floating_point if isinstance(dtype, torch.dtype) else dtype.startswith(("F", "BF"))
         if size != tuple(wanted[name].shape):
             problems.append(f"{name!r} is {size} in the file and {tuple(wanted[name].shape)} in the network")
-        elif wanted[name].is_floating_point() != dtype.startswith(("F", "BF")):
+        elif wanted[name].is_floating_point() != is_floating:
             problems.append(f"{name!r} is {dtype} in the file and {wanted[name].dtype} in the network")
     if problems:
         shown = "; ".join(problems[:N_MISMATCHES_SHOWN])
         more = f"; and {len(problems) - N_MISMATCHES_SHOWN} more" if len(problems) > N_MISMATCHES_SHOWN else ""
         raise InputError(
-            f"'{path}' does not hold the weights of this network ({type(module).__name__}): {shown}{more}. "
+            f"'{where}' does not hold the weights of this network ({type(module).__name__}): {shown}{more}. "
             "Build the network that these weights belong to."
         )
-    return list(found)

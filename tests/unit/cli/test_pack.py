@@ -89,3 +89,69 @@ def test_errors(secateurs, source, packed, arguments, code, words):
     assert words in said.err
     assert "Traceback" not in said.err
     assert not packed.exists()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A directory with a small network of ours, and its data."""
+    import numpy as np
+
+    from secateurs.data import DataSpec, load_data
+    from secateurs.models import ModelSpec, build, save_model
+
+    y = np.arange(60) % 3
+    x = np.clip(80 * y[:, None, None] + np.random.default_rng(0).normal(20, 5, (60, 4, 4)), 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "three.npz", x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
+    data, spec = load_data(DataSpec(source=str(tmp_path / "three.npz"))), ModelSpec.parse("lenet-300-100")
+    module = build(spec, data.shape, seed=0)
+    optimizer = torch.optim.Adam(module.parameters(), 1e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(data.x_train), data.y_train).backward()
+        optimizer.step()
+    save_model(module, spec, data.shape, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_accuracy_before_and_after(secateurs, trained, packed):
+    asked = ("pack", str(trained), "-o", str(packed), "--data", str(trained.with_name("three.npz")))
+    said = secateurs(*asked, "--max-drop", "0.5pp")
+    assert said.code == 0
+    assert "Accuracy 100.00 % " in said.out
+    assert "n = 30 test examples: no change" in said.out
+    found = json.loads(secateurs(*asked, "--json").out)["accuracy"]
+    assert found["before"] == found["after"]
+    assert (found["before"]["value"], found["before"]["n"], found["drop"]["value"]) == (1, 30, 0)
+
+
+def test_a_drop_beyond_the_gate_gives_1_and_keeps_the_file(secateurs, trained, packed, monkeypatch):
+    """As if packing had turned every weight round."""
+    from secateurs.measure import drop
+
+    def load(path):
+        return {name: -tensor if str(path) == str(packed) else tensor for name, tensor in sc.load(path).items()}
+
+    monkeypatch.setattr(drop, "load", load)
+    asked = ("pack", str(trained), "-o", str(packed), "--data", str(trained.with_name("three.npz")))
+    said = secateurs(*asked, "--max-drop", "20pp")
+    assert said.code == 1
+    assert "more than the 20 allowed. The file is written all the same" in said.err
+    assert packed.exists()
+    assert secateurs(*asked, "--max-drop", "100pp").code == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--max-drop", "0.5pp"), "say on which data, with --data"),
+        (("--std", "1"), "--std is for measuring the accuracy"),
+        (("--data", "digits", "--max-drop", "0.5"), "percentage points from 0 to 100"),
+        (("--data", "digits", "--max-drop", "xpp"), "got 'xpp'"),
+        (("--data", "digits", "--mean", "a,b", "--std", "1"), "--mean takes numbers"),
+    ],
+)
+def test_options_of_the_accuracy_that_mean_nothing(secateurs, trained, packed, asked, words):
+    said = secateurs("pack", str(trained), "-o", str(packed), *asked)
+    assert said.code == 2
+    assert words in said.err
+    assert not packed.exists()

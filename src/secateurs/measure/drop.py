@@ -1,0 +1,143 @@
+"""Drop: the accuracy of a network before and after it was packed, on the same test examples.
+
+    drop = accuracy_drop("model/", "small.packed.safetensors", DataSpec(source="mnist", directory="data/"))
+    drop.before, drop.after, drop.value, drop.interval
+
+Both answer the same examples, so for the interval only those count that one gets right and the other wrong.
+"""
+
+import copy
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateurs.checkpoint.packing import load
+from secateurs.data import Dataset, DataSpec, load_data
+from secateurs.errors import InputError
+from secateurs.measure.accuracy import Accuracy, correct
+from secateurs.models import ModelSpec, build
+from secateurs.models.files import config_of, fill
+
+Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What packing cost.
+
+    n_lost, n_gained  examples that only the network before gets right, and only the one after
+    """
+
+    before: Accuracy
+    after: Accuracy
+    n_lost: int
+    n_gained: int
+
+    @property
+    def value(self) -> float:
+        """Accuracy before minus accuracy after, in [-1, 1]: 0.005 is half a percentage point."""
+        return (self.n_lost - self.n_gained) / self.before.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference of paired shares, half an example added to each cell: Agresti & Min 2005."""
+        n, lost, gained = self.before.n + 2, self.n_lost + 0.5, self.n_gained + 0.5
+        middle = (lost - gained) / n
+        half = Z * math.sqrt(lost + gained - (lost - gained) ** 2 / n) / n
+        return middle - half, middle + half
+
+    def values(self) -> dict[str, Any]:
+        """JSON-able."""
+        low, high = self.interval
+        drop = {"value": self.value, "low": low, "high": high, "n_lost": self.n_lost, "n_gained": self.n_gained}
+        return {"before": self.before.values(), "after": self.after.values(), "drop": drop}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A network with its weights, and the test examples that it is evaluated on; made before anything is packed."""
+
+    network: nn.Module
+    data: Dataset
+    is_right: Tensor  # (n,) bool, before
+
+    def after(self, packed: str | os.PathLike[str]) -> Drop:
+        """The drop of the network with the weights of a packed file, read again."""
+        fill(self.network, load(packed), packed)
+        found = correct(self.network, self.data.x_test, self.data.y_test)
+        n = len(found)
+        return Drop(
+            Accuracy(int(self.is_right.sum()), n),
+            Accuracy(int(found.sum()), n),
+            int((self.is_right & ~found).sum()),
+            int((~self.is_right & found).sum()),
+        )
+
+
+def accuracy_drop(
+    source: str | os.PathLike[str] | nn.Module,
+    packed: str | os.PathLike[str],
+    data: DataSpec | Dataset,
+    model: ModelSpec | str | None = None,
+) -> Drop:
+    """Test accuracy with the weights of `source`, and with those of the packed file that was made of it.
+
+    source  a directory that `save_model` wrote, or that was pruned from one; any other checkpoint of a reference
+            network that `model` names; or a live network, which stays as it is
+    data    images are scaled as the network's config says; where it has none, by the mean and std of `data`
+
+    InputError where network and data do not fit.
+    """
+    return evaluation_of(source, data, model).after(packed)
+
+
+def evaluation_of(
+    source: str | os.PathLike[str] | nn.Module, data: DataSpec | Dataset, model: ModelSpec | str | None = None
+) -> Evaluation:
+    """The network before, evaluated."""
+    if isinstance(source, nn.Module):
+        network, found = copy.deepcopy(source), data if isinstance(data, Dataset) else load_data(data)
+    else:
+        network, found = _network(Path(source), data, ModelSpec.parse(model) if isinstance(model, str) else model)
+    network.eval()
+    return Evaluation(network, found, correct(network, found.x_test, found.y_test))
+
+
+def _network(source: Path, data: DataSpec | Dataset, model: ModelSpec | None) -> tuple[nn.Module, Dataset]:
+    """The network of a checkpoint, filled, and the data as it reads them."""
+    config = None if model is not None else _config(source)
+    scaling = config.about.get("scaling") if config is not None else None
+    if isinstance(data, DataSpec):
+        if isinstance(scaling, dict) and data.mean is None:
+            data = DataSpec(**{**data.values(), "mean": scaling.get("mean"), "std": scaling.get("std")})
+        data = load_data(data)
+    if config is not None and config.shape != data.shape:
+        raise InputError(
+            f"'{source}' reads {config.shape}; the data are {data.shape}. Give the data it was trained on."
+        )
+    found = json.loads(json.dumps(asdict(data.scaling))) if data.scaling is not None else None
+    if scaling is not None and scaling != found:
+        raise InputError(
+            f"'{source}' was trained on pixels scaled by {scaling}, and the data are scaled by {found}: its accuracy "
+            "would mean nothing. Leave mean and std out, and give pixels of the same range."
+        )
+    spec = config.model if config is not None else model
+    assert spec is not None
+    network = build(spec, data.shape, seed=0)
+    fill(network, load(source), source)
+    return network, data
+
+
+def _config(source: Path) -> Any:
+    folder = source if source.is_dir() else source.parent
+    try:
+        return config_of(folder)
+    except InputError as error:
+        raise InputError(
+            f"Which network '{source}' holds is not known: {error} Or name it: model='lenet-5' (--model lenet-5)."
+        ) from error

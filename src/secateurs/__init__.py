@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from secateurs.budgets import erk, per_layer, sparsity, threshold, top
     from secateurs.checkpoint.difference import diff
     from secateurs.checkpoint.opening import open_checkpoint
+    from secateurs.checkpoint.packed_directory import pack_beside
     from secateurs.checkpoint.packing import load, pack, unpack
     from secateurs.checkpoint.streamed import prune_checkpoint
     from secateurs.checkpoint.survey import inspect
@@ -40,6 +41,7 @@ _HOME = {
     "secateurs.checkpoint.streamed": ("prune_checkpoint",),
     "secateurs.checkpoint.survey": ("inspect",),
     "secateurs.checkpoint.verifying": ("verify",),
+    "secateurs.checkpoint.packed_directory": ("pack_beside",),
     "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
@@ -76,6 +78,7 @@ __all__ = [
     "neighbours",
     "open_checkpoint",
     "pack",
+    "pack_beside",
     "per_layer",
     "prune",
     "prune_checkpoint",

@@ -3,8 +3,8 @@
     open_checkpoint("model.safetensors")   open_checkpoint("directory")   open_checkpoint("org/name")   ...(module)
 
 In a directory: model.safetensors, else *.safetensors.index.json and its shards, else the only *.safetensors, else
-pytorch_model.bin (or its index), else the only .pt, .pth, .bin or .onnx, else the only *.packed.safetensors. Nothing is
-read but headers.
+pytorch_model.bin (or its index), else the only .pt, .pth, .bin or .onnx, else weights.packed.safetensors or the only
+*.packed.safetensors. Nothing is read but headers.
 To add a source: a line in `_open_files`, and its file names in _KINDS.
 """
 
@@ -134,5 +134,5 @@ _KINDS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("model.safetensors", lambda name: name.endswith(".safetensors") and not name.endswith(".packed.safetensors")),
     ("pytorch_model.bin", lambda name: name.endswith(TORCH_SUFFIXES) and not name.startswith(_TRAINING_STATE)),
     ("model.onnx", lambda name: name.endswith(".onnx")),
-    ("model.packed.safetensors", lambda name: name.endswith(".packed.safetensors")),
+    ("weights.packed.safetensors", lambda name: name.endswith(".packed.safetensors")),
 )

@@ -23,7 +23,7 @@ from secateurs.checkpoint.manifest import FORMAT, checksum
 from secateurs.checkpoint.manifest import NAME as MANIFEST
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plain_files import open_plain, read_json, stays_inside
-from secateurs.checkpoint.tensors import Entry, Stored
+from secateurs.checkpoint.tensors import Checkpoint, Entry, Stored
 from secateurs.checks import shown
 from secateurs.errors import InputError, SecateursError
 from secateurs.exact.kinds import KINDS
@@ -63,6 +63,7 @@ class Verification:
     n_zero        zeros in all of these
     problems      damage, in the order of the files; () if there is none
     notes         what is worth knowing and no damage
+    n_beside      tensors that lie packed beside the plain ones, and were compared with them bit by bit
     """
 
     path: str
@@ -76,6 +77,7 @@ class Verification:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     is_packed: bool = False
+    n_beside: int = 0
 
     @property
     def is_ok(self) -> bool:
@@ -101,7 +103,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     problems = [*manifest.problems(), *_files(where, manifest), *_surplus(where, manifest)]
     notes: list[str] = []
     counts: list[_Counted] = []
-    n_nm = 0
+    n_nm = n_beside = 0
     try:
         with open_checkpoint(where) as checkpoint:
             by_name = {name: entry for entry in checkpoint.entries for name in entry.names}
@@ -120,6 +122,9 @@ def verify(path: str | os.PathLike[str]) -> Verification:
                         n_nm += 1
                         as_cut = replace(entry, is_turned=layer.is_turned, groups=layer.groups)
                         problems += _groups(as_cut, stored, *pattern)
+            if "packed" in manifest.values:
+                n_beside = len(checkpoint.entries)
+                problems += _beside(where, checkpoint)
             known = {name for layer in manifest.layers for name in layer.names}
             for entry in checkpoint.entries:
                 if not known & {*entry.names}:
@@ -138,7 +143,29 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         n_zero=sum(found.n_zero for found in counts),
         problems=tuple(problems),
         notes=tuple(notes),
+        n_beside=n_beside,
     )
+
+
+def _beside(where: Path, plain: Checkpoint) -> Iterator[Problem]:
+    """The problems of the packed weights beside the plain ones: damage, and every bit in which they differ."""
+    from secateurs.checkpoint.packed_directory import PACKED
+
+    with open_checkpoint(where / PACKED) as opened:
+        packed = cast("PackedCheckpoint", opened)
+        others = {entry.name: entry for entry in packed.entries}
+        for entry in plain.entries:
+            other = others.pop(entry.name, None)
+            if other is None:
+                yield Problem(PACKED, entry.name, "is in the plain weights alone")
+            elif (other.dtype, other.shape) != (entry.dtype, entry.shape):
+                yield Problem(PACKED, entry.name, "differs from the plain weights in dtype or shape")
+            else:
+                stored, found = packed.examined(other)
+                yield from (Problem(PACKED, entry.name, what) for what in found)
+                if not found and not np.array_equal(stored, plain.stored(entry)):
+                    yield Problem(PACKED, entry.name, "holds other weights than the plain file")
+        yield from (Problem(PACKED, name, "is in the packed weights alone") for name in others)
 
 
 def _structure(where: Path) -> Verification:
@@ -148,7 +175,7 @@ def _structure(where: Path) -> Verification:
     from secateurs.checkpoint.streamed import WORK
 
     if (where / WORK).is_dir():
-        raise InputError(f"'{where}' is an unfinished run of prune. Run the same command again to finish it.")
+        raise InputError(f"'{where}' is an unfinished run of prune or pack. Run the same command again to finish it.")
     with open_checkpoint(where) as checkpoint:
         if checkpoint.source == "packed":
             return _packed(where, cast("PackedCheckpoint", checkpoint))

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("source", metavar="SRC")
-@click.option("-o", "--out", required=True, help="The file to write: NAME.packed.safetensors.")
+@click.option(
+    "-o", "--out", required=True, help="The file to write: NAME.packed.safetensors; a directory for --beside."
+)
+@click.option(
+    "--beside",
+    is_flag=True,
+    help="Write a directory that stock loaders read: plain model.safetensors, the same bits packed beside it, the "
+    "config and tokenizer of SRC, and one manifest.",
+)
 @click.option(
     "--values",
     "values",
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
 def pack(
     source: str,
     out: str,
+    beside: bool,
     values: tuple[str, ...],
     smallest: bool,
     zstd: int | None,
@@ -60,6 +69,7 @@ def pack(
     SRC is a safetensors, PyTorch or ONNX file, a directory with one, or org/name on the hub; it is only read. Every
     bit comes back unless --values says otherwise. Read it with secateurs.load, or unpack it.
     """
+    from secateurs.checkpoint.packed_directory import pack_beside
     from secateurs.checkpoint.packing import Progress
     from secateurs.checkpoint.packing import pack as pack_file
 
@@ -74,7 +84,9 @@ def pack(
     evaluation = _evaluation(source, data, data_dir, model, mean, std)
     progress = Progress()
     with watch(lambda: Shown(progress.n_bytes_done, progress.n_bytes, f"packing {progress.n_bytes / 1e6:,.0f} MB")):
-        receipt = pack_file(source, out, chosen, smallest=smallest, zstd=zstd, progress=progress)
+        receipt = (pack_beside if beside else pack_file)(
+            source, out, chosen, smallest=smallest, zstd=zstd, progress=progress
+        )
     drop = evaluation.after(receipt.path) if evaluation is not None else None
     if as_json:
         accuracy = {} if drop is None else {"accuracy": drop.values()}

@@ -56,7 +56,10 @@ def _print(found: "Verification") -> None:
         console.print(f"Good: {files}, every part as its checksums say, packed and decoded; {zeros}.", style="bold")
     elif found.has_manifest:
         groups = f"; n:m holds in every group of {_many(found.n_nm, 'tensor')}" if found.n_nm else ""
-        console.print(f"Good: {files}, each with its SHA-256; {zeros}, as the manifest says{groups}.", style="bold")
+        beside = "; the packed weights are the plain ones, bit for bit" if found.n_beside else ""
+        console.print(
+            f"Good: {files}, each with its SHA-256; {zeros}, as the manifest says{groups}{beside}.", style="bold"
+        )
     else:
         console.print(f"Readable: {files}; {zeros}.", style="bold")
 

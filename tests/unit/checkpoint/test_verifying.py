@@ -281,7 +281,7 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
 def test_an_unfinished_run_is_said(output):
     (output / MANIFEST).unlink()
     (output / WORK).mkdir()
-    with pytest.raises(InputError, match="is an unfinished run of prune"):
+    with pytest.raises(InputError, match="is an unfinished run of prune or pack"):
         verify(output)
 
 

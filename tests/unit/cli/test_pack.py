@@ -155,3 +155,13 @@ def test_options_of_the_accuracy_that_mean_nothing(secateurs, trained, packed, a
     assert said.code == 2
     assert words in said.err
     assert not packed.exists()
+
+
+def test_beside(secateurs, source, tmp_path):
+    out = tmp_path / "both"
+    said = secateurs("pack", str(source), "-o", str(out), "--beside", "--values", "int8")
+    assert said.code == 0
+    assert f"{(out / 'weights.packed.safetensors').stat().st_size:,} bytes" in said.out
+    assert "the packed weights are the plain ones, bit for bit" in secateurs("verify", str(out)).out
+    assert json.loads(secateurs("verify", str(out), "--json").out)["n_beside"] == 2
+    assert secateurs("pack", str(source), "-o", str(out), "--beside").code == 4

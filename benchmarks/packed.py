@@ -163,55 +163,29 @@ def task_score(train: Any, labels: Any, test: Any, expected: Any) -> dict[str, A
     return Accuracy(int((classifier.predict(test) == expected).sum()), len(expected)).values()
 
 
-def minilm(scratch: Path, path: Path, data: Path) -> dict[str, Any]:
-    """70 % of the encoder gone at once, without training; packed; unpacked, loaded by transformers, and evaluated."""
-    import shutil
+def minilm(scratch: Path, path: Path, data: Path) -> Iterator[dict[str, Any]]:
+    """70 % of the encoder gone at once, without training; packed; unpacked, loaded by transformers, and evaluated.
 
+    Gives what is known after every step: the vectors of the test texts of all networks, then the task, one by one.
+    """
     from pyarrow.parquet import read_table
 
     train, test = (read_table(data / f"{split}.parquet").to_pydict() for split in ("train", "test"))
-    pruned = scratch / "pruned"
+    pruned, tables = scratch / "pruned", "*_embeddings.weight"
     manifest = sc.prune_checkpoint(path, sc.Recipe(budget=sc.sparsity(0.7)), pruned)
-    tables = "*_embeddings.weight"
     ways = {
-        "exact": {"": "exact"},
-        "int8, embeddings exact": {"": "int8"},
-        "int8, embeddings int8": {"": "int8", tables: "int8"},
-        "int8, embeddings int4": {"": "int8", tables: "int4"},
-        "int8, embeddings int4/64": {"": "int8", tables: "int4/64"},
+        "pruned, exact": {"": "exact"},
+        "pruned, int8, embeddings int8": {"": "int8", tables: "int8"},
+        "pruned, int8, embeddings int4": {"": "int8", tables: "int4"},
     }
-    networks, receipts = {"dense": path}, {}
+    networks: dict[str, Path] = {"dense": path}
+    rows: dict[str, dict[str, Any]] = {"dense": {"size_bytes": (path / "model.safetensors").stat().st_size}}
     for i, (name, values) in enumerate(ways.items()):
-        packed = scratch / f"{i}.packed.safetensors"
-        receipts[name] = sc.pack(pruned, packed, values)
-        networks[name] = scratch / f"again-{i}"
-        shutil.copytree(pruned, networks[name], ignore=shutil.ignore_patterns("*.safetensors", "secateurs.json"))
-        sc.unpack(packed, networks[name] / "model.safetensors")
-        say(f"minilm {name}: {receipts[name].size_bytes:,}")
-    for values in ("int8", "int4"):  # what quantization alone does, without pruning
-        name, packed = f"not pruned, all {values}", scratch / f"dense-{values}.packed.safetensors"
-        receipts[name] = sc.pack(path, packed, {"": values, tables: values})
-        networks[name] = scratch / f"dense-{values}"
-        shutil.copytree(path, networks[name], ignore=shutil.ignore_patterns("*.safetensors"))
-        sc.unpack(packed, networks[name] / "model.safetensors")
-    rows, before = {}, None
-    for name, place in networks.items():
-        vectors = sentence_vectors(place, test["text"])
-        before = vectors if before is None else before
-        cosines = (vectors * before).sum(axis=1)
-        score = task_score(sentence_vectors(place, train["text"]), train["label"], vectors, np.array(test["label"]))
-        rows[name] = {
-            "size_bytes": receipts[name].size_bytes if name in receipts else _size(path),
-            **({"receipt": summary(receipts[name])} if name in receipts else {}),
-            "cosine": {
-                "mean": float(cosines.mean()),
-                "low_5_percent": float(np.percentile(cosines, 5)),
-                "least": float(cosines.min()),
-            },
-            "accuracy": score,
-        }
-        say(f"minilm {name}: cosine {cosines.mean():.4f}, accuracy {score['value']:.4f}")
-    return {
+        networks[name] = scratch / f"packed-{i}"  # what stock loaders read beside the packed file holds the same bits
+        receipt = sc.pack_beside(pruned, networks[name], values)
+        rows[name] = {"size_bytes": receipt.size_bytes, "receipt": summary(receipt)}
+        say(f"minilm {name}: {receipt.size_bytes:,}")
+    found = {
         "recipe": manifest["recipe"],
         "n_pruned": manifest["totals"]["n_pruned"],
         "n_prunable": manifest["totals"]["n_prunable"],
@@ -220,10 +194,20 @@ def minilm(scratch: Path, path: Path, data: Path) -> dict[str, Any]:
         "classifier": "logistic regression, C=10, on frozen vectors of the train split",
         "networks": rows,
     }
-
-
-def _size(path: Path) -> int:
-    return (path / "model.safetensors").stat().st_size
+    yield found
+    vectors = {}
+    for name, place in networks.items():
+        vectors[name] = sentence_vectors(place, test["text"])
+        cosines = (vectors[name] * vectors["dense"]).sum(axis=1)
+        low = float(np.percentile(cosines, 5))
+        rows[name]["cosine"] = {"mean": float(cosines.mean()), "low_5_percent": low, "least": float(cosines.min())}
+        say(f"minilm {name}: cosine {cosines.mean():.4f}")
+        yield found
+    for name, place in networks.items():
+        learnt = sentence_vectors(place, train["text"])
+        rows[name]["accuracy"] = task_score(learnt, train["label"], vectors[name], np.array(test["label"]))
+        say(f"minilm {name}: accuracy {rows[name]['accuracy']['value']:.4f}")
+        yield found
 
 
 # --------------------------------------------------------------------------------------------------------- mutants
@@ -325,21 +309,21 @@ def main() -> None:
         parser.error("sizes takes the directories of checkpoints: --path DIR ...")
     if arguments.part == "minilm" and (len(arguments.path) != 1 or arguments.data is None):
         parser.error("minilm takes one --path, and --data, the directory of banking77")
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        if arguments.part == "sizes":
-            found = sizes(Path(scratch), arguments.path)
-        elif arguments.part == "normal":
-            found = normal(Path(scratch))
-        elif arguments.part == "minilm":
-            found = minilm(Path(scratch), arguments.path[0], arguments.data)
-        else:
-            found = mutants(Path(scratch), arguments.n)
     from secateurs.measure.environment import environment
 
-    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    command = f"python benchmarks/packed.py {arguments.part}"
-    results[arguments.part] = {"command": command, "environment": environment(), **found}
-    write_json(arguments.out, results)
+    about = {"command": f"python benchmarks/packed.py {arguments.part}", "environment": environment()}
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        if arguments.part == "sizes":
+            steps = iter([sizes(Path(scratch), arguments.path)])
+        elif arguments.part == "normal":
+            steps = iter([normal(Path(scratch))])
+        elif arguments.part == "minilm":
+            steps = minilm(Path(scratch), arguments.path[0], arguments.data)
+        else:
+            steps = iter([mutants(Path(scratch), arguments.n)])
+        for found in steps:
+            results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+            write_json(arguments.out, {**results, arguments.part: {**about, **found}})
 
 
 if __name__ == "__main__":

@@ -66,6 +66,14 @@ def scatter(mask: Any, kept: Any, n_columns: int, stored: Any) -> int:
 
 
 @compiled
+def only(keep: Any, stored: Any, found: Any) -> None:
+    """The weights that are kept, zero elsewhere; one bool for each."""
+    cast = stored.dtype.type
+    for i in range(stored.size):
+        found[i] = stored[i] * cast(keep[i])
+
+
+@compiled
 def narrow(numbers: Any, width: int, packed: Any) -> None:
     """Write `width` <= 32 bits of every number, lowest first, one after the other from each byte's lowest bit on."""
     room, n_bits, at = np.int64(0), 0, 0

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from secateurs.exact.kinds import KINDS, Kind, Stored
+from secateurs.exact.parts import split
+from secateurs.exact.threads import spread
 from secateurs.formats.bits import Bits, bits_of, grid_of, keep_of, tensor_of
-from secateurs.formats.kernels import narrow, widen
+from secateurs.formats.kernels import narrow, only, widen
 from secateurs.formats.values import Values, assert_finite, code, codebook_of, decode
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def packed_from(
     places = places_of(alive, bits.grid)
     codebook = np.zeros(0, bits.kind.storage)
     if not how.is_exact:
-        stored = np.where(alive, stored, bits.kind.storage.type(0))
+        stored = stored if keep is None else _kept_only(alive, stored)
         assert_finite(bits.kind, stored, "The weight")
     if how.name == "codebook":
         # What is not kept and yet stored, inside a kept block, needs a number that is zero; so does a kept zero.
@@ -100,6 +102,13 @@ def stored_from(packed: Packed, scatter: Scatter) -> Stored:
         # Looked up before they are put back, because what is not kept has no code.
         return scatter(packed.places, grid, packed.codebook[kept])
     return decode(how, kind, scatter(packed.places, grid, kept), grid[1], packed.scales, packed.codebook)
+
+
+def _kept_only(alive: Keep, stored: Stored) -> Stored:
+    """The same with zeros where nothing is kept."""
+    found = np.empty_like(stored)
+    spread(lambda parts: only(*parts), zip(split(alive), split(stored), split(found), strict=True))
+    return found
 
 
 def _is_there(kind: Kind, stored: Stored) -> Stored:

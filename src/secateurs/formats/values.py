@@ -12,13 +12,13 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secateurs.errors import InputError, RecipeError
 from secateurs.exact.kinds import Kind, Stored
+from secateurs.exact.parts import Part
+from secateurs.formats import ints
 from secateurs.formats.codebook import codes_of, different, fit
 
-Floats = NDArray[np.float64]
 N_FIT = 1 << 22  # weights that a codebook is fitted to, spread evenly over the tensor
 
 
@@ -80,26 +80,14 @@ def code(values: Values, kind: Kind, stored: Stored, n_columns: int, codebook: S
 
     stored    (rows * n_columns,); zeros and what is not kept do not count
     codebook  what `codebook_of` found in the tensor, for codebook values
-
-    int    int8 codes of the nearest multiple of the scale, as bytes; the scales are bfloat16, rounded up, so that the
-           largest weight of a group has the largest code. Zero is exactly code 0.
     """
     if values.is_exact:
         return stored, _NO_SCALES
     if not stored.size:
         return stored.astype(np.uint8), _NO_SCALES
-    numbers = kind.values(stored)
     if values.name == "codebook":
-        return codes_of(numbers, kind.values(codebook)), _NO_SCALES
-    rows = numbers.reshape(-1, n_columns)
-    grouped = _grouped(rows, values)  # (rows, groups, group)
-    scales = _bf16_above(np.abs(grouped).max(axis=2, initial=0.0) / (2 ** (values.n_bits - 1) - 1))
-    if scales.size and scales.max() >= 0x7F80:
-        raise InputError("Weights of more than 1e38 need exact values: their scale is beyond bfloat16.")
-    steps = _bf16_values(scales)[:, :, None]
-    found = np.rint(np.divide(grouped, steps, out=np.zeros_like(grouped), where=steps > 0))
-    codes = found.reshape(len(rows), -1)[:, : rows.shape[1]].astype(np.int8)
-    return codes.reshape(-1).view(np.uint8), scales.reshape(-1)
+        return codes_of(kind.values(stored), kind.values(codebook)), _NO_SCALES
+    return ints.code(kind, stored, n_columns, min(values.group or n_columns, n_columns), values.n_bits)
 
 
 def decode(values: Values, kind: Kind, codes: Stored, n_columns: int, scales: Stored, codebook: Stored) -> Stored:
@@ -110,11 +98,7 @@ def decode(values: Values, kind: Kind, codes: Stored, n_columns: int, scales: St
         return codebook[codes]
     if not codes.size:
         return codes.astype(kind.storage)
-    rows = codes.view(np.int8).reshape(-1, n_columns)
-    steps = _bf16_values(scales).reshape(len(rows), -1)
-    width = min(values.group or n_columns, n_columns)
-    each = np.repeat(steps, width, axis=1)[:, : rows.shape[1]] if values.group else steps
-    return stored_as(kind, (rows * each).reshape(-1))
+    return ints.decode(kind, codes, n_columns, min(values.group or n_columns, n_columns), scales)
 
 
 def codebook_of(values: Values, kind: Kind, stored: Stored, has_zero: bool = False) -> Stored:
@@ -125,7 +109,7 @@ def codebook_of(values: Values, kind: Kind, stored: Stored, has_zero: bool = Fal
     n = 2**values.n_bits - has_zero
     found = different(stored, kind.storage.type(kind.mask), n)
     if found is None:
-        found = stored_as(kind, fit(kind.values(_sample(stored, kind.mask)), n))
+        found = ints.stored_as(kind, fit(kind.values(_sample(stored, kind.mask)), n))
     found = np.append(found, np.zeros(int(has_zero or not found.size), found.dtype))
     ordered = found[np.argsort(kind.values(found), kind="stable")]
     return np.pad(ordered, (0, 2**values.n_bits - ordered.size), "edge")
@@ -133,26 +117,9 @@ def codebook_of(values: Values, kind: Kind, stored: Stored, has_zero: bool = Fal
 
 def assert_finite(kind: Kind, stored: Stored, name: str) -> None:
     """InputError where there is a NaN or infinity, which only exact values can hold."""
-    n_wild = int(np.count_nonzero((stored & kind.storage.type(kind.mask)) >= kind.n_finite))
+    n_wild = Part.of(kind, stored).n_not_finite()
     if n_wild:
         raise InputError(f"{name} holds {n_wild:,} NaN or infinite weights, which only exact values can store.")
-
-
-def stored_as(kind: Kind, numbers: Floats) -> Stored:
-    """The bits of numbers, each rounded to the nearest of the dtype; half-way goes to even, as everywhere."""
-    with np.errstate(over="ignore"):
-        if kind.name == "F64":
-            return numbers.view(np.uint64)
-        if kind.name == "F32":
-            return numbers.astype(np.float32).view(np.uint32)
-        if kind.name == "F16":
-            return numbers.astype(np.float16).view(np.uint16)
-    if kind.name != "BF16":
-        raise InputError(f"Weights of {kind.name} have 8 bits already; store them as exact values.")
-    found = numbers.astype(np.float32).view(np.uint32)
-    # Codes of 8 bits times scales of 8 bits are exact in float32; means of a codebook are rounded twice, which is seen
-    # in no error bound.
-    return ((found + 0x7FFF + (found >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 _NO_SCALES: Stored = np.zeros(0, np.uint16)
@@ -162,25 +129,3 @@ def _sample(stored: Stored, mask: int) -> Stored:
     """Weights that are not zero, all of them or every so many."""
     some = stored[:: -(-stored.size // N_FIT)]
     return np.asarray(some[some & some.dtype.type(mask) != 0])
-
-
-def _grouped(rows: Floats, values: Values) -> Floats:
-    """(rows, groups, group), the last group of a row filled up with zeros."""
-    width = min(values.group or rows.shape[1], rows.shape[1])
-    n_groups = values.n_scales(rows.shape[1])
-    missing = n_groups * width - rows.shape[1]
-    padded = np.pad(rows, ((0, 0), (0, missing))) if missing else rows
-    return padded.reshape(len(rows), n_groups, width)
-
-
-def _bf16_above(numbers: Floats) -> Stored:
-    """The bits of the smallest bfloat16 that is at least each number >= 0."""
-    with np.errstate(over="ignore"):
-        single = numbers.astype(np.float32)
-    above = np.where(single < numbers, np.nextafter(single, np.float32(np.inf)), single)
-    bits: Stored = above.view(np.uint32)
-    return np.asarray((bits >> 16) + (bits & 0xFFFF != 0), np.uint16)
-
-
-def _bf16_values(bits: Stored) -> Floats:
-    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
 
 import numpy as np
@@ -232,13 +232,13 @@ class Streaming:
         self.progress.doing = "choosing"
         cutter.prepare()  # also where nothing is left to do here: other ranks count on this one's counts
         self.progress.doing = "writing"
-        for shard in shards:
-            if not _report_path(work, shard).is_file():
-                with self._telling_what_is_done(work):
-                    self._write(work, shard, planned, cutter)
-            else:
-                self.n_resumed += 1
-                self.progress.n_bytes_done += shard.n_bytes
+        with self._telling_what_is_done(work), _writing(work) as writer:
+            for shard in shards:
+                if not _report_path(work, shard).is_file():
+                    self._write(work, shard, planned, cutter, writer)
+                else:
+                    self.n_resumed += 1
+                    self.progress.n_bytes_done += shard.n_bytes
 
     @contextmanager
     def _telling_what_is_done(self, work: Path) -> Iterator[None]:
@@ -252,22 +252,21 @@ class Streaming:
                 f"{error} Shards before it are finished in {self.out}; delete {self.out} before another request."
             ) from error
 
-    def _write(self, work: Path, shard: Shard, planned: Mapping[str, Planned], cutter: Cutter) -> None:
+    def _write(
+        self, work: Path, shard: Shard, planned: Mapping[str, Planned], cutter: Cutter, writer: "_Writer"
+    ) -> None:
         # A name of its own: a rank of an earlier run may still be there, and must not write into this file.
-        part, layers = work / f"{shard.name}.{uuid4().hex[:12]}.part", []
-        with _writing(part) as writer:
-            writer.put(np.frombuffer(shard.header, np.uint8))
-            for entry in shard.entries:
-                layers.append(self._write_tensor(planned[entry.name], cutter, writer))
-            self.checkpoint.assert_unchanged()
-        target = self.out / shard.name
-        try:
-            os.replace(part, target)
-        except OSError as error:
-            raise OutputError(f"Cannot write {target}: {error.strerror or error}.") from error
-        sync_directory(self.out)
-        report = {"size": shard.n_bytes, "sha256": writer.sha256, "layers": layers}
-        write_json(_report_path(work, shard), report)
+        part = writer.begin(f"{shard.name}.{uuid4().hex[:12]}.part")
+        writer.put(np.frombuffer(shard.header, np.uint8))
+        layers = [self._write_tensor(planned[entry.name], cutter, writer) for entry in shard.entries]
+        self.checkpoint.assert_unchanged()
+
+        def done(sha256: str) -> None:
+            os.replace(part, self.out / shard.name)
+            sync_directory(self.out)
+            write_json(_report_path(work, shard), {"size": shard.n_bytes, "sha256": sha256, "layers": layers})
+
+        writer.end(done)
 
     def _write_tensor(self, each: Planned, cutter: Cutter, writer: "_Writer") -> dict[str, Any]:
         entry = each.entry
@@ -429,68 +428,99 @@ def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:
 
 
 class _Writer:
-    """Writes and hashes buffers in order, on a thread of its own; the error of one comes with a later one."""
+    """Writes and hashes files in order, on a thread of its own, also while the next is made; the error of one comes
+    with a later call. A file is durable before what ends it is done, and those that did not get there are taken away.
+    """
 
-    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
-        self.path = path
-        self.sha256 = ""
-        self._digest = hashlib.sha256()
+    def __init__(self, work: Path, thread: ThreadPoolExecutor) -> None:
+        self._work = work
         self._thread = thread
         self._waiting: deque[Future[None]] = deque()
-        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self._n_bytes = 0
+        self._has_failed = False
+        self._files: list[BinaryIO] = []  # begun and not durable, the eldest first
+
+    def begin(self, name: str) -> Path:
+        """A new file, which the next buffers belong to; its path."""
+        self._submit(self._open, self._work / name)
+        return self._work / name
 
     def put(self, buffer: Stored) -> None:
         """Take one buffer, which must not change any more."""
-        while len(self._waiting) >= AHEAD:
-            self._waiting.popleft().result()
         for start in range(0, buffer.size, _SLICE):
-            self._waiting.append(self._thread.submit(self._write, buffer[start : start + _SLICE]))
+            self._submit(self._write, buffer[start : start + _SLICE])
 
-    def _write(self, buffer: Stored) -> None:
-        data: Any = buffer.view(np.uint8)
-        self._digest.update(data)
-        self._file.write(data)
+    def end(self, done: Callable[[str], None]) -> None:
+        """That was all of it: make it durable, then call `done` with its sha256."""
+        self._submit(self._end, done)
 
-    def finish(self) -> None:
-        """Make all of it durable."""
+    def wait(self) -> None:
+        """Until everything is written."""
         while self._waiting:
             self._waiting.popleft().result()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self.sha256 = self._digest.hexdigest()
 
     def give_up(self) -> None:
-        """Take the file away."""
-        for each in self._waiting:
-            each.cancel()
-        with suppress(Exception):
-            self._thread.shutdown(wait=True, cancel_futures=True)
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            self.path.unlink()
+        """Take the files away that are not durable."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        for file in self._files:
+            with suppress(OSError):
+                file.close()
+            with suppress(OSError):
+                os.unlink(file.name)
+
+    def _submit(self, task: Callable[..., None], *words: Any) -> None:
+        while len(self._waiting) > AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._run, task, *words))
+
+    def _run(self, task: Callable[..., None], *words: Any) -> None:
+        if self._has_failed:
+            return  # what was asked for before the error was known must not make a file of a part of it
+        try:
+            task(*words)
+        except BaseException:
+            self._has_failed = True
+            raise
+
+    def _open(self, path: Path) -> None:
+        self._files.append(path.open("wb", buffering=0))
+        self._digest, self._n_bytes = hashlib.sha256(), 0
+
+    def _write(self, buffer: Stored) -> None:
+        file, data = self._files[-1], memoryview(cast(Any, buffer.view(np.uint8)))
+        self._digest.update(data)
+        while data:
+            data = data[file.write(data) :]
+        if hasattr(os, "posix_fadvise"):
+            # Has the system begin to write these bytes now, not when all of them must be durable.
+            os.posix_fadvise(file.fileno(), self._n_bytes, buffer.nbytes, os.POSIX_FADV_DONTNEED)
+        self._n_bytes += buffer.nbytes
+
+    def _end(self, done: Callable[[str], None]) -> None:
+        file = self._files[-1]
+        os.fsync(file.fileno())
+        file.close()
+        done(self._digest.hexdigest())
+        self._files.pop()
 
 
 _SLICE = 1 << 22  # items that are hashed and written together
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[_Writer]:
-    """A writer whose file is durable when the block ends, and gone where it fails."""
+def _writing(work: Path) -> Iterator[_Writer]:
+    """A writer whose files are durable and done when the block ends; one that is not done is gone where it fails."""
     with ThreadPoolExecutor(1, thread_name_prefix="secateurs-writer") as thread:
-        try:
-            writer = _Writer(path, thread)
-        except OSError as error:
-            raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        writer = _Writer(work, thread)
         try:
             yield writer
-            writer.finish()
+            writer.wait()
         except OSError as error:
             writer.give_up()
             raise OutputError(
-                f"Cannot write {path}: {error.strerror or error}. Nothing that was done is lost; make room, and run "
-                "the same command again."
+                f"Cannot write {work.parent}: {error.strerror or error}. Nothing that was done is lost; make room, and "
+                "run the same command again."
             ) from error
         except BaseException:
             writer.give_up()

@@ -311,7 +311,9 @@ def main() -> None:
         parser.error("minilm takes one --path, and --data, the directory of banking77")
     from secateurs.measure.environment import environment
 
-    about = {"command": f"python benchmarks/packed.py {arguments.part}", "environment": environment()}
+    given = {"sizes": " --path DIR ...", "minilm": " --path DIR --data DIR", "mutants": f" --n {arguments.n}"}
+    command = f"python benchmarks/packed.py {arguments.part}{given.get(arguments.part, '')}"
+    about = {"command": command, "environment": environment()}
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         if arguments.part == "sizes":
             steps = iter([sizes(Path(scratch), arguments.path)])

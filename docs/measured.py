@@ -259,6 +259,118 @@ def torture() -> str:
     )
 
 
+def packed_sizes() -> str:
+    """Real checkpoints, packed, against the entropy bound and against other ways to store them."""
+    found = part("packed", "sizes")
+    if found is None:
+        return not_yet("python benchmarks/packed.py sizes --path DIR ...")
+    exact, lossy, most = [], [], 0.0
+    for name, rows in found["networks"].items():
+        for row in rows:
+            if row["values"] != "exact":
+                continue
+            tensors = row["pruned_tensors"]["to_bound"]
+            most = max(most, tensors)
+            sizes = [_bytes(row[key]) for key in ("dense_bytes", "csr", "zstd", "size_bytes")]
+            ratios = [f"{row['to_bound']:.3f}", f"{tensors:.3f}"]
+            exact.append([_network(name), row["dtype"], f"{row['sparsity']:.0%}", *sizes, *ratios])
+        for s in dict.fromkeys(row["sparsity"] for row in rows):
+            sizes = [_bytes(row["size_bytes"]) for row in rows if row["sparsity"] == s and row["dtype"] == "float32"]
+            lossy.append([_network(name), f"{s:.0%}", *sizes])
+    level = found["zstd_level"]
+    head = ["checkpoint", "dtype", "zeros", "dense", "CSR", f"zstd -{level}", "packed", "× bound", "of pruned tensors"]
+    values = dict.fromkeys(row["values"] for rows in found["networks"].values() for row in rows)
+    head_lossy = ["checkpoint, float32", "zeros", *values]
+    return (
+        f"{table(head, exact)}\n\nExact values, every bit compared. Zeros are of the prunable weights, chosen by size "
+        f"over the whole model; bytes are of whole checkpoints, with what is never pruned. *× bound* is the whole "
+        f"file, "
+        f"header and index included, against the sum of the bounds of its tensors; *pruned tensors* are these "
+        f"alone, at "
+        f"most {most:.4f}.\n\n{table(head_lossy, lossy)}\n\nThe values are those of the prunable weights; all others "
+        f"stay exact. {machine(found)}"
+    )
+
+
+def packed_normal() -> str:
+    """100M independent normal weights."""
+    found = part("packed", "normal")
+    if found is None:
+        return not_yet("python benchmarks/packed.py normal")
+    rows = []
+    for row in found["rows"]:
+        exact, sample = row["exact"], row["sample"]
+        sizes = [_bytes(exact[key]) for key in ("csr", "zstd", "bound", "size_bytes")]
+        more = [_bytes(row[values]["size_bytes"]) for values in ("int8", "int4")]
+        rows.append([f"{row['sparsity']:.0%}", *sizes, *more, f"{1 - sample['size_bytes'] / sample['zstd']:.1%}"])
+    level = found["rows"][0]["sample"]["zstd_level"]
+    head = [
+        "zeros",
+        "CSR",
+        f"zstd -{found['zstd_level']}",
+        "bound",
+        "packed",
+        "int8",
+        "int4",
+        f"less than zstd -{level}",
+    ]
+    return (
+        f"{table(head, rows)}\n\n{found['n_weights']:,} normal float32 weights in 100 tensors, seed {found['seed']}; "
+        f"dense they are 400 MB. The last column is of the first tenth of them, since that zstd is slow. "
+        f"{machine(found)}"
+    )
+
+
+def packed_minilm() -> str:
+    """MiniLM with its embeddings: bytes, how its vectors turn, and what a task says."""
+    found = part("packed", "minilm")
+    if found is None:
+        return not_yet("python benchmarks/packed.py minilm --path DIR --data DIR")
+    rows = []
+    for name, row in found["networks"].items():
+        cosine, score = row.get("cosine"), row.get("accuracy")
+        cosines = [f"{cosine[key]:.4f}" for key in ("mean", "low_5_percent", "least")] if cosine else ["—"] * 3
+        scores = (
+            [f"{score['value']:.2%}", f"{100 * score['low']:.1f}–{100 * score['high']:.1f}"] if score else ["—"] * 2
+        )
+        rows.append([name, _bytes(row["size_bytes"]), *cosines, *scores])
+    head = ["all-MiniLM-L6-v2", "bytes", "cosine", "5 % below", "least", "accuracy", "95 % interval"]
+    return (
+        f"{table(head, rows)}\n\n{found['n_pruned']:,} of {found['n_prunable']:,} weights of the encoder are zero, "
+        f"chosen "
+        f"once by size, without any training after it. Cosines are those of the sentence vectors (mean of the tokens, "
+        f"unit length) to the dense network's, on the {found['n_test']:,} test queries of BANKING77; the accuracy "
+        f"is that "
+        f"of a {found['classifier']} ({found['n_train']:,} queries), n = {found['n_test']:,}. {machine(found)}"
+    )
+
+
+def packed_mutants() -> str:
+    """What became of changed files."""
+    found = part("packed", "mutants")
+    if found is None:
+        return not_yet("python benchmarks/packed.py mutants")
+    rows = [[name, f"{n:,}"] for name, n in sorted(found["became"].items(), key=lambda item: -item[1])]
+    kinds = ", ".join(f"{n:,} × {name}" for name, n in found["kinds"].items())
+    return (
+        f"{table(['a changed file was', 'files'], rows)}\n\n{found['n']:,} changes of one packed file of "
+        f"{found['file_bytes']:,} bytes with exact, int8 and codebook values, each loaded whole: {kinds}. The "
+        f"slowest took "
+        f"{found['slowest_s']:.2f} s on a busy machine, and all of them took {_size(found['more_memory_bytes'])} "
+        f"of memory "
+        f"more than before. {machine(found)}"
+    )
+
+
+def _network(name: str) -> str:
+    """A directory as people know the network in it: weights_lenet5_mnist."""
+    return name.removeprefix("weights_")
+
+
+def _bytes(n: float) -> str:
+    return f"{n / 1e6:.2f} MB" if n >= 1e6 else f"{n / 1e3:.1f} kB"
+
+
 def _early(item: tuple[str, int]) -> tuple[bool, str]:
     return item[0] != "no output yet", item[0]
 
@@ -302,6 +414,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "checkpoints-inspect": inspected,
     "checkpoints-recount": recounted,
     "checkpoints-torture": torture,
+    "packed-sizes": packed_sizes,
+    "packed-normal": packed_normal,
+    "packed-minilm": packed_minilm,
+    "packed-mutants": packed_mutants,
 }
 for _name in ("explore_digits", "explore_mnist"):
     for _kind in (stages, tradeoff, claims):

@@ -46,18 +46,20 @@ def code(kind: Kind, stored: Stored, n_columns: int, width: int, n_bits: int) ->
     return codes, scales.reshape(-1)
 
 
-def decode(kind: Kind, codes: Stored, n_columns: int, width: int, scales: Stored) -> Stored:
-    """(n,) the bits of the weights; code 0 is +0.0."""
-    stored = np.empty(codes.size, kind.storage)
+def decode(kind: Kind, codes: Stored, n_columns: int, width: int, scales: Stored, out: Stored) -> None:
+    """Write the bits of the weights to `out` (n,); code 0 is +0.0."""
+    if not codes.size:
+        return
     steps = _bf16_values(scales).reshape(-1, -(-n_columns // width))
 
     def some(rows: slice, weights: slice) -> None:
-        numbers: Floats = np.empty(codes[weights].size, np.float64 if kind.name == "F64" else np.float32)
+        is_direct = kind.name in ("F32", "F64")
+        numbers = _numbers(kind, out[weights]) if is_direct else np.empty(out[weights].size, np.float32)
         _decode(codes[weights].view(np.int8), n_columns, width, steps[rows].astype(numbers.dtype), numbers)
-        stored[weights] = stored_as(kind, numbers)
+        if not is_direct:
+            out[weights] = stored_as(kind, numbers)
 
     spread(lambda run: some(*run), _runs(codes.size, n_columns))
-    return stored
 
 
 def stored_as(kind: Kind, numbers: Floats) -> Stored:

@@ -16,9 +16,10 @@ import numpy as np
 from secateurs.exact.kinds import KINDS, Kind, Stored
 from secateurs.exact.parts import split
 from secateurs.exact.threads import spread
+from secateurs.formats import ints
 from secateurs.formats.bits import Bits, bits_of, grid_of, keep_of, tensor_of
 from secateurs.formats.kernels import narrow, only, widen
-from secateurs.formats.values import Values, assert_finite, code, codebook_of, decode
+from secateurs.formats.values import Values, assert_finite, code, codebook_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,11 +98,16 @@ def weight_from(packed: Packed, scatter: Scatter) -> "Tensor":
 def stored_from(packed: Packed, scatter: Scatter) -> Stored:
     """The bits of the dense weight."""
     kind, how, grid = KINDS[packed.dtype], packed.values, grid_of(packed.shape)
-    kept = packed.kept if how.is_exact else _widened(packed.kept, how, packed.n_kept)
+    if how.is_exact:
+        return scatter(packed.places, grid, packed.kept)
+    kept = _widened(packed.kept, how, packed.n_kept)
     if how.name == "codebook":
         # Looked up before they are put back, because what is not kept has no code.
         return scatter(packed.places, grid, packed.codebook[kept])
-    return decode(how, kind, scatter(packed.places, grid, kept), grid[1], packed.scales, packed.codebook)
+    stored = np.empty(grid[0] * grid[1], kind.storage)
+    codes = scatter(packed.places, grid, kept)
+    ints.decode(kind, codes, grid[1], how.width(grid[1]), packed.scales, stored)
+    return stored
 
 
 def _kept_only(alive: Keep, stored: Stored) -> Stored:

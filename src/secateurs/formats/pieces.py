@@ -28,12 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.exact.kinds import Kind, Stored
-from secateurs.formats import adaptive, kernels, nm, rans
+from secateurs.formats import adaptive, ints, kernels, nm, rans
 from secateurs.formats.blocks import map_of, order_of
 from secateurs.formats.packed import Grid, Keep
 from secateurs.formats.streams import DamageError, Reader, number, plane
 from secateurs.formats.values import Values, code
-from secateurs.formats.values import decode as decode_values
 
 ALL, BITMASK, INDEX, NM, BLOCKS, ROWS, MODEL = range(7)
 POSITIONS = ("all", "bitmask", "index", "nm", "blocks", "rows", "model")
@@ -147,7 +146,7 @@ def decode(piece: Piece, data: Stored, codebook: Stored, out: Stored) -> None:
         return
     codes = np.empty(piece.n, np.uint8)
     where.scatter(kept, codes)
-    out[:] = decode_values(piece.values, piece.kind, codes, piece.columns, scales, codebook)
+    ints.decode(piece.kind, codes, piece.columns, piece.values.width(piece.columns), scales, out)
 
 
 _NOTHING: Stored = np.zeros(0, np.uint16)

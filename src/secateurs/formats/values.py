@@ -5,7 +5,7 @@
     codebook:5   weight = codebook[code]: 2**5 numbers per tensor, by k-means
 
 Codes are made of the dense weight, one per weight, so that any format can gather them as it gathers bits.
-To add one: a line in `parse`, and its branch in `code` and `decode`.
+To add one: a line in `parse`, its branch in `code`, and where packed.py and pieces.py read codes.
 """
 
 import re
@@ -67,6 +67,10 @@ class Values:
         """Whether every bit comes back."""
         return self.name == "exact"
 
+    def width(self, n_columns: int) -> int:
+        """Weights of a row that share a scale."""
+        return min(self.group or n_columns, n_columns)
+
     def n_scales(self, n_columns: int) -> int:
         """Scales of one row."""
         return -(-n_columns // self.group) if self.group else 1
@@ -87,18 +91,7 @@ def code(values: Values, kind: Kind, stored: Stored, n_columns: int, codebook: S
         return stored.astype(np.uint8), _NO_SCALES
     if values.name == "codebook":
         return codes_of(kind.values(stored), kind.values(codebook)), _NO_SCALES
-    return ints.code(kind, stored, n_columns, min(values.group or n_columns, n_columns), values.n_bits)
-
-
-def decode(values: Values, kind: Kind, codes: Stored, n_columns: int, scales: Stored, codebook: Stored) -> Stored:
-    """The bits of the weights that `code` gave these codes; code 0 of int is +0.0."""
-    if values.is_exact:
-        return codes
-    if values.name == "codebook":
-        return codebook[codes]
-    if not codes.size:
-        return codes.astype(kind.storage)
-    return ints.decode(kind, codes, n_columns, min(values.group or n_columns, n_columns), scales)
+    return ints.code(kind, stored, n_columns, values.width(n_columns), values.n_bits)
 
 
 def codebook_of(values: Values, kind: Kind, stored: Stored, has_zero: bool = False) -> Stored:

@@ -1,4 +1,4 @@
-"""Commands: what the commands of checkpoints.md print about the small checkpoint that the page makes, and mean.
+"""Commands: what commands print about the small checkpoint that checkpoints.md makes, and mean.
 
 To show another command: a line in SHOWN, and its name on the page.
 """
@@ -24,6 +24,7 @@ SHOWN = {
     "run-prune": "prune model -o pruned --sparsity 0.7",
     "run-verify": "verify pruned",
     "run-diff": "diff model pruned",
+    "run-pack": "pack pruned -o small.packed.safetensors",
 }
 # Options of prune, and what they ask for.
 ASKED = {

@@ -5,7 +5,6 @@ import os
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import Shown, watch
@@ -159,21 +158,24 @@ def _told(drop: "Drop") -> str:
 
 
 def _print(receipt: "Receipt") -> None:
+    from secateurs.cli.inspect_tables import print_table
+
     console = plain_console()
     is_lossy = any(line.values != "exact" for line in receipt.lines)
-    errors = ("worst error", "mean error") if is_lossy else ()
-    table = Table("tensor", "shape", "values", "positions", *_COLUMNS, *errors, title_justify="left")
-    for column in table.columns[4:]:
-        column.justify = "right"
+    rows = []
     for line in receipt.lines:
-        shape = " × ".join(map(str, line.shape)) or "scalar"
-        cells = [plain(line.name), f"{shape} {line.dtype}", line.values, ", ".join(line.positions), *_cells(line)]
-        table.add_row(*cells, *((f"{line.worst:.3g}", f"{line.mean:.3g}") if is_lossy else ()))
-    console.print(table)
+        shape = "×".join(map(str, line.shape)) or "scalar"
+        errors = (f"{line.worst:.3g}", f"{line.mean:.3g}") if is_lossy else ()
+        rows.append((line.name, shape, line.dtype, line.values, ", ".join(line.positions), *_cells(line), *errors))
+    errors = ("worst error", "mean error") if is_lossy else ()
+    print_table(console, "Tensors", (*_COLUMNS, *errors), rows, texts=(0, 1, 2, 3, 4))
+    console.print()
+    path = plain(receipt.path)
+    width = max(len(path), len("scales and codebooks"))
     parts = [(name, receipt.total(f"{what}_bytes")) for name, what in _PARTS]
     for name, size in (*parts, ("header and index", receipt.header_bytes)):
-        console.print(f"{name:>20}  {size:>16,} bytes  {size / receipt.size_bytes:6.1%}")
-    console.print(f"{plain(receipt.path):>20}  {receipt.size_bytes:>16,} bytes", style="bold")
+        console.print(f"{name:>{width}}  {size:>16,} bytes  {size / receipt.size_bytes:6.1%}")
+    console.print(f"{path:>{width}}  {receipt.size_bytes:>16,} bytes", style="bold")
     others: list[tuple[str, float]] = [
         ("dense", receipt.total("dense_bytes")),
         ("CSR, 32-bit indices", receipt.csr),
@@ -182,11 +184,14 @@ def _print(receipt: "Receipt") -> None:
     ]
     for name, n_bytes in others:
         share = receipt.size_bytes / max(1, n_bytes)
-        console.print(f"{name:>20}  {n_bytes:>16,.0f} bytes  the file is {share:.3f} of it")
+        console.print(f"{name:>{width}}  {n_bytes:>16,.0f} bytes  the file is {share:.3f} of it")
     console.print(f"Compression {receipt.compression:.2f}x, all bytes of the file counted.", style="bold")
 
 
-_COLUMNS = ("stored", "dense bytes", "positions", "values", "tables", "bytes", "bound")
+_COLUMNS = (
+    *("tensor", "shape", "dtype", "values", "coded as", "stored", "dense bytes"),
+    *("position bytes", "value bytes", "table bytes", "bytes", "bound"),
+)
 _PARTS = (("positions", "position"), ("values", "value"), ("scales and codebooks", "table"))
 
 

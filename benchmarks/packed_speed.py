@@ -3,9 +3,9 @@
     python benchmarks/packed_speed.py
 
 100M normal float32 weights of which 70 % are zero. Without entropy coding: `bitmask`, in memory. With it: files written
-to and read from a file system in memory. Every repetition runs all competitors once, in turn; medians, and the least and
-the most; bytes per second are those of the dense weights. What is slow (zlib, zstd, CSR) gets a part of the same
-weights and runs on one thread, as it does for those who use it. Run it on a machine that does nothing else: 4 minutes.
+to and read from a file system in memory. Every repetition runs all competitors once, in turn: medians, the least and
+the most; bytes per second are those of the dense weights. What is slow (zlib, zstd, CSR) gets some of these weights,
+and one thread, as it does for those who use it. Run it on a machine that does nothing else: 4 minutes.
 """
 
 import argparse

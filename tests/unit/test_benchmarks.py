@@ -43,6 +43,19 @@ def test_packed_adds_its_part_to_the_result(tmp_path: Path) -> None:
     assert sum(became.values()) == found["mutants"]["n"] > 70
 
 
+def test_packed_speed_measures_what_comes_back(tmp_path: Path) -> None:
+    for needed in ("backports.zstd", "scipy"):
+        pytest.importorskip(needed)
+    command = [sys.executable, str(SCRIPT.with_name("packed_speed.py")), "--side", "200", "--n", "2"]
+    command += ["--memory-files", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["n_zero"] == 28_000
+    assert found["ours"]["sizes"]["bitmask exact"] == 200 * 200 // 8 + 4 * 12_000
+    assert all(each["n"] == 2 for part in ("ours", "others") for each in found[part]["runs"].values())
+
+
 def _packed(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT.with_name("packed.py")), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

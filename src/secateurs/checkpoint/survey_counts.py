@@ -338,9 +338,10 @@ class _Digits(Sizes):
             return self._refine(prefixes[:_AT_ONCE], prefix_shift, shift) | rest
         kernels, as_bits = _kernels(), self.kind.storage.type
         top_shift = _SHIFTS[self.kind.item_size][0]
-        wanted = np.zeros(len(self.leading), np.bool_)
-        wanted[[prefix >> (top_shift - prefix_shift) for prefix in prefixes]] = True
-        words = as_bits(self.kind.mask), as_bits(top_shift), wanted, as_bits(prefix_shift)
+        begins = np.zeros(len(self.leading), np.uint8)
+        for place in reversed(range(len(prefixes))):
+            begins[prefixes[place] >> (top_shift - prefix_shift)] = 1 + place
+        words = as_bits(self.kind.mask), as_bits(top_shift), begins, as_bits(prefix_shift)
         table = np.array(prefixes, self.kind.storage)
 
         def add(first: int, last: int, counts: Counted) -> None:

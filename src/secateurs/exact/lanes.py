@@ -17,12 +17,12 @@ from numba.extending import intrinsic
 N_LANES = 32
 
 
-def _instruction(code: Callable[..., Any]) -> Any:
+def instruction(code: Callable[..., Any]) -> Any:
     """numba's own decorator, which is typed in parts only."""
     return intrinsic(code)
 
 
-@_instruction
+@instruction
 def compare(typing: Any, stored: Any, start: Any, mask: Any, low: Any, high: Any, end: Any) -> Any:
     """Of the keys of stored[start : start + 32]: which are below `low`, in [low, high], at least `end`; as uint32."""
     if not isinstance(stored, types.Array) or stored.layout != "C":
@@ -53,7 +53,7 @@ def compare(typing: Any, stored: Any, start: Any, mask: Any, low: Any, high: Any
     return answers(stored, types.intp, key, key, key, key), code
 
 
-@_instruction
+@instruction
 def n_set(typing: Any, bits: Any) -> Any:
     """How many of 32 bits are set."""
 
@@ -63,7 +63,7 @@ def n_set(typing: Any, bits: Any) -> Any:
     return types.int64(types.uint32), code
 
 
-@_instruction
+@instruction
 def first(typing: Any, bits: Any) -> Any:
     """The place of the lowest bit that is set; there must be one."""
 

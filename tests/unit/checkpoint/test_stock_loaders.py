@@ -15,7 +15,7 @@ from secateurs.checkpoint.streamed import prune_checkpoint
 from secateurs.recipe import Recipe
 
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="needs transformers: pip install 'secateurs[hf]'"
+    importlib.util.find_spec("transformers") is None, reason="needs transformers"
 )
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's code
 

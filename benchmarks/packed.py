@@ -18,6 +18,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,15 @@ def sentence_vectors(path: Path, texts: list[str]) -> Any:
     return found
 
 
+def evaluated(place: Path, train: dict[str, Any], test: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The vectors of the test texts, and the score of the task."""
+    import torch
+
+    torch.set_num_threads(1)
+    vectors, learnt = sentence_vectors(place, test["text"]), sentence_vectors(place, train["text"])
+    return vectors, task_score(learnt, train["label"], vectors, np.array(test["label"]))
+
+
 def task_score(train: Any, labels: Any, test: Any, expected: Any) -> dict[str, Any]:
     """Test accuracy of a logistic regression on frozen sentence vectors; the same setting for all, none chosen."""
     from sklearn.linear_model import LogisticRegression
@@ -166,7 +177,7 @@ def task_score(train: Any, labels: Any, test: Any, expected: Any) -> dict[str, A
 def minilm(scratch: Path, path: Path, data: Path) -> Iterator[dict[str, Any]]:
     """70 % of the encoder gone at once, without training; packed; unpacked, loaded by transformers, and evaluated.
 
-    Gives what is known after every step: the vectors of the test texts of all networks, then the task, one by one.
+    Gives what is known after every step: the sizes, then what becomes of each network, one by one.
     """
     from pyarrow.parquet import read_table
 
@@ -195,19 +206,16 @@ def minilm(scratch: Path, path: Path, data: Path) -> Iterator[dict[str, Any]]:
         "networks": rows,
     }
     yield found
-    vectors = {}
-    for name, place in networks.items():
-        vectors[name] = sentence_vectors(place, test["text"])
-        cosines = (vectors[name] * vectors["dense"]).sum(axis=1)
-        low = float(np.percentile(cosines, 5))
-        rows[name]["cosine"] = {"mean": float(cosines.mean()), "low_5_percent": low, "least": float(cosines.min())}
-        say(f"minilm {name}: cosine {cosines.mean():.4f}")
-        yield found
-    for name, place in networks.items():
-        learnt = sentence_vectors(place, train["text"])
-        rows[name]["accuracy"] = task_score(learnt, train["label"], vectors[name], np.array(test["label"]))
-        say(f"minilm {name}: accuracy {rows[name]['accuracy']['value']:.4f}")
-        yield found
+    with ProcessPoolExecutor(len(networks), get_context("spawn")) as pool:  # of one thread each
+        tasks = {name: pool.submit(evaluated, place, train, test) for name, place in networks.items()}
+        dense = tasks["dense"].result()[0]
+        for name, task in tasks.items():
+            vectors, rows[name]["accuracy"] = task.result()
+            cosines = (vectors * dense).sum(axis=1)
+            low = float(np.percentile(cosines, 5))
+            rows[name]["cosine"] = {"mean": float(cosines.mean()), "low_5_percent": low, "least": float(cosines.min())}
+            say(f"minilm {name}: cosine {cosines.mean():.4f}, accuracy {rows[name]['accuracy']['value']:.4f}")
+            yield found
 
 
 # --------------------------------------------------------------------------------------------------------- mutants

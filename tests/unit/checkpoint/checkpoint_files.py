@@ -45,3 +45,27 @@ def hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file under a directory."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# The command line, in a process that says at its end how much memory of its own it had at its peak.
+PEAK = """
+import sys, threading, time
+from secateurs.cli import main
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+
+peak = 0
+def watch():
+    global peak
+    while True:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+threading.Thread(target=watch, daemon=True).start()
+try:
+    main()
+finally:
+    print("peak", peak, file=sys.stderr)
+"""

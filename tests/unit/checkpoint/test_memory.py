@@ -7,32 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_files import write_f32
+from checkpoint_files import PEAK, write_f32
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 
 SIDE = 1024  # 4 MB a tensor
-PEAK = """
-import sys, threading, time
-from secateurs.cli import main
-
-def anonymous():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
-
-peak = 0
-def watch():
-    global peak
-    while True:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-
-threading.Thread(target=watch, daemon=True).start()
-try:
-    main()
-finally:
-    print("peak", peak, file=sys.stderr)
-"""
 
 
 def run(*words: object) -> tuple[str, int]:

@@ -14,9 +14,7 @@ from secateurs.checkpoint.packing import load, pack
 from secateurs.checkpoint.streamed import prune_checkpoint
 from secateurs.recipe import Recipe
 
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="needs transformers"
-)
+needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's code
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import hashes, ones, write_f32
+from checkpoint_files import PEAK, hashes, ones, write_f32
 from safetensors.torch import load_file, save_file
 from test_onnx_file import model, node, part, tensor
 from torch import nn
@@ -479,28 +479,6 @@ def test_an_error_after_a_shard_was_done_loses_nothing(home: Path, tmp_path: Pat
 
 
 # ----------------------------------------------------------------------------------------------------- memory
-
-PEAK = """
-import sys, threading, time
-from secateurs.cli import main
-
-def anonymous():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
-
-peak = 0
-def watch():
-    global peak
-    while True:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-
-threading.Thread(target=watch, daemon=True).start()
-try:
-    main()
-finally:
-    print("peak", peak, file=sys.stderr)
-"""
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import numpy as np
 
 from secateurs.errors import InputError
 from secateurs.exact.kinds import KINDS, Kind, Stored
+from secateurs.exact.parts import split
+from secateurs.exact.threads import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +66,10 @@ def bits_of(weight: "Weight") -> Bits:
 def keep_of(keep: "Weight | None", bits: Bits) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     """(n,) bool; what is not +0.0 where no keep is given."""
     if keep is None:
-        return np.asarray(bits.stored != 0)
+        there = np.empty(bits.stored.size, np.bool_)
+        parts = zip(split(bits.stored), split(there), strict=True)
+        spread(lambda part: np.not_equal(part[0], 0, out=part[1]), parts)
+        return there
     found = keep if isinstance(keep, np.ndarray) else keep.detach().cpu().numpy()
     if found.shape != bits.shape or found.dtype != np.bool_:
         raise InputError(

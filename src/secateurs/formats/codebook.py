@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.exact.compiled import compiled
 from secateurs.exact.kinds import Stored
 
 Floats = NDArray[np.float64]
@@ -56,7 +57,9 @@ def different(stored: Stored, mask: np.unsignedinteger[Any], n: int) -> Stored |
 
 def codes_of(weights: Floats, numbers: Floats) -> "NDArray[np.uint8]":
     """The place of the nearest number for every weight; half-way goes to the larger, and of equal numbers the first."""
-    found: NDArray[np.uint8] = np.searchsorted(_middles(numbers), weights, side="right").astype(np.uint8)
+    middles, found = _middles(numbers), np.empty(weights.shape, np.uint8)
+    n_steps = middles.size.bit_length()
+    _search(np.pad(middles, (0, (1 << n_steps) - 1 - middles.size), constant_values=np.inf), n_steps, weights, found)
     return found
 
 
@@ -83,3 +86,14 @@ def _points(weights: Floats) -> tuple[Floats, Floats]:
     counts, sums = np.bincount(bins, minlength=N_BINS), np.bincount(bins, weights, N_BINS)
     used = counts > 0
     return np.sort(sums[used] / counts[used]), counts[used].astype(np.float64)
+
+
+@compiled
+def _search(edges: Any, n_steps: int, weights: Any, found: Any) -> None:
+    """How many of the 2**n_steps - 1 edges, ascending, are at most each weight: always as many steps, and no branch."""
+    for i in range(weights.size):
+        at = np.uint64(0)
+        for step in range(n_steps - 1, -1, -1):
+            half = np.uint64(1 << step)
+            at += half * np.uint64(weights[i] >= edges[at + half - np.uint64(1)])
+        found[i] = at

@@ -111,3 +111,17 @@ def test_the_interval_by_hand():
     assert drop.interval == pytest.approx((middle - 1.959964 * error, middle + 1.959964 * error))
     same = Drop(Accuracy(900, 1000), Accuracy(900, 1000), 0, 0)
     assert same.interval[0] < 0 < same.interval[1]
+
+
+@pytest.mark.slow
+def test_a_published_network_pruned_and_packed(data_dir, tmp_path):
+    """LeNet-5 of somebody else, half of it gone: int8 costs it nothing that could be seen."""
+    spec = DataSpec(source="mnist", directory=str(data_dir / "mnist"), mean=(0.1307,), std=(0.3081,))
+    prune_checkpoint(data_dir / "weights_lenet5_mnist", Recipe(budget="sparsity(0.5)"), tmp_path / "pruned")
+    pack(tmp_path / "pruned", tmp_path / "a.packed.safetensors", "int8")
+    drop = accuracy_drop(tmp_path / "pruned", tmp_path / "a.packed.safetensors", spec, "lenet-5")
+    assert drop.before.n == 10_000
+    assert drop.before.value > 0.985
+    assert abs(drop.value) <= 0.001
+    whole = accuracy_drop(data_dir / "weights_lenet5_mnist", tmp_path / "a.packed.safetensors", spec, "lenet-5")
+    assert whole.before.value == 0.9894

@@ -59,7 +59,8 @@ def codes_of(weights: Floats, numbers: Floats) -> "NDArray[np.uint8]":
     """The place of the nearest number for every weight; half-way goes to the larger, and of equal numbers the first."""
     middles, found = _middles(numbers), np.empty(weights.shape, np.uint8)
     n_steps = middles.size.bit_length()
-    _search(np.pad(middles, (0, (1 << n_steps) - 1 - middles.size), constant_values=np.inf), n_steps, weights, found)
+    edges = np.pad(middles, (0, (1 << n_steps) - 1 - middles.size), constant_values=np.inf)
+    _search(edges, n_steps, weights.reshape(-1), found.reshape(-1))
     return found
 
 

@@ -1,5 +1,7 @@
 """Accuracy: how many are right of how many, and how sure that is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +12,11 @@ from secateurs.measure.intervals import wilson
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`n_correct` of `n`."""
+    """`n_correct` of `n`; `loss` is their mean cross-entropy, None where it was not measured."""
 
     n_correct: int
     n: int
+    loss: float | None = None
 
     @property
     def value(self) -> float:
@@ -31,16 +34,26 @@ class Accuracy:
         return {"value": self.value, "n": self.n, "low": low, "high": high}
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode; afterwards every part is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, was_training in modes:
+            part.training = was_training
+
+
 @torch.no_grad()
 def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Accuracy:
     """How many of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     device = next(module.parameters(), x).device
-    n_correct = 0
-    for start in range(0, len(y), batch_size):
-        logits = module(x[start : start + batch_size].to(device))  # (batch, classes)
-        n_correct += int((logits.argmax(dim=1).cpu() == y[start : start + batch_size]).sum())
-    for part, was_training in modes:
-        part.training = was_training
-    return Accuracy(n_correct, len(y))
+    n_correct, loss = 0, 0.0
+    with evaluating(module):
+        for start in range(0, len(y), batch_size):
+            logits, right = module(x[start : start + batch_size].to(device)), y[start : start + batch_size].to(device)
+            n_correct += int((logits.argmax(dim=1) == right).sum())  # logits (batch, classes)
+            loss += float(nn.functional.cross_entropy(logits.float(), right, reduction="sum"))
+    return Accuracy(n_correct, len(y), loss / max(1, len(y)))

@@ -133,6 +133,11 @@ class CLSTransformer(Network):
         self.head = nn.Linear(dim, shape.n_classes)
         self._initialise()
 
+    @property
+    def hidden_names(self) -> tuple[str, ...]:
+        """The blocks."""
+        return tuple(f"blocks.{i}" for i in range(len(self.blocks)))
+
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=STD)
         nn.init.trunc_normal_(self.position_embedding, std=STD)

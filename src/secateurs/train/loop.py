@@ -11,6 +11,7 @@ from secateurs.errors import RecipeError
 from secateurs.masks import Masks
 from secateurs.measure.accuracy import Accuracy, accuracy
 from secateurs.recipe import Recipe
+from secateurs.train.distillation import loss_with
 from secateurs.train.pruner import Pruner
 from secateurs.train.training import Training
 
@@ -45,25 +46,34 @@ def train(
     *,
     seed: int,
     recipe: Recipe | None = None,
+    masks: Masks | None = None,
+    teacher: nn.Module | None = None,
     n_looks: int = 10,
     validation: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[Look]:
-    """Train `module` in place, where it is, by cross-entropy; yields a Look before the first step and `n_looks` more.
+    """Train `module` in place, where it is; yields a Look before the first step and `n_looks` more.
 
-    seed    orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
-    recipe  prunes inside the loop, its schedule spread over the whole training
-    n_looks       evenly spaced, the last after the last step
-    validation    examples (x, y) to look at; None means the validation split
+    seed        orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
+    recipe      prunes inside the loop, its schedule spread over the whole training
+    masks       with a recipe: held from before the first step in place of its choices
+    teacher     what `training.distill` learns from, in evaluation mode; it is left as it is
+    n_looks     evenly spaced, the last after the last step
+    validation  examples (x, y) to look at; None means the validation split
 
     Raises RecipeError when the loss is no longer finite.
     """
     n_examples, device = len(data.y_train), next(module.parameters(), data.x_train).device
     n_steps = training.n_steps(n_examples)
+    if masks is not None and recipe is None:
+        raise RecipeError("Masks are held by the pruner of a recipe; give the recipe that chose them.")
+    loss_of = loss_with(module, training.distill, teacher, data.x_train)
     optimizer = training.make_optimizer(module)
     pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    if pruner is not None:
+    if pruner is not None and masks is not None:
+        pruner.hold(masks)
+    elif pruner is not None:
         pruner.start()
 
     looked_at = validation or (data.x_val, data.y_val)
@@ -89,7 +99,8 @@ def train(
         module.train()
         optimizer.zero_grad()
         x, y = data.x_train[batch].to(device), data.y_train[batch].to(device)
-        loss = nn.functional.cross_entropy(module(x), y)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            loss = loss_of(batch, x, y)
         loss.backward()  # type: ignore[no-untyped-call]
         if training.clip:
             nn.utils.clip_grad_norm_(module.parameters(), training.clip)

@@ -88,6 +88,20 @@ class Pruner:
             self._zero()
 
     @torch.no_grad()
+    def hold(self, masks: Masks) -> None:
+        """Optional, before the first step: keep to these masks, which the recipe then never changes.
+
+        They are laid on the weights as they are now: those of a network trained earlier, on its first weights, make a
+        ticket. RecipeError under revive="forget", which keeps to no masks; InputError where they do not fit.
+        """
+        if self.revive == "forget":
+            raise RecipeError("revive='forget' chooses anew at every step and holds no masks. Use 'never'.")
+        keep = self._tensors("masks that are given", masks)
+        self.masks = Masks(keep, masks.report, masks.recipe)
+        self._n_chosen = self.total_steps  # the last choice that any schedule makes
+        self._zero()
+
+    @torch.no_grad()
     def step(self) -> None:
         """Follow `optimizer.step()`: choose the masks anew where the schedule says so, and zero what does not live."""
         if self._n_pending == 0:
@@ -133,8 +147,8 @@ class Pruner:
             ]
             sigmas = {str(name): a_number("sigma", value, 0.0, math.inf) for name, value in state["sigmas"].items()}
             report = tuple(LayerReport.read(line) for line in state["report"])
-            keep = None if state["keep"] is None else self._tensors("keep", state["keep"])
-            dense = self._tensors("dense", state["dense"]) if state["dense"] else {}
+            keep = None if state["keep"] is None else self._tensors("saved pruner's keep", state["keep"])
+            dense = self._tensors("saved pruner's dense", state["dense"]) if state["dense"] else {}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"The saved pruner is malformed: {type(error).__name__}: {error}") from error
         self.n_steps, self._n_pending, self._n_chosen = counts
@@ -142,18 +156,16 @@ class Pruner:
         self.masks = None if keep is None else Masks(keep, report, self.recipe)
         self._budget = None if self.masks is None else self._budget_at(self._n_chosen)
 
-    def _tensors(self, key: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of a saved pruner's tensors beside the weights they belong to; InputError where they fit none."""
+    def _tensors(self, what: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of these tensors beside the weights they belong to; InputError where they fit none."""
         by_name = named_parameters(self.module)
         if set(saved) != set(self._names):
-            raise InputError(
-                f"The saved pruner's {key} is of {', '.join(saved)}; here {', '.join(self._names)} are pruned."
-            )
+            raise InputError(f"The {what} name {', '.join(saved)}; here {', '.join(self._names)} are pruned.")
         for name, value in saved.items():
-            dtype = torch.bool if key == "keep" else by_name[name].dtype
+            dtype = by_name[name].dtype if what.endswith("dense") else torch.bool
             if value.shape != by_name[name].shape or value.dtype != dtype:
                 raise InputError(
-                    f"The saved pruner's {key} of '{name}' is {tuple(value.shape)} of {value.dtype}; expected "
+                    f"The {what} of '{name}' is {tuple(value.shape)} of {value.dtype}; expected "
                     f"{tuple(by_name[name].shape)} of {dtype}."
                 )
         return {name: value.to(by_name[name].device).clone() for name, value in saved.items()}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from secateurs.scores import lamp, magnitude, random
     from secateurs.selection import select
     from secateurs.train.pruner import Pruner
+    from secateurs.train.sharing import Sharing
     from secateurs.units import block, column, element, row
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _HOME = {
     "secateurs.scores": ("lamp", "magnitude", "random"),
     "secateurs.selection": ("select",),
     "secateurs.train.pruner": ("Pruner",),
+    "secateurs.train.sharing": ("Sharing",),
     "secateurs.units": ("block", "column", "element", "row"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -59,6 +61,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "SecateursError",
+    "Sharing",
     "block",
     "column",
     "diff",

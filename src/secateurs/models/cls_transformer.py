@@ -87,7 +87,7 @@ class CLSTransformer(Network):
     """
 
     tracked: ClassVar[dict[str, str]] = {"cls-head": "head.weight", "ffnn": "blocks.0.ffn.up.weight"}
-    initialiser: ClassVar[str] = (
+    initialiser = (
         f"truncated normal with standard deviation {STD}, cut at +-2 (as in ViT) for every matrix, "
         "the class token and the embeddings; biases zero: a narrow bell"
     )

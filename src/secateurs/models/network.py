@@ -29,7 +29,7 @@ class Network(nn.Module):
     """
 
     tracked: ClassVar[dict[str, str]]
-    initialiser: ClassVar[str]
+    initialiser: str
 
     @property
     def hidden_names(self) -> tuple[str, ...]:

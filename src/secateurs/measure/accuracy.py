@@ -1,12 +1,11 @@
 """Accuracy: how many are right of how many, and how sure that is."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from secateurs.evaluating import evaluating
 from secateurs.measure.intervals import wilson
 
 
@@ -32,18 +31,6 @@ class Accuracy:
         """JSON-able: value, n, low, high."""
         low, high = self.interval
         return {"value": self.value, "n": self.n, "low": low, "high": high}
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; afterwards every part is in the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, was_training in modes:
-            part.training = was_training
 
 
 @torch.no_grad()

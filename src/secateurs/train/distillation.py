@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateurs.errors import RecipeError
+from secateurs.evaluating import evaluating
 from secateurs.layers import unwrap
-from secateurs.measure.accuracy import evaluating
 from secateurs.settings import Settings
 from secateurs.words import a_number
 

@@ -5,9 +5,9 @@
 
 DATA holds mnist/mnist.npz: 55,000 images to learn from, 5,000 (validation) to choose by, 10,000 (test) for the end. No
 augmentation; the only teacher is the network's own dense self. Every stage's weights are kept in --work under the hash
-of all that led to them, so that a killed run goes on at the stage where it was. A trial changes some settings, shows
-validation figures alone, and is noted in the results, so that they say what the settings were chosen from. The test set
-is looked at once per network, when all seeds are done.
+of all that led to them, and a killed run goes on at its last look, to the same bits. A trial changes some settings,
+shows validation figures alone, and is noted in the results, so that they say what the settings were chosen from. The
+test set is looked at once per network, when all seeds are done.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         stages[name] = Stage(name=name, start=begun, training=training, recipe=recipe, **{**values, **changed})
 
     def cut(kept: float, begin: float, end: float) -> sc.Recipe:
-        return sc.Recipe(budget=sc.sparsity(1 - kept), schedule=f"cubic({begin}, {end}, every=50)", min_keep=10)
+        return sc.Recipe(score="lamp", budget=sc.sparsity(1 - kept), schedule=f"cubic({begin}, {end}, every=50)")
 
     common = {"batch_size": 128, "warmup": 0.03}
     taught = {**common, "distill": TAUGHT}
@@ -85,8 +85,8 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         add("dense", training={**common, "epochs": 40.0, "learning_rate": 2e-3, "weight_decay": 0.01}, dropout=hidden)
         fine = {**taught, "epochs": 6.0, "learning_rate": 2e-4}
         pruned = {**taught, "epochs": 30.0, "learning_rate": 2e-3}
-        add("small", "dense", cut(1 / 25, 0.0, 0.6), training=pruned)
-        add("smallest", "dense", cut(1 / 62, 0.0, 0.6), training=pruned)
+        add("small", "dense", cut(1 / 21, 0.0, 0.6), training=pruned)
+        add("smallest", "dense", cut(1 / 61, 0.0, 0.6), training=pruned)
     else:
         add(
             "dense",
@@ -95,8 +95,8 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         )
         fine = {**taught, "epochs": 3.0, "learning_rate": 2e-4}
         pruned = {**taught, "epochs": 15.0, "learning_rate": 2e-3}
-        add("small", "dense", cut(1 / 110, 0.0, 0.6), training=pruned)
-        add("smallest", "dense", cut(1 / 260, 0.0, 0.6), training=pruned)
+        add("small", "dense", cut(1 / 105, 0.0, 0.6), training=pruned)
+        add("smallest", "dense", cut(1 / 255, 0.0, 0.6), training=pruned)
     add("small-shared", "small", training=fine, n_bits=4)
     add("smallest-shared", "smallest", training=fine, n_bits=4)
     return stages
@@ -143,7 +143,9 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
     if net == "lenet-5":
         module.forward = types.MethodType(forward_of_lenet_5, module)
     print(f"{net} seed {seed} {stage.name} begins", file=sys.stderr, flush=True)
-    for look in train(module, data, stage.training, seed=seed, recipe=stage.recipe, teacher=teacher, n_looks=5):
+    make_directory(folder)
+    kept = {"state_file": folder / "state", "n_looks": 10}
+    for look in train(module, data, stage.training, seed=seed, recipe=stage.recipe, teacher=teacher, **kept):
         wrong = 100 * (1 - look.validation.value)
         n = f"{look.step}/{look.n_steps}"
         print(f"{net} seed {seed} {stage.name} {n} {look.sparsity:.4f} {wrong:.2f} %", file=sys.stderr, flush=True)
@@ -154,6 +156,7 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
         round_biases(module)
     about = {"stage": stage.values(), "seed": seed, "cpu_s": time.thread_time() - begun}
     save_model(module, ModelSpec(name=net), data.shape, folder, about)
+    (folder / "state").unlink(missing_ok=True)
     return module
 
 

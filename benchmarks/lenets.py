@@ -48,12 +48,14 @@ class Stage(Settings):
     """One step of the way: a training that may prune, or one of shared weights.
 
     start    the stage whose weights this one begins with; None begins with fresh ones
+    teacher  the stage whose network this one is distilled from
     dropout  {layer: share of its inputs that a training step leaves out}
     n_bits   where it is not 0, the kept weights of a layer become 2**n_bits numbers and learn as those
     """
 
     name: str
     start: "Stage | None" = None
+    teacher: "Stage | None" = None
     training: Training
     recipe: sc.Recipe | None = None
     dropout: dict[str, float] = Field(default_factory=dict)
@@ -72,8 +74,12 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         training = Training(**{**values.pop("training"), **changed.pop("training", {})})
         if isinstance(changed.get("recipe"), str):
             recipe = sc.Recipe.parse(changed.pop("recipe"))
-        begun = stages[start] if start else None
-        stages[name] = Stage(name=name, start=begun, training=training, recipe=recipe, **{**values, **changed})
+        begin_with = changed.pop("start", start)
+        begun, teacher = (
+            stages[each] if each else None for each in (begin_with, "dense" if training.distill else None)
+        )
+        values = {**values, **changed}
+        stages[name] = Stage(name=name, start=begun, teacher=teacher, training=training, recipe=recipe, **values)
 
     def cut(kept: float, begin: float, end: float) -> sc.Recipe:
         return sc.Recipe(score="lamp", budget=sc.sparsity(1 - kept), schedule=f"cubic({begin}, {end}, every=50)")
@@ -127,11 +133,9 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
     if (folder / "config.json").exists():  # written last
         load_weights(module, folder)
         return module
-    teacher = None
     if stage.start is not None:
         module = reached(net, stage.start, root, seed, work)
-    if stage.training.distill is not None:
-        teacher = reached(net, first(stage), root, seed, work)
+    teacher = None if stage.teacher is None else reached(net, stage.teacher, root, seed, work)
     sharing = Sharing(module, stage.n_bits) if stage.n_bits else None
     begun = time.thread_time()
     hooks = [
@@ -158,11 +162,6 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
     save_model(module, ModelSpec(name=net), data.shape, folder, about)
     (folder / "state").unlink(missing_ok=True)
     return module
-
-
-def first(stage: Stage) -> Stage:
-    """The stage that all of this began with: the dense network."""
-    return first(stage.start) if stage.start else stage
 
 
 @torch.no_grad()
@@ -284,7 +283,7 @@ def main() -> None:
                 "environment": environment(),
                 "data": data_of(root).fingerprint,
                 "stages": {
-                    name: {**stage.values(), "start": stage.start and stage.start.name}
+                    name: {**stage.values(), "start": name_of(stage.start), "teacher": name_of(stage.teacher)}
                     for name, stage in stages.items()
                 },
                 "summary": {name: summary([rows[name] for rows in found.values()]) for name in names},
@@ -296,6 +295,11 @@ def main() -> None:
             results["trials"] = [*others, line]
         write_json(arguments.out, results)
     print(json.dumps({name: summary([rows[name] for rows in found.values()]) for name in names}, indent=1))
+
+
+def name_of(stage: Stage | None) -> str | None:
+    """Its name, where there is one."""
+    return stage and stage.name
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

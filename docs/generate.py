@@ -31,12 +31,12 @@ from secateurs.experiments.exploration import Experiment, Exploration
 from secateurs.experiments.presets import DEFAULT, PRESETS
 from secateurs.layers import layers
 from secateurs.models import MODELS, ModelSpec, build
-from secateurs.models.network import Network
 from secateurs.pools import Pool
 from secateurs.recipe import Recipe
 from secateurs.schedules import SCHEDULES, Schedule
 from secateurs.scores import SCORES, Score
 from secateurs.settings import Settings
+from secateurs.train.rates import RATES, Rate
 from secateurs.train.training import Training
 from secateurs.units import Unit
 from secateurs.words import Word, parse_call
@@ -149,6 +149,17 @@ def schedules() -> str:
     return table(["schedule", "how it moves", *(f"p = {p:g}" for p in at), "source"], rows)
 
 
+def rates() -> str:
+    """Every learning rate of RATES, with its share of the highest on the way."""
+    at = (0.0, 0.25, 0.5, 0.75, 0.99)
+    rows = []
+    for text in Rate.examples:
+        rate = Rate.parse(text)
+        shares = [f"{rate.share(q):.0%}" for q in at]
+        rows.append([f"`{text}`", first_line(RATES[rate.name]), *shares, source_of(RATES[rate.name])])
+    return table(["rate", "how it moves", *(f"q = {q:g}" for q in at), "source"], rows)
+
+
 def _counts(spec: ModelSpec, size: tuple[int, int, int]) -> str:
     try:
         network: nn.Module = build(spec, InputShape(kind="image", size=size, n_classes=10), seed=0)
@@ -168,10 +179,11 @@ def models() -> str:
 
 def tracked() -> str:
     """The weights that the story follows, and how the network is initialised."""
-    kinds: dict[str, type[Network]] = MODELS
+    shape = InputShape(kind="image", size=SHAPES["1x28x28"], n_classes=10)
+    networks = {name: build(ModelSpec(name=name), shape, seed=0) for name in MODELS}
     rows = [
-        [f"`{name}`", f"`{kind.tracked['cls-head']}`", f"`{kind.tracked['ffnn']}`", kind.initialiser]
-        for name, kind in kinds.items()
+        [f"`{name}`", f"`{network.tracked['cls-head']}`", f"`{network.tracked['ffnn']}`", network.initialiser]
+        for name, network in networks.items()
     ]
     return table(["network", "CLS head", "FFN", "initialiser"], rows)
 
@@ -340,6 +352,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pools": pools,
     "budgets": budgets,
     "schedules": schedules,
+    "rates": rates,
     "models": models,
     "model-arguments": model_arguments,
     "tracked": tracked,

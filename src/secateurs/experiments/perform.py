@@ -58,7 +58,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
     module = cell.start.load(directory) if cell.start else build(cell.model, data.shape, cell.seed)
     teacher = cell.teacher.load(directory) if cell.teacher else None
     given = _given_masks(cell, directory)
-    _put_channels_last(module)
+    put_channels_last(module)
     names = [layer.name for layer in layers(module, cell.skip, cell.only) if layer.is_prunable]
     shown = [*names, *(name for name in module.tracked.values() if name not in names)]
     quick = _quick(data)
@@ -106,7 +106,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
     write_json(here / "result.json", result)
 
 
-def _put_channels_last(module: nn.Module) -> None:
+def put_channels_last(module: nn.Module) -> None:
     """Store convolution weights so that a training step takes half the time on a CPU; values and names stay."""
     for parameter in module.parameters():
         if parameter.dim() == 4:

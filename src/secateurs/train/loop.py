@@ -11,6 +11,7 @@ from secateurs.data import Dataset
 from secateurs.errors import RecipeError
 from secateurs.masks import Masks
 from secateurs.measure.accuracy import Accuracy, accuracy
+from secateurs.measure.environment import environment
 from secateurs.recipe import Recipe
 from secateurs.train.distillation import loss_with
 from secateurs.train.pruner import Pruner
@@ -77,7 +78,9 @@ def train(
     pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    about = {"training": training.hash, "recipe": recipe and recipe.hash, "seed": seed, "data": n_examples}
+    machine = {**environment(), "cores": 0}  # the same bits are promised where the rest is the same
+    whose = {"training": training.hash, "recipe": recipe and recipe.hash, "seed": seed, "data": n_examples}
+    about = {**whose, "environment": machine}
     state = load_state(state_file, about) if state_file else None
     if state is not None:
         restore(state, module, optimizer, pruner, order)

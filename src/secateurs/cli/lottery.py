@@ -91,7 +91,7 @@ def lottery(
     for module in ("altair", "vl_convert"):
         extra(module, "explore")
     n_jobs = jobs or int(environment()["cores"])
-    work = Work(plan.cells.values(), Path(out), n_train, n_jobs=n_jobs, backend=backend)
+    work = Work(plan.cells.values(), Path(out), n_train, n_jobs=n_jobs)
     check_directory(Path(out), asked.to_yaml(), MARK)
     if dry_run:
         print_work(work, network, data, training, {"lottery": asked.values()}, as_json)

@@ -116,14 +116,12 @@ def run(
     perform: Callable[[Cell, Path], Cell],
     *,
     n_jobs: int,
-    backend: str = "loky",
     listen: Callable[[Cell], None] = lambda cell: None,
 ) -> dict[Cell, dict[str, Any]]:
     """Perform the cells that have no result yet, each after those it needs; all their results.
 
-    n_jobs   processes at a time
-    backend  joblib's: "loky" is this machine; "dask" and "ray" are a cluster that sees `directory` under this name
-    listen   called here, in the caller's process, when a cell is complete
+    n_jobs  processes at a time, of joblib's backend: this machine's, or what `backends.connected` says
+    listen  called here, in the caller's process, when a cell is complete
     """
     wanted = with_needs(cells)
     results = {cell: result for cell in wanted if (result := cell.result(directory)) is not None}
@@ -134,8 +132,7 @@ def run(
         # The longest first, so that no process waits long at the end.
         ready.sort(key=lambda cell: -cell.training.epochs)
         jobs = (joblib.delayed(perform)(cell, directory) for cell in ready)
-        parallel = joblib.Parallel(n_jobs=min(n_jobs, len(ready)), backend=backend, return_as="generator_unordered")
-        for cell in parallel(jobs):
+        for cell in joblib.Parallel(n_jobs=min(n_jobs, len(ready)), return_as="generator_unordered")(jobs):
             result = cell.result(directory)
             if result is None:
                 raise InputError(

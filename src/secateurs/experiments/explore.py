@@ -54,7 +54,7 @@ class Explorer:
         given = recipe.budget if has_given_rule(recipe) else threshold("1sigma")
         assert isinstance(given, Rule)
         planned, n_train = self.run_value.plan.everything(given), len(data.y_train)
-        self.work = Work(planned, self.out, n_train, n_jobs=self.n_jobs, backend="loky")
+        self.work = Work(planned, self.out, n_train, n_jobs=self.n_jobs)
         return self.run_value
 
     def run(self) -> dict[str, Any]:

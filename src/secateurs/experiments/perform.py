@@ -1,5 +1,6 @@
 """Perform: what one cell does: build or load, train or prune once, look, measure, write; the result last."""
 
+import copy
 import json
 import math
 import os
@@ -27,13 +28,16 @@ from secateurs.measure.environment import environment
 from secateurs.models import Network, build, save_model
 from secateurs.pruning import prune
 from secateurs.recipe import Recipe, with_words
+from secateurs.repair import repair
 from secateurs.see import stats
+from secateurs.train.batch_norm import measure_batch_norm
 from secateurs.train.loop import Look, train
 
 # Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
 SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
 ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 N_QUICK = 2000  # validation examples for looks and sweeps
+N_CALIBRATION = 1000  # training examples for what is done after a cut
 FILM_STEP = 0.1  # of a layer's sigma before the training
 
 
@@ -115,10 +119,15 @@ def put_channels_last(module: nn.Module) -> None:
 
 def _quick(data: Dataset) -> tuple[Tensor, Tensor]:
     """The part of the validation split that is looked at often: N_QUICK examples at most, classes in proportion."""
-    if len(data.y_val) <= N_QUICK:
-        return data.x_val, data.y_val
-    picked = torch.from_numpy(stratified(np.asarray(data.y_val), N_QUICK, seed=0, keep_both=False))
+    picked = _spread(data.y_val, N_QUICK)
     return data.x_val[picked], data.y_val[picked]
+
+
+def _spread(y: Tensor, n: int) -> Tensor:
+    """Positions of n examples at most, classes in proportion."""
+    if len(y) <= n:
+        return torch.arange(len(y))
+    return torch.from_numpy(stratified(np.asarray(y), n, seed=0, keep_both=False))
 
 
 def _given_masks(cell: Cell, directory: Path) -> Masks | None:
@@ -160,9 +169,14 @@ def _looks(
             validation=quick,
         )
         return
+    dense = copy.deepcopy(module) if "repair" in cell.recover else module
     masks = given or (prune(module, cell.recipe) if cell.recipe else None)
     if given is not None:
         given.apply(module)
+    for how in cell.recover:
+        assert masks is not None
+        examples = data.x_train[_spread(data.y_train, N_CALIBRATION)]
+        repair(module, masks, dense, examples) if how == "repair" else measure_batch_norm(module, examples)
     yield Look(0, 0, 0.0, None, accuracy(module, *quick), masks, 0.0)
 
 

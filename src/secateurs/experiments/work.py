@@ -27,12 +27,11 @@ class Work:
     planned  every cell that the run will come to, for the progress; what they need is counted in
     """
 
-    def __init__(self, planned: Iterable[Cell], out: Path, n_train: int, *, n_jobs: int, backend: str) -> None:
+    def __init__(self, planned: Iterable[Cell], out: Path, n_train: int, *, n_jobs: int) -> None:
         self.planned = cells.with_needs(planned)
         self.out = out
         self.n_train = n_train
         self.n_jobs = n_jobs
-        self.backend = backend
         self.n_steps = sum(cell.training.n_steps(n_train) for cell in self.planned)
         self._under_way: list[Cell] = []
         self._done: set[Cell] = set()
@@ -40,9 +39,7 @@ class Work:
     def run(self, wanted: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
         """The results of these cells and of those they need; the missing ones are performed."""
         self._under_way = cells.with_needs(wanted)
-        return cells.run(
-            self._under_way, self.out, perform, n_jobs=self.n_jobs, backend=self.backend, listen=self._done.add
-        )
+        return cells.run(self._under_way, self.out, perform, n_jobs=self.n_jobs, listen=self._done.add)
 
     def progress(self) -> Progress:
         """How far the run is, the steps of the cells under way included."""

@@ -33,6 +33,22 @@ LOTTERY = {
     "random": Line("random masks", "#7a8594", "triangle-up", (4, 3)),
 }
 
+COMPARISON = {
+    "one-shot": Line("one-shot", "#c9812f", "circle"),
+    "batch-norm": Line("one-shot + batch norm", "#c9812f", "square", (2, 2)),
+    "repaired": Line("one-shot + repair", "#8c4a12", "diamond"),
+    "fine-tuned": Line("one-shot + fine-tuning", "#4f86b8", "circle"),
+    "iterative": Line("iterative", "#4f86b8", "triangle-up", (6, 2)),
+    "rate-rewound": Line("rate rewound", "#2a5d8f", "square"),
+    "weight-rewound": Line("weights rewound", "#2a5d8f", "diamond", (2, 2)),
+    "in-loop": Line("threshold in the loop", "#3f8f6b", "square", (6, 2)),
+    "gradual": Line("gradual in the loop", "#16324f", "circle"),
+    "regrown": Line("gradual, weights may return", "#1f7a8c", "triangle-up"),
+    "random": Line("random masks", "#9aa3af", "triangle-down", (4, 3)),
+    "scratch-e": Line("scratch-E", "#6b7280", "cross", (4, 3)),
+    "scratch-b": Line("scratch-B", "#374151", "cross", (1, 2)),
+}
+
 
 def error_row(name: str, x: float, mean: float, low: float | None, high: float | None, least: float) -> dict[str, Any]:
     """A point of a curve: an accuracy and its interval as errors of at least `least`, which a log axis can hold."""
@@ -60,7 +76,8 @@ def curves(
     alt = altair()
     known = [name for name in lines if any(row["line"] == name for row in rows)]
     xs, ys = [row["x"] for row in rows], [row["y"] for row in rows]
-    least, most = min([dense["y0"], *ys]) / 1.15, max([dense["y1"], *ys]) * 1.1
+    # The means fix the range, so that one wide interval does not squeeze them together.
+    least, most = min([dense["y"], *ys]) / 1.6, min(1.0, max([dense["y"], *ys]) * 1.4)
     ends = (min(xs) / 1.1, max(xs) * 1.1)
     x = alt.X(
         "x:Q",
@@ -147,3 +164,24 @@ def lottery_chart(results: Results) -> Drawing:
     )
     chart = curves(rows, LOTTERY, dense, PRINT, x_title="weights kept, on a logarithmic scale")
     return sheet("Lottery tickets and their controls", results, [chart], caption)
+
+
+def comparison_chart(results: Results) -> Drawing:
+    """Test error of every strategy against what is kept."""
+    n_test, base = results["data"]["n_test"], results["dense"]
+    least = 0.5 / n_test
+    rows = [
+        error_row(each["strategy"], 1 - each["sparsity"], each["mean"], each["low"], each["high"], least)
+        for each in results["points"]
+        if each["sparsity"] < 1
+    ]
+    dense = error_row("", 1.0, base["mean"], base["low"], base["high"], least)
+    seeds = results["seeds"]
+    caption = (
+        f"Marks: mean over {len(seeds)} seeds ({', '.join(map(str, seeds))}), n = {n_test:,} test examples. Bars and "
+        f"the grey band: {results['interval']}. Every network was trained for {base['epochs']:g} epochs in all; "
+        "scratch-B for twice as many. Random masks and scratch are controls. A threshold in the loop is drawn where "
+        "its sparsity came to lie."
+    )
+    chart = curves(rows, COMPARISON, dense, PRINT, x_title="weights kept, on a logarithmic scale", height=420)
+    return sheet("What each way to sparsity costs", results, [chart], caption)

@@ -40,7 +40,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     asked, data = lottery(rewind=request.param), load_data(DATA)
     plan = LotteryPlan(asked, data.fingerprint, len(data.y_train))
     out = tmp_path_factory.mktemp("lottery")
-    work = Work(plan.cells.values(), out, len(data.y_train), n_jobs=1, backend="loky")
+    work = Work(plan.cells.values(), out, len(data.y_train), n_jobs=1)
     found = LotteryRun(asked, plan, out, "secateurs lottery", data, build(asked.experiment.model, data.shape, 0), work)
     found.run()
     return found
@@ -124,7 +124,7 @@ def test_the_early_part_of_a_training_is_its_first_steps(tmp_path: Path) -> None
     plan = LotteryPlan(asked, data.fingerprint, 60)
     dense, early = plan.cells["ticket", 0, 0], plan.cells["ticket", 1, 0].start
     assert early is not None
-    work = Work([dense, early], tmp_path, 60, n_jobs=1, backend="loky")
+    work = Work([dense, early], tmp_path, 60, n_jobs=1)
     work.run([dense, early])
     whole, part = (
         [json.loads(line) for line in (one.directory(tmp_path) / "metrics.jsonl").read_text().splitlines()]

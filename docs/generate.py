@@ -27,14 +27,18 @@ from secateurs.cli.main import COMMANDS, secateurs
 from secateurs.data import DataSpec, InputShape
 from secateurs.errors import PatternError, RecipeError
 from secateurs.experiments.claims import CLAIMS, Facts
+from secateurs.experiments.comparison import Comparison
 from secateurs.experiments.exploration import Experiment, Exploration
+from secateurs.experiments.lottery import Lottery
 from secateurs.experiments.presets import DEFAULT, PRESETS
+from secateurs.experiments.strategies import STRATEGIES
 from secateurs.layers import layers
 from secateurs.models import MODELS, ModelSpec, build
 from secateurs.pools import Pool
 from secateurs.recipe import Recipe
 from secateurs.schedules import SCHEDULES, Schedule
 from secateurs.scores import SCORES, Score
+from secateurs.see.curves import COMPARISON
 from secateurs.settings import Settings
 from secateurs.train.rates import RATES, Rate
 from secateurs.train.training import Training
@@ -47,6 +51,8 @@ SCHEMAS: dict[str, type[Settings]] = {
     "training": Training,
     "experiment": Experiment,
     "exploration": Exploration,
+    "comparison": Comparison,
+    "lottery": Lottery,
     "model": ModelSpec,
     "data": DataSpec,
 }
@@ -239,6 +245,15 @@ def claims() -> str:
     return table(["id", "the claim", "what is measured", "extra rule"], rows)
 
 
+def strategies() -> str:
+    """Every strategy of STRATEGIES."""
+    rows = [
+        [f"`{name}`", COMPARISON[name].word, first_line(function), source_of(function)]
+        for name, function in STRATEGIES.items()
+    ]
+    return table(["name", "in tables and plots", "what is done", "source"], rows)
+
+
 def presets() -> str:
     """The training and fine-tuning that `explore` gives to each network."""
     rows = []
@@ -358,6 +373,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "tracked": tracked,
     "claims": claims,
     "presets": presets,
+    "strategies": strategies,
+    "comparison-fields": fields(Comparison),
+    "lottery-fields": fields(Lottery),
     **{f"{name}-options": options(name) for name in COMMANDS},
     "prune-recipes": prune_recipes,
     **{name: commands.shown(words) for name, words in commands.SHOWN.items()},

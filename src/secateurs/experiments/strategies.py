@@ -97,7 +97,10 @@ def fine_tuned(ground: Ground, s: float, seed: int) -> Cell:
 
 
 def iterative(ground: Ground, s: float, seed: int) -> Cell:
-    """Cut and fine-tuned in rounds that each take the same share of what is left. Han et al. 2015, arXiv:1506.02626."""
+    """Cut and fine-tuned in rounds that each take the same share of what is left.
+
+    Han et al. 2015, arXiv:1506.02626.
+    """
     cell, n = ground.trained(seed), ground.n_rounds
     part = with_fields(ground.fine_tune, epochs=ground.fine_tune.epochs / n)
     for k in range(1, n + 1):
@@ -107,14 +110,17 @@ def iterative(ground: Ground, s: float, seed: int) -> Cell:
 
 
 def rate_rewound(ground: Ground, s: float, seed: int) -> Cell:
-    """One-shot, then the last part of the training's rate curve again. Renda et al. 2020, arXiv:2003.02389."""
+    """One-shot, then the last part of the training's rate curve again.
+
+    Renda et al. 2020, arXiv:2003.02389.
+    """
     return ground.cell(seed, ground.rewound, recipe=ground.once(s), start=ground.trained(seed))
 
 
 def weight_rewound(ground: Ground, s: float, seed: int) -> Cell:
-    """As that, from the weights of the moment when that part began. Frankle et al. 2020, arXiv:1912.05671.
+    """As rate-rewound, from the weights of the moment when that part began.
 
-    The masks are those of the trained network, as in `rate-rewound`.
+    The masks are those of the trained network, as in `rate-rewound`. Frankle et al. 2020, arXiv:1912.05671.
     """
     start = ground.cell(seed, ground.early)
     return ground.cell(seed, ground.rewound, recipe=ground.once(s), start=start, masks=ground.trained(seed))
@@ -131,12 +137,18 @@ def in_loop(ground: Ground, s: float, seed: int) -> Cell:
 
 
 def gradual(ground: Ground, s: float, seed: int) -> Cell:
-    """In the loop, more and more by the recipe's schedule; what is zero stays. Zhu & Gupta 2017, arXiv:1710.01878."""
+    """In the loop, more and more by the recipe's schedule; what is zero stays.
+
+    Zhu & Gupta 2017, arXiv:1710.01878.
+    """
     return ground.cell(seed, ground.whole, recipe=with_words(ground.recipe, budget=sparsity(s)))
 
 
 def regrown(ground: Ground, s: float, seed: int) -> Cell:
-    """Gradual, with a dense copy from which weights may return. Guo et al. 2016, arXiv:1608.04493."""
+    """Gradual, with a dense copy from which weights may return.
+
+    Guo et al. 2016, arXiv:1608.04493.
+    """
     recipe = with_words(ground.recipe, budget=sparsity(s))
     return ground.cell(seed, with_fields(ground.whole, revive="dense"), recipe=recipe)
 
@@ -147,12 +159,15 @@ def random_masks(ground: Ground, s: float, seed: int) -> Cell:
 
 
 def scratch_e(ground: Ground, s: float, seed: int) -> Cell:
-    """Control: one-shot's masks on other first weights, trained from the start. Liu et al. 2019, arXiv:1810.05270."""
+    """Control: one-shot's masks on other first weights, trained from the start.
+
+    Liu et al. 2019, arXiv:1810.05270.
+    """
     return _scratch(ground, s, seed, ground.whole)
 
 
 def scratch_b(ground: Ground, s: float, seed: int) -> Cell:
-    """As that, with twice the epochs, for the operations that the zeros save in theory."""
+    """As scratch-e, with twice the epochs, for the operations that the zeros save in theory."""
     return _scratch(ground, s, seed, with_fields(ground.whole, epochs=2 * ground.whole.epochs))
 
 

@@ -19,6 +19,7 @@ import time
 import types
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Stage(Settings):
     start    the stage whose weights this one begins with; None begins with fresh ones
     teacher  the stage whose network this one is distilled from
     dropout  {layer: share of its inputs that a training step leaves out}
+    is_held  weights that are zero at the beginning stay so
     n_bits   where it is not 0, the kept weights of a layer become 2**n_bits numbers and learn as those
     """
 
@@ -59,6 +61,7 @@ class Stage(Settings):
     training: Training
     recipe: sc.Recipe | None = None
     dropout: dict[str, float] = Field(default_factory=dict)
+    is_held: bool = False
     n_bits: int = 0
 
 
@@ -91,7 +94,10 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         add("dense", training={**common, "epochs": 40.0, "learning_rate": 2e-3, "weight_decay": 0.01}, dropout=hidden)
         fine = {**taught, "epochs": 6.0, "learning_rate": 2e-4}
         pruned = {**taught, "epochs": 30.0, "learning_rate": 2e-3}
-        add("small", "dense", cut(1 / 21, 0.0, 0.6), training=pruned)
+        fewer = {"fc2.weight": sc.sparsity(2 / 3), "fc3.weight": sc.sparsity(1 / 2)}
+        units = sc.Recipe(unit="column", pool="layer", budget=fewer, schedule="cubic(0, 0.7, every=50)")
+        add("narrow", "dense", units, training=pruned)
+        add("small", "narrow", cut(1 / 21, 0.0, 0.6), training=pruned, is_held=True)
         add("smallest", "dense", cut(1 / 61, 0.0, 0.6), training=pruned)
     else:
         add(
@@ -144,6 +150,10 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
         )
         for name, p in stage.dropout.items()
     ]
+    if stage.is_held:
+        # What has no gradient moves under no optimizer, and no other weight is smaller when the next are chosen.
+        alive = {layer.parameter: layer.parameter.detach() != 0 for layer in layers(module) if layer.is_prunable}
+        hooks += [weight.register_hook(lambda gradient, keep=keep: gradient * keep) for weight, keep in alive.items()]
     if net == "lenet-5":
         module.forward = types.MethodType(forward_of_lenet_5, module)
     print(f"{net} seed {seed} {stage.name} begins", file=sys.stderr, flush=True)
@@ -158,10 +168,22 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
     if sharing is not None:
         sharing.end()
         round_biases(module)
+    drop_unread(module)
     about = {"stage": stage.values(), "seed": seed, "cpu_s": time.thread_time() - begun}
     save_model(module, ModelSpec(name=net), data.shape, folder, about)
     (folder / "state").unlink(missing_ok=True)
     return module
+
+
+@torch.no_grad()
+def drop_unread(module: nn.Module) -> None:
+    """Units whose output no weight reads any more lose their weights and bias; what the network computes stays."""
+    chain = [part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    for part, reader in reversed(list(pairwise(chain))):
+        n_units = len(part.weight)
+        is_read = (reader.weight.reshape(len(reader.weight), n_units, -1) != 0).any(dim=2).any(dim=0)
+        part.weight[~is_read] = 0.0
+        part.bias[~is_read] = 0.0
 
 
 @torch.no_grad()

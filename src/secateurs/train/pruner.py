@@ -20,6 +20,7 @@ from secateurs.layer_report import LayerReport
 from secateurs.layers import named_parameters
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
+from secateurs.train.ranks import assert_same_on_all_ranks
 from secateurs.words import a_count, a_number
 
 Revive = Literal["never", "dense", "forget"]
@@ -31,6 +32,9 @@ class Pruner:
     revive  "never"   a pruned weight stays zero; the optimizer's memory of it is cleared
             "dense"   a dense copy takes every update, the parameter is keep x dense, weights may return
             "forget"  the budget is applied anew to what is there after every step, and nothing is remembered
+
+    is_shared  every process of torch.distributed trains this network (DistributedDataParallel is noticed by itself):
+               each chooses for itself, and where one chose other masks, all end with a RanksError
 
     Steps are counted by the optimizer: a step that a GradScaler skipped, or a call between two accumulated
     gradients, does not advance. No parameter is renamed or wrapped; `state_dict` makes resuming exact.
@@ -44,9 +48,12 @@ class Pruner:
         optimizer: Optimizer,
         total_steps: int,
         revive: Revive = "never",
+        is_shared: bool = False,
     ) -> None:
         if revive not in get_args(Revive):
             raise RecipeError(f"Unknown revive {revive!r}. {nearest(str(revive), get_args(Revive))}")
+        # Accelerate puts an optimizer of its own around the one that steps.
+        optimizer = getattr(optimizer, "optimizer", optimizer)
         # An impossible request is told before the first batch, not after the warm-up.
         trial = Masks.make(module, recipe, is_trial=True)
         by_name = named_parameters(module)
@@ -60,6 +67,7 @@ class Pruner:
         self.optimizer = optimizer
         self.total_steps = a_count("total_steps", total_steps, 1)
         self.revive: Revive = revive
+        self.is_shared = is_shared or isinstance(module, nn.parallel.DistributedDataParallel)
         self.masks: Masks | None = None
         self.n_steps = 0
         self._n_pending = 0
@@ -207,6 +215,8 @@ class Pruner:
         if self.revive == "dense" and not self._dense:
             by_name = named_parameters(self.module)
             self._dense = {name: by_name[name].detach().clone() for name in masks}
+        if self.is_shared:
+            assert_same_on_all_ranks(masks, self.n_steps)
         self.masks, self._budget, self._n_chosen = masks, budget, self.n_steps
 
     def _remember(self) -> None:

@@ -153,7 +153,7 @@ def gather(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> dict[s
                 "n_collapsed": max(len(each["collapsed"]) for each in found),
                 **spread(accuracies, n_test),
                 "values": found_values(seeds, accuracies),
-                "minus_dense": paired(accuracies, baseline),
+                "minus_dense": paired(accuracies, baseline, n_test),
                 "epochs": epochs_of(cells[0]),
                 **_costs(run, cells, used),
             }

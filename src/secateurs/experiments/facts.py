@@ -39,10 +39,14 @@ def spread(values: Sequence[float], n_examples: int | None = None) -> dict[str, 
     return over_seeds(values, 1 / n_examples).within(0.0, 1.0).values()
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """first - second, seed by seed: mean, interval, and whether that interval is off zero."""
-    gap = over_seeds([a - b for a, b in zip(first, second, strict=True)])
-    return {**gap.values(), "is_beyond_noise": gap.low > 0 or gap.high < 0}
+def paired(first: Sequence[float], second: Sequence[float], n_examples: int) -> dict[str, Any]:
+    """first - second, seed by seed: mean, interval, and whether that interval is off zero.
+
+    n_examples  that both were measured on: equal differences of a few seeds are no surer than one example
+    """
+    gap = over_seeds([a - b for a, b in zip(first, second, strict=True)], 1 / n_examples)
+    # Differences of shares are rounded: an interval that ends at zero may seem to end beside it.
+    return {**gap.values(), "is_beyond_noise": gap.low > 1e-12 or gap.high < -1e-12}
 
 
 def found_values(seeds: Sequence[int], accuracies: Sequence[float]) -> list[dict[str, float]]:

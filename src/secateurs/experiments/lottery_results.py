@@ -49,7 +49,7 @@ class LotteryRun:
 def gather(run: LotteryRun, done: Done) -> dict[str, Any]:
     """The results of the lottery; `done` is {cell: its result}."""
     experiment, cells = run.lottery.experiment, run.plan.cells
-    seeds = experiment.seeds
+    seeds, n_test = experiment.seeds, len(run.data.y_test)
     levels = []
     for k in range(run.lottery.n_rounds + 1):
         kinds = [kind for kind in KINDS if (kind, k, seeds[0]) in cells]
@@ -57,9 +57,8 @@ def gather(run: LotteryRun, done: Done) -> dict[str, Any]:
         accuracies = {kind: [result["test"]["value"] for result in each] for kind, each in found.items()}
         stops = {kind: [_early_stop(run.out, cells[kind, k, seed]) for seed in seeds] for kind in kinds}
         dense = [done[cells["ticket", 0, seed]]["test"]["value"] for seed in seeds]
-        gaps = {f"ticket-{kind}": paired(accuracies["ticket"], accuracies[kind]) for kind in kinds if kind != "ticket"}
-        if k:
-            gaps["ticket-dense"] = paired(accuracies["ticket"], dense)
+        others = {kind: accuracies[kind] for kind in kinds if kind != "ticket"} | ({"dense": dense} if k else {})
+        gaps = {f"ticket-{kind}": paired(accuracies["ticket"], other, n_test) for kind, other in others.items()}
         levels.append(
             {
                 "level": k,
@@ -67,7 +66,7 @@ def gather(run: LotteryRun, done: Done) -> dict[str, Any]:
                 "layers": _layers(run.out, cells["ticket", k, seeds[0]]),
                 "kinds": {
                     kind: {
-                        **spread(accuracies[kind], len(run.data.y_test)),
+                        **spread(accuracies[kind], n_test),
                         "values": found_values(seeds, accuracies[kind]),
                         "early_stop_step": spread([stop["step"] for stop in stops[kind]]),
                         "early_stop_accuracy": spread([stop["accuracy"] for stop in stops[kind]], stops[kind][0]["n"]),

@@ -154,7 +154,7 @@ def test_the_results_say_what_the_cells_found(run: LotteryRun) -> None:
                 ticket = [value["accuracy"] for value in level["kinds"]["ticket"]["values"]]
                 gap = level["gaps"][f"ticket-{kind}"]
                 assert gap["mean"] == pytest.approx(sum(a - b for a, b in zip(ticket, tests, strict=True)) / 2)
-                assert gap["is_beyond_noise"] == (gap["low"] > 0 or gap["high"] < 0)
+                assert gap["is_beyond_noise"] == (gap["low"] > 1e-12 or gap["high"] < -1e-12)
     assert (run.out / "lottery.png").stat().st_size > 10_000
 
 

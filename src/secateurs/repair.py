@@ -8,7 +8,9 @@ the network calls them, each on what the layers before it, already repaired, now
     least_squares(weight, keep, gram, cross) -> weight       one layer: rows (out, in), exactly, on the mask
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -106,9 +108,9 @@ def repair(
             found[name] = Repaired(name, reason="the network does not call it")
     with evaluating(module), evaluating(dense):
         batches = torch.split(x, batch_size)
-        for owner in _order(module, targets, batches[0]):
+        for owner, n_calls in _calls(module, targets, batches[0]).items():
             name = targets[owner]
-            found[name] = _repair(module, dense, owner, masks[name], batches, damping, name)
+            found[name] = _repair(module, dense, owner, n_calls, masks[name], batches, damping, name)
     return tuple(found[name] for name in masks)
 
 
@@ -116,6 +118,7 @@ def _repair(
     module: nn.Module,
     dense: nn.Module,
     owner: str,
+    n_calls: int,
     keep: Tensor,
     batches: tuple[Tensor, ...],
     damping: float,
@@ -127,8 +130,8 @@ def _repair(
     n_groups = part.groups if isinstance(part, nn.Conv2d) else 1
     sums: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in batches:
-        inputs = _rows_in(part, _caught(module, owner, batch, True), n_groups)  # per group (n, in)
-        answers = _rows_out(part, _caught(dense, owner, batch, False), n_groups)  # per group (n, out)
+        inputs = _rows_in(part, _caught(module, owner, n_calls, batch, True), n_groups)  # per group (n, in)
+        answers = _rows_out(part, _caught(dense, owner, n_calls, batch, False), n_groups)  # per group (n, out)
         if bias is not None:
             inputs = [torch.cat([each, torch.ones_like(each[:, :1])], 1) for each in inputs]
         new = [(a.T @ a, b.T @ a, b.square().sum(0)) for a, b in zip(inputs, answers, strict=True)]
@@ -172,26 +175,33 @@ def _rows_out(part: nn.Linear | nn.Conv2d, answers: list[Tensor], n_groups: int)
     return list(torch.cat([each.flatten(0, -2) for each in answers]).double().chunk(n_groups, 1))
 
 
-def _caught(module: nn.Module, owner: str, batch: Tensor, is_input: bool) -> list[Tensor]:
+class _EnoughError(Exception):
+    """Ends a forward pass once it has passed the layer."""
+
+
+def _caught(module: nn.Module, owner: str, n_calls: int, batch: Tensor, is_input: bool) -> list[Tensor]:
     """What the part of this name is given, or gives, when the network sees the batch; once for every call."""
     found: list[Tensor] = []
 
     def catch(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.append(inputs[0] if is_input else output)
+        if len(found) == n_calls:
+            raise _EnoughError
 
     handle = module.get_submodule(owner).register_forward_hook(catch)
     try:
-        module(batch.to(next(module.parameters(), batch).device))
+        with suppress(_EnoughError):
+            module(batch.to(next(module.parameters(), batch).device))
     finally:
         handle.remove()
     return found
 
 
-def _order(module: nn.Module, targets: Iterable[str], batch: Tensor) -> list[str]:
-    """The names in the order in which the network first calls their parts; without those it does not call."""
-    called: list[str] = []
+def _calls(module: nn.Module, targets: Iterable[str], batch: Tensor) -> dict[str, int]:
+    """How often the network calls these parts, in the order of the first calls; without those it does not call."""
+    called: Counter[str] = Counter()
     handles = [
-        module.get_submodule(owner).register_forward_pre_hook(lambda *_, owner=owner: called.append(owner))
+        module.get_submodule(owner).register_forward_pre_hook(lambda *_, owner=owner: called.update([owner]))
         for owner in targets
     ]
     try:
@@ -199,4 +209,4 @@ def _order(module: nn.Module, targets: Iterable[str], batch: Tensor) -> list[str
     finally:
         for each in handles:
             each.remove()
-    return list(dict.fromkeys(called))
+    return dict(called)

@@ -66,3 +66,30 @@ def test_a_row_by_hand() -> None:
     assert fitted.tolist() == [[pytest.approx(4.0), 0.0]]
     # With the pull of the mean square (5 * 1): (5 + 5) (w - 1) = 5 * 3.
     assert least_squares(weight, keep, x.T @ x, y.T @ x, 1.0)[0, 0].item() == pytest.approx(2.5)
+
+
+class Twice(nn.Module):
+    """One layer, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(torch.relu(self.shared(torch.relu(self.shared(x)))))
+        return out
+
+
+def test_a_layer_that_is_called_twice_is_fitted_to_both_calls() -> None:
+    dense = Twice()
+    module = copy.deepcopy(dense)
+    masks = prune(module, Recipe(budget="sparsity(0.5)", pool="layer"))
+    x = torch.randn(200, 6)
+    first = torch.relu(module.shared(x))
+    wanted = torch.cat([dense.shared(x), dense.shared(torch.relu(dense.shared(x)))])
+    cut = torch.cat([module.shared(x), module.shared(first)])
+    shared, _ = repair(module, masks, dense, x)
+    assert shared.before == pytest.approx(((cut - wanted).norm() / wanted.norm()).item(), rel=1e-5)
+    assert shared.after is not None
+    assert shared.after < shared.before

@@ -1,4 +1,4 @@
-"""The committed part of a run of `secateurs explore`: everything but the histograms, films and pixels.
+"""The committed part of a run of `explore`, `compare` or `lottery`: everything but histograms, films and pixels.
 
 python benchmarks/summarise.py runs/explore benchmarks/results/explore_digits.json
 """
@@ -17,6 +17,8 @@ GRIDS = ("sigma_grid", "absolute_grid")
 def summary(results: dict[str, Any]) -> dict[str, Any]:
     """The same results without what only the page needs."""
     small = {key: value for key, value in results.items() if key not in BULKY}
+    if "stages" not in results:
+        return small
     small["stages"] = [
         {
             **{key: value for key, value in stage.items() if key != "sweep"},
@@ -38,11 +40,14 @@ def main() -> None:
     arguments = parser.parse_args()
     results = json.loads((arguments.run / "results.json").read_text())
     # The paths of whoever ran it are nobody's business.
-    results["command"] = results["command"].replace(str(arguments.run), "runs/explore")
-    directory = results["experiment"]["experiment"]["data"]["directory"]
+    kind = results["schema"].removeprefix("secateurs.").partition("/")[0]
+    asked = results["experiment" if kind == "explore" else kind]["experiment"]["data"]
+    name = {"comparison": "compare"}.get(kind, kind)
+    results["command"] = results["command"].replace(str(arguments.run), f"runs/{name}")
+    directory = asked["directory"]
     if directory:
         results["command"] = results["command"].replace(directory, "DIR")
-        results["experiment"]["experiment"]["data"]["directory"] = "DIR"
+        asked["directory"] = "DIR"
     results["data"]["source"] = results["data"]["source"].replace(directory or "\0", "DIR")
     write_json(arguments.out, summary(results))
 

@@ -27,16 +27,20 @@ from secateurs.cli.main import COMMANDS, secateurs
 from secateurs.data import DataSpec, InputShape
 from secateurs.errors import PatternError, RecipeError
 from secateurs.experiments.claims import CLAIMS, Facts
+from secateurs.experiments.comparison import Comparison
 from secateurs.experiments.exploration import Experiment, Exploration
+from secateurs.experiments.lottery import Lottery
 from secateurs.experiments.presets import DEFAULT, PRESETS
+from secateurs.experiments.strategies import STRATEGIES
 from secateurs.layers import layers
 from secateurs.models import MODELS, ModelSpec, build
-from secateurs.models.network import Network
 from secateurs.pools import Pool
 from secateurs.recipe import Recipe
 from secateurs.schedules import SCHEDULES, Schedule
 from secateurs.scores import SCORES, Score
+from secateurs.see.curves import COMPARISON
 from secateurs.settings import Settings
+from secateurs.train.rates import RATES, Rate
 from secateurs.train.training import Training
 from secateurs.units import Unit
 from secateurs.words import Word, parse_call
@@ -47,6 +51,8 @@ SCHEMAS: dict[str, type[Settings]] = {
     "training": Training,
     "experiment": Experiment,
     "exploration": Exploration,
+    "comparison": Comparison,
+    "lottery": Lottery,
     "model": ModelSpec,
     "data": DataSpec,
 }
@@ -149,6 +155,17 @@ def schedules() -> str:
     return table(["schedule", "how it moves", *(f"p = {p:g}" for p in at), "source"], rows)
 
 
+def rates() -> str:
+    """Every learning rate of RATES, with its share of the highest on the way."""
+    at = (0.0, 0.25, 0.5, 0.75, 0.99)
+    rows = []
+    for text in Rate.examples:
+        rate = Rate.parse(text)
+        shares = [f"{rate.share(q):.0%}" for q in at]
+        rows.append([f"`{text}`", first_line(RATES[rate.name]), *shares, source_of(RATES[rate.name])])
+    return table(["rate", "how it moves", *(f"q = {q:g}" for q in at), "source"], rows)
+
+
 def _counts(spec: ModelSpec, size: tuple[int, int, int]) -> str:
     try:
         network: nn.Module = build(spec, InputShape(kind="image", size=size, n_classes=10), seed=0)
@@ -168,10 +185,11 @@ def models() -> str:
 
 def tracked() -> str:
     """The weights that the story follows, and how the network is initialised."""
-    kinds: dict[str, type[Network]] = MODELS
+    shape = InputShape(kind="image", size=SHAPES["1x28x28"], n_classes=10)
+    networks = {name: build(ModelSpec(name=name), shape, seed=0) for name in MODELS}
     rows = [
-        [f"`{name}`", f"`{kind.tracked['cls-head']}`", f"`{kind.tracked['ffnn']}`", kind.initialiser]
-        for name, kind in kinds.items()
+        [f"`{name}`", f"`{network.tracked['cls-head']}`", f"`{network.tracked['ffnn']}`", network.initialiser]
+        for name, network in networks.items()
     ]
     return table(["network", "CLS head", "FFN", "initialiser"], rows)
 
@@ -225,6 +243,15 @@ def claims() -> str:
         rule = rule.strip(". ")
         rows.append([f"`{claim.id}`", claim.text, first_line(function), rule[:1].upper() + rule[1:] or "—"])
     return table(["id", "the claim", "what is measured", "extra rule"], rows)
+
+
+def strategies() -> str:
+    """Every strategy of STRATEGIES."""
+    rows = [
+        [f"`{name}`", COMPARISON[name].word, first_line(function), source_of(function)]
+        for name, function in STRATEGIES.items()
+    ]
+    return table(["name", "in tables and plots", "what is done", "source"], rows)
 
 
 def presets() -> str:
@@ -340,11 +367,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "pools": pools,
     "budgets": budgets,
     "schedules": schedules,
+    "rates": rates,
     "models": models,
     "model-arguments": model_arguments,
     "tracked": tracked,
     "claims": claims,
     "presets": presets,
+    "strategies": strategies,
+    "comparison-fields": fields(Comparison),
+    "lottery-fields": fields(Lottery),
     **{f"{name}-options": options(name) for name in COMMANDS},
     "prune-recipes": prune_recipes,
     **{name: commands.shown(words) for name, words in commands.SHOWN.items()},

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from secateurs.scores import lamp, magnitude, random
     from secateurs.selection import select
     from secateurs.train.pruner import Pruner
+    from secateurs.train.sharing import Sharing
     from secateurs.units import block, column, element, row
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ _HOME = {
     "secateurs.scores": ("lamp", "magnitude", "random"),
     "secateurs.selection": ("select",),
     "secateurs.train.pruner": ("Pruner",),
+    "secateurs.train.sharing": ("Sharing",),
     "secateurs.units": ("block", "column", "element", "row"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -63,6 +65,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "SecateursError",
+    "Sharing",
     "accuracy_drop",
     "block",
     "column",

@@ -24,6 +24,12 @@ class InputError(SecateursError):
     exit_code = 3
 
 
+class RanksError(SecateursError, RuntimeError):
+    """Processes that train one network and no longer agree on it (exit 3)."""
+
+    exit_code = 3
+
+
 class OutputError(SecateursError):
     """An output that cannot be written: permissions, disk full (exit 4)."""
 

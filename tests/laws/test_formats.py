@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from secateurs.errors import InputError, PatternError, RecipeError
 from secateurs.exact.kinds import KINDS
-from secateurs.formats import bitmask, blocks, index, kernels, nm
+from secateurs.formats import bitmask, blocks, codebook, index, kernels, nm
 from secateurs.formats.bits import Bits, bits_of, tensor_of
 from secateurs.formats.codebook import codes_of, fit, gradient_of
 from secateurs.formats.table import FORMATS
@@ -156,6 +156,18 @@ def test_a_codebook_of_few_numbers_is_exact():
     weight = torch.tensor([[-2.0, 0.0, 5.0, 5.0], [0.0, -2.0, 1.0, 7.0]])
     for name in ANY_PATTERN:
         assert torch.equal(FORMATS[name].unpack(FORMATS[name].pack(weight, None, "codebook:3")), weight)
+
+
+@pytest.mark.parametrize("n_weights", [0, 1, 300, codebook.N_BINS + 9])
+@given(st.integers(1, 16), st.integers(0, 2**32))
+def test_a_codebook_of_the_numbers_that_are_there_is_exact(n_weights, n_different, seed):
+    generator = np.random.default_rng(seed)
+    numbers = (generator.standard_normal(n_different) ** 5).astype(np.float32).astype(np.float64)
+    weights = generator.choice(numbers, n_weights)
+    found = fit(weights, 16)
+    assert found.shape == (16,)
+    assert (np.diff(found) >= 0).all()
+    assert np.array_equal(found[codes_of(weights, found)], weights)
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 300), elements=st.floats(-10, 10)), st.integers(1, 32))

@@ -580,3 +580,41 @@ def test_weights_tied_by_memory_alone_lose_the_optimizers_memory_under_both_name
     dead = ~pruner.masks["0.weight"]
     assert list(pruner.masks) == ["0.weight"]
     assert all((optimizer.state[layer.weight]["exp_avg"][dead] == 0).all() for layer in module)
+
+
+@each_optimizer
+def test_held_masks_stay_whatever_the_recipe_would_choose(make):
+    masks = sc.Masks.make(small(), recipe(0.8, score="random(seed=3)"))
+    training = Training(make)
+    training.pruner.hold(masks)
+    for _ in range(N_STEPS):
+        assert training.pruner.masks == masks
+        assert_pruned_are_exact_zeros(training)
+        training.run(1)
+    assert training.pruner.masks == masks
+
+
+def test_masks_are_not_held_by_a_pruner_that_forgets():
+    with pytest.raises(RecipeError, match="holds no masks"):
+        Training(revive="forget").pruner.hold(sc.Masks.make(small(), recipe()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_dies_is_plain_zero_in_every_dtype_and_layout(dtype):
+    module = nn.Conv2d(4, 6, 3, bias=False).to(dtype).to(memory_format=torch.channels_last)
+    optimizer = SGD(module.parameters(), 0.1, momentum=0.9)
+    pruner = sc.Pruner(module, recipe(0.5, "one_shot"), optimizer, 2)
+    module.weight.grad = torch.randn_like(module.weight)
+    optimizer.step()
+    before = module.weight.detach().clone()
+    pruner.step()
+    keep = pruner.masks["weight"]
+    assert torch.equal(module.weight[keep], before[keep])
+    assert not module.weight[~keep].signbit().any()
+    assert not module.weight[~keep].any()
+    # A gradient that is not finite kills no mask either.
+    module.weight.grad = torch.where(keep, 0.0, torch.nan).to(dtype)
+    optimizer.step()
+    pruner.step()
+    assert not module.weight[~keep].any()
+    assert not optimizer.state[module.weight]["momentum_buffer"][~keep].any()

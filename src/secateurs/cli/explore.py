@@ -1,8 +1,6 @@
 """`secateurs explore`: options in, an Exploration run, a table out."""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -10,12 +8,13 @@ from click.core import ParameterSource
 
 from secateurs.budgets import threshold
 from secateurs.cli.recipes import read_recipe, read_text
-from secateurs.cli.screen import Shown, watch
+from secateurs.cli.runs import command, numbers, shown
+from secateurs.cli.screen import watch
 from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import LADDER, Experiment, Exploration
-from secateurs.experiments.explore import Explorer, Progress
+from secateurs.experiments.explore import Explorer
 from secateurs.experiments.presets import preset
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec
@@ -105,12 +104,12 @@ def explore(
             recipe=recipe,
             seeds=tuple(range(seeds)),
         )
-        ladder = LADDER if sparsities is None else _numbers(sparsities)
+        ladder = LADDER if sparsities is None else numbers("--sparsities", sparsities)
         exploration = Exploration(
             experiment=experiment, fine_tune=fine_tune, sparsities=ladder, absolute_tau=absolute_tau
         )
     n_jobs = jobs or int(environment()["cores"])
-    explorer = Explorer(exploration, Path(out), n_jobs=n_jobs, command=_command())
+    explorer = Explorer(exploration, Path(out), n_jobs=n_jobs, command=command(recipe=2, tau=2))
     run = explorer.check()
     check_directory(Path(out), exploration.to_yaml())
     if dry_run:
@@ -118,7 +117,7 @@ def explore(
 
         print_plan(explorer, as_json)
         return
-    with locked(Path(out), exploration.to_yaml()), watch(lambda: _shown(explorer.progress())):
+    with locked(Path(out), exploration.to_yaml()), watch(lambda: shown(explorer.work.progress())):
         results = explorer.run()
     if as_json:
         click.echo(json.dumps(results, allow_nan=False))
@@ -128,13 +127,6 @@ def explore(
     print_results(results, run.out)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise RecipeError(f"--sparsities takes numbers such as 0.5,0.9; got {text!r}.") from None
-
-
 def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:
     """The recipe of --recipe, or the default, with --tau as its budget."""
     recipe = default if text is None else read_recipe(text)
@@ -142,24 +134,3 @@ def _recipe(text: str | None, tau: str | None, default: Recipe) -> Recipe:
         return recipe
     number = parse_argument(tau)
     return with_words(recipe, budget=threshold(float(number) if isinstance(number, int) else number))
-
-
-def _shown(progress: Progress) -> Shown:
-    text = f"{progress.n_cells_done}/{progress.n_cells} networks"
-    if (line := progress.latest) is not None:
-        text += f" · loss {line['loss']:.3f} · accuracy {line['accuracy']:.1%} · sparsity {line['sparsity']:.0%}"
-    return Shown(progress.n_steps_done, progress.n_steps, text)
-
-
-def _command() -> str:
-    """The command that was typed, without what the results say better and what changes no result."""
-    words, left_out = [], {"--recipe": 2, "--tau": 2, "--jobs": 2, "--json": 1, "--debug": 1}
-    typed = sys.argv[1:]
-    while typed:
-        name, _, value = typed[0].partition("=")
-        n = 1 if value else left_out.get(name, 0)
-        if name not in left_out:
-            words.append(typed[0])
-            n = 1
-        typed = typed[n:]
-    return shlex.join(["secateurs", *words])

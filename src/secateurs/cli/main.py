@@ -17,6 +17,9 @@ from secateurs.errors import SecateursError
 
 COMMANDS = {
     "explore": "See what pruning does to one network: four stages, pictures, a page, numbers.",
+    "compare": "Compare the ways to a pruned network, fairly: one table, one plot.",
+    "train": "Train or fine-tune one network while a recipe prunes it.",
+    "lottery": "Find lottery tickets: prune and rewind round by round, with both controls.",
     "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
     "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
     "diff": "See what changed from one checkpoint to another.",

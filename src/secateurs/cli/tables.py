@@ -1,18 +1,14 @@
 """Tables: what a person reads in the terminal after `explore`, and before it with --dry-run."""
 
-import json
-import time
 from pathlib import Path
 from typing import Any
 
-import click
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from secateurs.cli.runs import print_work
 from secateurs.cuttable import cuttable
-from secateurs.experiments.cells import n_steps
 from secateurs.experiments.explore import Explorer
 from secateurs.layers import layers
 from secateurs.see.style import STRATEGIES, percent
@@ -85,51 +81,14 @@ def print_plan(explorer: Explorer, as_json: bool) -> None:
         }
         for layer in found
     ]
-    steps = n_steps(explorer.planned, len(run.data.y_train))
-    n_parameters = sum(parameter.numel() for parameter in run.network.parameters())
-    seconds = steps * _seconds_per_step(explorer) / explorer.n_jobs
-    plan: dict[str, Any] = {
-        "layers": rows,
-        "n_networks": len(explorer.planned),
-        "n_steps": steps,
-        "size_bytes": len(explorer.planned) * 4 * n_parameters,
-        "estimated_s": seconds,
-        "processes": explorer.n_jobs,
-        "out": str(run.out),
-        "exploration": run.exploration.values(),
-    }
-    if as_json:
-        click.echo(json.dumps(plan))
-        return
-    console = Console(highlight=False)
-    table = Table("weight", "shape", "n", "", "why", title=f"{run.exploration.experiment.model}", title_justify="left")
-    for row in rows:
-        shape = " × ".join(map(str, row["shape"]))
-        table.add_row(escape(row["name"]), shape, f"{row['n']:,}", row["status"], escape(row["reason"]))
-    console.print(table)
-    console.print(f"Recipe: {escape(str(run.recipe))}")
-    console.print(
-        f"{plan['n_networks']} networks, {steps:,} training steps in {explorer.n_jobs} processes: about "
-        f"{seconds:.0f} s (estimated from a few steps now); {plan['size_bytes'] / 1e6:.0f} MB of weights in {run.out}/."
-    )
-
-
-def _seconds_per_step(explorer: Explorer) -> float:
-    """Median of a few training steps on one thread."""
-    run = explorer.run_value
-    training = run.exploration.experiment.training
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        optimizer = training.make_optimizer(run.network)
-        x, y = run.data.x_train[: training.batch_size], run.data.y_train[: training.batch_size]
-        seconds = []
-        for _ in range(8):
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(run.network(x), y).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            seconds.append(time.perf_counter() - start)
-        return sorted(seconds)[len(seconds) // 2]
-    finally:
-        torch.set_num_threads(before)
+    if not as_json:
+        console = Console(highlight=False)
+        title = str(run.exploration.experiment.model)
+        table = Table("weight", "shape", "n", "", "why", title=title, title_justify="left")
+        for row in rows:
+            shape = " × ".join(map(str, row["shape"]))
+            table.add_row(escape(row["name"]), shape, f"{row['n']:,}", row["status"], escape(row["reason"]))
+        console.print(table)
+        console.print(f"Recipe: {escape(str(run.recipe))}")
+    about = {"layers": rows, "exploration": run.exploration.values()}
+    print_work(explorer.work, run.network, run.data, run.exploration.experiment.training, about, as_json)

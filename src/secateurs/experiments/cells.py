@@ -8,29 +8,43 @@ weights are durable, so a cell that has a result is complete and is never run tw
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import joblib
+from pydantic import BeforeValidator
 
 from secateurs.data import Dataset, DataSpec, load_data
-from secateurs.errors import InputError
+from secateurs.data.shape import as_tuple
+from secateurs.errors import InputError, RecipeError
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, Network, build, load_weights
 from secateurs.recipe import Patterns, Recipe
 from secateurs.settings import Settings
 from secateurs.train.training import Training
 
+Recovery = Literal["batch_norm", "repair"]
+
 
 class Cell(Settings):
     """One network, from its first weights or from another cell's last, trained by one recipe with one seed.
 
-    data_hash   fingerprint of the data, so that other data under the same name is another cell
-    start       the cell whose final weights this one begins with; None begins with fresh ones
-    skip, only  which layers count as prunable, whether or not this cell prunes
-    n_looks     how often the training is looked at
-    is_story    also records the film of the weights and the accuracy at many taus
+    data_hash    fingerprint of the data, so that other data under the same name is another cell
+    start        the cell whose final weights this one begins with; None begins with fresh ones
+    masks        the cell from whose final weights the recipe chooses the masks, all at once, and among what lives
+                 there; they are laid on this cell's first weights and held. None: the recipe sees this cell's own
+    is_shuffled  with masks: as many units of each layer live as they say, at random places
+    teacher      the cell whose network `training.distill` learns from
+    recover      what is done, in order, to a network that was pruned without training: "batch_norm" measures the
+                 statistics of its normalisations anew, "repair" fits the weights that are left to the outputs of the
+                 network before the cut, layer by layer; both on training examples
+    skip, only   which layers count as prunable, whether or not this cell prunes
+    n_looks      how often the training is looked at
+    is_story     also records the film of the weights and the accuracy at many taus
+
+    A ticket is masks of a trained cell on the `start` it was trained from; its controls differ in `start`, or are
+    shuffled. Training from scratch has masks and no start.
     """
 
     model: ModelSpec
@@ -40,13 +54,38 @@ class Cell(Settings):
     recipe: Recipe | None = None
     seed: int
     start: "Cell | None" = None
+    masks: "Cell | None" = None
+    is_shuffled: bool = False
+    teacher: "Cell | None" = None
+    recover: Annotated[tuple[Recovery, ...], BeforeValidator(as_tuple)] = ()
     skip: Patterns = ()
     only: Patterns = ()
     n_looks: int = 2
     is_story: bool = False
 
+    def model_post_init(self, context: Any) -> None:
+        """Parts that need each other."""
+        if self.masks is not None and self.recipe is None:
+            raise RecipeError("masks are chosen by a recipe; give one.")
+        if self.is_shuffled and self.masks is None:
+            raise RecipeError("is_shuffled shuffles the masks of another cell; give masks.")
+        if (self.teacher is None) != (self.training.distill is None):
+            raise RecipeError("teacher and training.distill go together; give both or neither.")
+        if self.recover and (self.training.epochs or self.recipe is None):
+            raise RecipeError("recover follows a cut without training: give a recipe, and a training of 0 epochs.")
+
     def __hash__(self) -> int:
         return hash(self.hash)
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits, as every value of settings has; kept, because a cell may hold a chain of cells."""
+        return super().hash
+
+    @property
+    def needs(self) -> "tuple[Cell, ...]":
+        """The cells that must be complete before this one can run."""
+        return tuple(cell for cell in (self.start, self.masks, self.teacher) if cell is not None)
 
     def directory(self, run: Path) -> Path:
         """Where everything about this cell lies."""
@@ -79,31 +118,45 @@ def run(
     n_jobs: int,
     listen: Callable[[Cell], None] = lambda cell: None,
 ) -> dict[Cell, dict[str, Any]]:
-    """Perform the cells that have no result yet, each after the one it starts from; all their results.
+    """Perform the cells that have no result yet, each after those it needs; all their results.
 
-    n_jobs  processes at a time
+    n_jobs  processes at a time, of joblib's backend: this machine's, or what `backends.connected` says
     listen  called here, in the caller's process, when a cell is complete
     """
-    wanted = list(dict.fromkeys(_with_starts(cells)))
+    wanted = with_needs(cells)
     results = {cell: result for cell in wanted if (result := cell.result(directory)) is not None}
     for cell in results:
         listen(cell)
     while missing := [cell for cell in wanted if cell not in results]:
-        ready = [cell for cell in missing if cell.start is None or cell.start in results]
+        ready = [cell for cell in missing if all(needed in results for needed in cell.needs)]
         # The longest first, so that no process waits long at the end.
         ready.sort(key=lambda cell: -cell.training.epochs)
         jobs = (joblib.delayed(perform)(cell, directory) for cell in ready)
         for cell in joblib.Parallel(n_jobs=min(n_jobs, len(ready)), return_as="generator_unordered")(jobs):
             result = cell.result(directory)
-            assert result is not None
+            if result is None:
+                raise InputError(
+                    f"The cell {cell.hash} ran on another CPU type or with other versions than this process, so its "
+                    "bits may differ. Give the backend machines like this one."
+                )
             results[cell] = result
             listen(cell)
     return results
 
 
-def n_steps(cells: Iterable[Cell], n_train: int) -> int:
-    """Optimizer steps of all these cells and those they start from."""
-    return sum(cell.training.n_steps(n_train) for cell in dict.fromkeys(_with_starts(cells)))
+def with_needs(cells: Iterable[Cell]) -> list[Cell]:
+    """These cells and all that they need, each once, after what it needs."""
+    found: dict[Cell, None] = {}
+
+    def add(cell: Cell) -> None:
+        if cell not in found:
+            for needed in cell.needs:
+                add(needed)
+            found[cell] = None
+
+    for cell in cells:
+        add(cell)
+    return list(found)
 
 
 def latest(cells: Iterable[Cell], directory: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -132,10 +185,3 @@ def data_of(cell: Cell) -> Dataset:
 @lru_cache(maxsize=2)
 def _load(text: str) -> Dataset:
     return load_data(DataSpec(**json.loads(text)))
-
-
-def _with_starts(cells: Iterable[Cell]) -> Iterator[Cell]:
-    for cell in cells:
-        if cell.start is not None:
-            yield from _with_starts([cell.start])
-        yield cell

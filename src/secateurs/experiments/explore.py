@@ -8,7 +8,6 @@ Built of cells: what is done is never done again, so a run that was interrupted 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ from secateurs.budgets import Sparsity, sparsity, threshold
 from secateurs.checks import extra
 from secateurs.data import load_data
 from secateurs.durable import make_directory, write_bytes, write_json, write_text
-from secateurs.experiments import cells
-from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Exploration, Rule
 from secateurs.experiments.gather import Run, gather, weights_of
-from secateurs.experiments.perform import perform
+from secateurs.experiments.work import Work
 from secateurs.masks import Masks
 from secateurs.models import build
 from secateurs.recipe import Recipe, with_words
@@ -32,27 +29,14 @@ from secateurs.see.style import COMPONENTS
 from secateurs.units import element
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a running exploration is; `latest` is the newest line of metrics of a cell that is training, if any."""
-
-    n_steps_done: int
-    n_steps: int
-    n_cells_done: int
-    n_cells: int
-    latest: Mapping[str, Any] | None
-
-
 class Explorer:
-    """One exploration in one directory; `progress` may be asked from another thread while `run` runs."""
+    """One exploration in one directory; `work.progress` may be asked from another thread while `run` runs."""
 
     def __init__(self, exploration: Exploration, out: Path, *, n_jobs: int, command: str) -> None:
         self.exploration = exploration
         self.out = out
         self.n_jobs = n_jobs
         self.command = command
-        self._under_way: list[Cell] = []
-        self._done: set[Cell] = set()
 
     def check(self) -> Run:
         """Load the data, build the network and lay the recipe on it; raises whatever is wrong with them."""
@@ -69,34 +53,19 @@ class Explorer:
         # A tau that is not chosen yet is stood in for by another, which changes no count.
         given = recipe.budget if has_given_rule(recipe) else threshold("1sigma")
         assert isinstance(given, Rule)
-        self.planned = self.run_value.plan.everything(given)
+        planned, n_train = self.run_value.plan.everything(given), len(data.y_train)
+        self.work = Work(planned, self.out, n_train, n_jobs=self.n_jobs)
         return self.run_value
-
-    def progress(self) -> Progress:
-        """How far the run is, the steps of the cells under way included."""
-        n_train = len(self.run_value.data.y_train)
-        done = set(self._done)
-        n_done = sum(cell.training.n_steps(n_train) for cell in done)
-        latest = None
-        for cell, line in cells.latest([cell for cell in self._under_way if cell not in done], self.out):
-            n_done += min(line["step"], cell.training.n_steps(n_train))
-            latest = line if line["loss"] is not None else latest
-        n_all = cells.n_steps(self.planned, n_train)
-        return Progress(min(n_done, n_all), n_all, len(done), len(self.planned), latest)
 
     def run(self) -> dict[str, Any]:
         """Run the cells that are missing, gather, draw; returns the results."""
         run = self.run_value
-        self._run_cells([run.plan.trained(seed) for seed in run.seeds])
+        self.work.run([run.plan.trained(seed) for seed in run.seeds])
         rule, why = story_rule(run)
-        done = self._run_cells(run.plan.everything(rule))
+        done = self.work.run(run.plan.everything(rule))
         results = gather(run, done, rule, why)
         self._write(results, rule)
         return results
-
-    def _run_cells(self, wanted: list[Cell]) -> dict[Cell, dict[str, Any]]:
-        self._under_way = wanted
-        return cells.run(wanted, self.out, perform, n_jobs=self.n_jobs, listen=self._done.add)
 
     def _write(self, results: dict[str, Any], rule: Rule) -> None:
         """Results first, so that no trouble with a picture can lose them; then models, metrics, pictures, page."""

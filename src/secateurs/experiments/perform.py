@@ -1,6 +1,8 @@
 """Perform: what one cell does: build or load, train or prune once, look, measure, write; the result last."""
 
+import copy
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateurs.budgets import threshold
+from secateurs.budgets import per_layer, threshold, top
 from secateurs.data import Dataset
 from secateurs.data.splits import stratified
 from secateurs.durable import make_directory, sync_directory, write_json
@@ -25,14 +27,17 @@ from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.models import Network, build, save_model
 from secateurs.pruning import prune
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, with_words
+from secateurs.repair import repair
 from secateurs.see import stats
+from secateurs.train.batch_norm import measure_batch_norm
 from secateurs.train.loop import Look, train
 
 # Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
 SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
 ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 N_QUICK = 2000  # validation examples for looks and sweeps
+N_CALIBRATION = 1000  # training examples for what is done after a cut
 FILM_STEP = 0.1  # of a layer's sigma before the training
 
 
@@ -55,7 +60,9 @@ def perform(cell: Cell, directory: Path) -> Cell:
 def _perform(cell: Cell, directory: Path, here: Path) -> None:
     data = data_of(cell)
     module = cell.start.load(directory) if cell.start else build(cell.model, data.shape, cell.seed)
-    _put_channels_last(module)
+    teacher = cell.teacher.load(directory) if cell.teacher else None
+    given = _given_masks(cell, directory)
+    put_channels_last(module)
     names = [layer.name for layer in layers(module, cell.skip, cell.only) if layer.is_prunable]
     shown = [*names, *(name for name in module.tracked.values() if name not in names)]
     quick = _quick(data)
@@ -68,7 +75,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
             metrics.write(json.dumps({"cell": cell.hash, **line}) + "\n")
             metrics.flush()
 
-        for look in _looks(cell, module, data, quick):
+        for look in _looks(cell, module, data, quick, given, teacher):
             masks, line = look.masks, _line(look)
             record(line)
             if cell.is_story and look.n_steps:
@@ -103,7 +110,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
     write_json(here / "result.json", result)
 
 
-def _put_channels_last(module: nn.Module) -> None:
+def put_channels_last(module: nn.Module) -> None:
     """Store convolution weights so that a training step takes half the time on a CPU; values and names stay."""
     for parameter in module.parameters():
         if parameter.dim() == 4:
@@ -112,21 +119,65 @@ def _put_channels_last(module: nn.Module) -> None:
 
 def _quick(data: Dataset) -> tuple[Tensor, Tensor]:
     """The part of the validation split that is looked at often: N_QUICK examples at most, classes in proportion."""
-    if len(data.y_val) <= N_QUICK:
-        return data.x_val, data.y_val
-    picked = torch.from_numpy(stratified(np.asarray(data.y_val), N_QUICK, seed=0, keep_both=False))
+    picked = _spread(data.y_val, N_QUICK)
     return data.x_val[picked], data.y_val[picked]
 
 
-def _looks(cell: Cell, module: nn.Module, data: Dataset, quick: tuple[Tensor, Tensor]) -> Iterator[Look]:
+def _spread(y: Tensor, n: int) -> Tensor:
+    """Positions of n examples at most, classes in proportion."""
+    if len(y) <= n:
+        return torch.arange(len(y))
+    return torch.from_numpy(stratified(np.asarray(y), n, seed=0, keep_both=False))
+
+
+def _given_masks(cell: Cell, directory: Path) -> Masks | None:
+    """The masks that another cell's final weights give, chosen among what lives there."""
+    if cell.masks is None or cell.recipe is None:
+        return None
+    there = cell.masks.directory(directory) / "masks.safetensors"
+    among = Masks.load(there) if there.exists() else None
+    module = cell.masks.load(directory)
+    masks = Masks.make(module, cell.recipe, among=among)
+    if not cell.is_shuffled:
+        return masks
+    size = {layer.name: math.prod(cell.recipe.unit.piece(layer.seen)) for layer in layers(module)}
+    n_kept = {name: int(keep.count_nonzero()) // size[name] for name, keep in masks.items()}
+    budget = per_layer({name: top(n) for name, n in n_kept.items()})
+    shuffled = with_words(cell.recipe, score=f"random(seed={cell.seed})", pool="layer", budget=budget, min_keep=0)
+    return Masks.make(module, shuffled)
+
+
+def _looks(
+    cell: Cell,
+    module: nn.Module,
+    data: Dataset,
+    quick: tuple[Tensor, Tensor],
+    given: Masks | None,
+    teacher: nn.Module | None,
+) -> Iterator[Look]:
     """The training; a cell that trains nothing is pruned once and looked at."""
-    if cell.training.epochs == 0:
-        masks = prune(module, cell.recipe) if cell.recipe else None
-        yield Look(0, 0, 0.0, None, accuracy(module, *quick), masks, 0.0)
+    if cell.training.epochs:
+        yield from train(
+            module,
+            data,
+            cell.training,
+            seed=cell.seed,
+            recipe=cell.recipe,
+            masks=given,
+            teacher=teacher,
+            n_looks=cell.n_looks,
+            validation=quick,
+        )
         return
-    yield from train(
-        module, data, cell.training, seed=cell.seed, recipe=cell.recipe, n_looks=cell.n_looks, validation=quick
-    )
+    dense = copy.deepcopy(module) if "repair" in cell.recover else module
+    masks = given or (prune(module, cell.recipe) if cell.recipe else None)
+    if given is not None:
+        given.apply(module)
+    for how in cell.recover:
+        assert masks is not None
+        examples = data.x_train[_spread(data.y_train, N_CALIBRATION)]
+        repair(module, masks, dense, examples) if how == "repair" else measure_batch_norm(module, examples)
+    yield Look(0, 0, 0.0, None, accuracy(module, *quick), masks, 0.0)
 
 
 def _line(look: Look) -> dict[str, Any]:
@@ -136,6 +187,7 @@ def _line(look: Look) -> dict[str, Any]:
         "epoch": look.epoch,
         "loss": look.loss,
         "accuracy": look.validation.value,
+        "validation_loss": look.validation.loss,
         "n": look.validation.n,
         "sparsity": look.sparsity,
         "learning_rate": look.learning_rate,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from secateurs.train.rates import Rate
 from secateurs.train.training import Training
 
 
@@ -41,3 +42,12 @@ PRESETS: dict[str, Preset] = {
 def preset(model_name: str) -> Preset:
     """The preset of a network by its name in MODELS."""
     return PRESETS.get(model_name, DEFAULT)
+
+
+# As in the lottery ticket paper: Adam at 1.2e-3 throughout, batches of 60, a split of 55,000 / 5,000 of MNIST's
+# training examples, pixels in [0, 1].
+TICKETS = Preset(
+    Training(optimizer="adam", learning_rate=1.2e-3, rate=Rate("constant"), warmup=0.0, batch_size=60),
+    Training(optimizer="adam", learning_rate=1.2e-3, rate=Rate("constant"), warmup=0.0, batch_size=60),
+    {"validation": 1 / 12, "mean": (0.0,), "std": (1.0,)},
+)

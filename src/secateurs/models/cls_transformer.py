@@ -87,7 +87,7 @@ class CLSTransformer(Network):
     """
 
     tracked: ClassVar[dict[str, str]] = {"cls-head": "head.weight", "ffnn": "blocks.0.ffn.up.weight"}
-    initialiser: ClassVar[str] = (
+    initialiser = (
         f"truncated normal with standard deviation {STD}, cut at +-2 (as in ViT) for every matrix, "
         "the class token and the embeddings; biases zero: a narrow bell"
     )
@@ -132,6 +132,11 @@ class CLSTransformer(Network):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, shape.n_classes)
         self._initialise()
+
+    @property
+    def hidden_names(self) -> tuple[str, ...]:
+        """The blocks."""
+        return tuple(f"blocks.{i}" for i in range(len(self.blocks)))
 
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=STD)

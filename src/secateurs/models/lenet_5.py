@@ -17,7 +17,7 @@ class LeNet5(Network):
     """
 
     tracked: ClassVar[dict[str, str]] = {"cls-head": "fc2.weight", "ffnn": "fc1.weight"}
-    initialiser: ClassVar[str] = TORCH_DEFAULT
+    initialiser = TORCH_DEFAULT
 
     def __init__(self, shape: InputShape) -> None:
         super().__init__()

@@ -24,10 +24,16 @@ class Network(nn.Module):
     tracked      the two weights the story follows, by parameter name: the class head ("cls-head") and the
                  first hidden feed-forward weight ("ffnn")
     initialiser  one sentence: the distribution the weights really start from
+
+    hidden_names  the parts whose outputs a teacher of the same network can teach, by module name
     """
 
     tracked: ClassVar[dict[str, str]]
-    initialiser: ClassVar[str]
+    initialiser: str
+
+    @property
+    def hidden_names(self) -> tuple[str, ...]:
+        return ()
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError

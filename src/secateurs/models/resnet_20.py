@@ -43,7 +43,7 @@ class ResNet20(Network):
     """
 
     tracked: ClassVar[dict[str, str]] = {"cls-head": "linear.weight", "ffnn": "layer3.2.conv2.weight"}
-    initialiser: ClassVar[str] = (
+    initialiser = (
         "Kaiming normal (fan in, ReLU gain) for every convolution and the linear head: "
         "a bell with sigma sqrt(2 / fan in)"
     )

@@ -17,7 +17,7 @@ class SeedCNN(Network):
     """
 
     tracked: ClassVar[dict[str, str]] = {"cls-head": "cls_head.weight", "ffnn": "ffnn1.weight"}
-    initialiser: ClassVar[str] = TORCH_DEFAULT
+    initialiser = TORCH_DEFAULT
 
     def __init__(self, shape: InputShape) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,8 +11,11 @@ from secateurs.data import Dataset
 from secateurs.errors import RecipeError
 from secateurs.masks import Masks
 from secateurs.measure.accuracy import Accuracy, accuracy
+from secateurs.measure.environment import environment
 from secateurs.recipe import Recipe
+from secateurs.train.distillation import loss_with
 from secateurs.train.pruner import Pruner
+from secateurs.train.state import load_state, restore, save_state, state_of
 from secateurs.train.training import Training
 
 
@@ -45,25 +49,44 @@ def train(
     *,
     seed: int,
     recipe: Recipe | None = None,
+    masks: Masks | None = None,
+    teacher: nn.Module | None = None,
     n_looks: int = 10,
     validation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    state_file: Path | None = None,
 ) -> Iterator[Look]:
-    """Train `module` in place, where it is, by cross-entropy; yields a Look before the first step and `n_looks` more.
+    """Train `module` in place, where it is; yields a Look before the first step and `n_looks` more.
 
-    seed    orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
-    recipe  prunes inside the loop, its schedule spread over the whole training
-    n_looks       evenly spaced, the last after the last step
-    validation    examples (x, y) to look at; None means the validation split
+    seed        orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
+    recipe      prunes inside the loop, its schedule spread over the whole training
+    masks       with a recipe: held from before the first step in place of its choices
+    teacher     what `training.distill` learns from, in evaluation mode; it is left as it is
+    n_looks     evenly spaced, the last after the last step
+    validation  examples (x, y) to look at; None means the validation split
+    state_file  where the training's state is kept: written when the caller asks for the look after the one it was taken
+                at. Where the file is there already, the training goes on from it, to the same bits, and yields the
+                looks that follow. Delete it when the result is safe
 
-    Raises RecipeError when the loss is no longer finite.
+    Raises RecipeError when the loss is no longer finite, InputError where the state is damaged or another training's.
     """
     n_examples, device = len(data.y_train), next(module.parameters(), data.x_train).device
     n_steps = training.n_steps(n_examples)
+    if masks is not None and recipe is None:
+        raise RecipeError("Masks are held by the pruner of a recipe; give the recipe that chose them.")
+    loss_of = loss_with(module, training.distill, teacher, data.x_train)
     optimizer = training.make_optimizer(module)
     pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    if pruner is not None:
+    machine = {**environment(), "cores": 0}  # the same bits are promised where the rest is the same
+    whose = {"training": training.hash, "recipe": recipe and recipe.hash, "seed": seed, "data": n_examples}
+    about = {**whose, "environment": machine}
+    state = load_state(state_file, about) if state_file else None
+    if state is not None:
+        restore(state, module, optimizer, pruner, order)
+    elif pruner is not None and masks is not None:
+        pruner.hold(masks)
+    elif pruner is not None:
         pruner.start()
 
     looked_at = validation or (data.x_val, data.y_val)
@@ -74,22 +97,23 @@ def train(
         epoch = step / training.steps_per_epoch(n_examples)
         return Look(step, n_steps, epoch, loss, found, masks, optimizer.param_groups[0]["lr"])
 
-    yield look(0, None)
+    if state is None:
+        yield look(0, None)
     looks = {round(n_steps * (i + 1) / n_looks) for i in range(n_looks)} if n_looks else set()
-    batches: list[torch.Tensor] = []
+    left = torch.zeros(0, dtype=torch.long) if state is None else state["left"]  # of this epoch, in their order
     total, seen = torch.zeros((), device=device), 0
-    for step in range(1, n_steps + 1):
-        if not batches:
-            shuffled = torch.randperm(n_examples, generator=order)
-            batches = list(torch.split(shuffled, training.batch_size))[::-1]
-        batch = batches.pop()
+    for step in range(1 if state is None else state["step"] + 1, n_steps + 1):
+        if not len(left):
+            left = torch.randperm(n_examples, generator=order)
+        batch, left = left[: training.batch_size], left[training.batch_size :]
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * training.rate_at((step - 0.5) / n_steps)
 
         module.train()
         optimizer.zero_grad()
         x, y = data.x_train[batch].to(device), data.y_train[batch].to(device)
-        loss = nn.functional.cross_entropy(module(x), y)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            loss = loss_of(batch, x, y)
         loss.backward()  # type: ignore[no-untyped-call]
         if training.clip:
             nn.utils.clip_grad_norm_(module.parameters(), training.clip)
@@ -106,4 +130,7 @@ def train(
                     f"The training diverged: loss {mean} at step {step}. Lower the learning rate ({rate})."
                 )
             yield look(step, mean)
+            if state_file is not None and step < n_steps:
+                now = {"step": step, "left": left, **state_of(module, optimizer, pruner, order)}
+                save_state(state_file, about, now)
             total, seen = torch.zeros((), device=device), 0

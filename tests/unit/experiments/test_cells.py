@@ -15,11 +15,12 @@ from secateurs.data import DataSpec
 from secateurs.errors import InputError, RecipeError
 from secateurs.experiments import cells
 from secateurs.experiments import perform as work
-from secateurs.experiments.cells import Cell, latest, n_steps, run
+from secateurs.experiments.cells import Cell, latest, run, with_needs
 from secateurs.experiments.perform import perform
 from secateurs.masks import Masks
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe
+from secateurs.train.distillation import Distillation
 from secateurs.train.training import Training
 
 Make = Callable[..., Cell]
@@ -67,13 +68,24 @@ def test_every_field_changes_the_name_and_equal_cells_are_one_key(cell: Make) ->
         "recipe": PRUNED,
         "seed": 1,
         "start": cell(),
+        "masks": cell(),
+        "is_shuffled": True,
+        "teacher": cell(),
+        "recover": ("repair",),
         "skip": ("head.weight",),
         "only": ("*",),
         "n_looks": 5,
         "is_story": True,
     }
     assert set(changes) == set(Cell.model_fields)
-    found = [cell(), *(cell(**{key: value}) for key, value in changes.items())]
+    # What a field cannot do without.
+    with_it: dict[str, dict[str, object]] = {
+        "masks": {"recipe": PRUNED},
+        "is_shuffled": {"recipe": PRUNED, "masks": cell()},
+        "teacher": {"training": Training(distill=Distillation())},
+        "recover": {"recipe": PRUNED, "training": UNTRAINED},
+    }
+    found = [cell(), *(cell(**{key: value}, **with_it.get(key, {})) for key, value in changes.items())]
     found += [cell(start=cell(seed=1)), cell(start=cell(start=cell()))]
     assert len({one.hash for one in found}) == len(found)
     assert len({*found, *found, cell()}) == len(found)
@@ -217,7 +229,7 @@ def test_a_diverged_cell_is_told_and_leaves_no_result(cell: Make, tmp_path: Path
 def test_steps_count_starts_once_and_the_latest_line_is_read_while_it_is_written(cell: Make, tmp_path: Path) -> None:
     start = cell()
     followers: list[Any] = [cell(start=start, seed=seed) for seed in (0, 1)]
-    assert n_steps(followers, 40) == 3 * 3
+    assert with_needs(followers) == [start, *followers]
     here = start.directory(tmp_path)
     here.mkdir(parents=True)
     assert list(latest([start, *followers], tmp_path)) == []
@@ -225,3 +237,64 @@ def test_steps_count_starts_once_and_the_latest_line_is_read_while_it_is_written
     assert list(latest([start, *followers], tmp_path)) == [(start, {"step": 1})]
     (here / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     assert list(latest([start], tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"masks": True}, "masks are chosen by a recipe"),
+        ({"is_shuffled": True, "recipe": PRUNED}, "give masks"),
+        ({"teacher": True}, r"teacher and training\.distill go together"),
+        ({"training": Training(distill=Distillation())}, r"teacher and training\.distill go together"),
+        ({"recover": ("repair",), "recipe": PRUNED}, "a training of 0 epochs"),
+        ({"recover": ("repair",), "training": UNTRAINED}, "give a recipe"),
+    ],
+)
+def test_fields_that_need_each_other(cell: Make, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        cell(**{key: cell() if key in ("masks", "teacher") else value for key, value in fields.items()})
+
+
+def kept(directory: Path, one: Cell) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: keep.numpy() for name, keep in Masks.load(one.directory(directory) / "masks.safetensors").items()}
+
+
+def test_masks_of_another_cell_are_held_on_the_first_weights(cell: Make, tmp_path: Path) -> None:
+    half, most = (Recipe(budget=f"sparsity({s})", pool="layer") for s in (0.5, 0.75))
+    first = cell(training=UNTRAINED)
+    ticket = cell(start=first, masks=cell(), recipe=half)
+    deeper = cell(start=first, masks=ticket, recipe=most)
+    laid = cell(training=UNTRAINED, start=first, masks=ticket, recipe=most)
+    results = run([deeper, laid], tmp_path, perform, n_jobs=1)
+    trained, end = (load_file(one.directory(tmp_path) / "model.safetensors") for one in (cell(), ticket))
+    for name, keep in kept(tmp_path, ticket).items():
+        assert keep.sum() == keep.size - round(0.5 * keep.size)
+        size = np.abs(trained[name])
+        assert size[keep].min() >= size[~keep].max(), "the largest at the end of the other cell"
+        assert np.all(end[name][~keep] == 0)
+    nested = [kept(tmp_path, one) for one in (ticket, deeper)]
+    assert all(np.all(nested[0][name] | ~nested[1][name]) for name in nested[0])
+    assert results[laid]["n_zero"] == results[deeper]["n_zero"]
+    a, b = (load_file(one.directory(tmp_path) / "model.safetensors") for one in (first, laid))
+    assert all(np.array_equal(b[name], a[name] * keep) for name, keep in kept(tmp_path, laid).items())
+
+
+@pytest.mark.parametrize("unit", ["element", "row"])
+def test_shuffled_masks_keep_as_many_of_each_layer_elsewhere(cell: Make, tmp_path: Path, unit: str) -> None:
+    recipe = Recipe(budget="sparsity(0.6)", unit=unit)
+    whole = cell(training=UNTRAINED, masks=cell(), recipe=recipe)
+    shuffled = cell(training=UNTRAINED, masks=cell(), recipe=recipe, is_shuffled=True)
+    run([whole, shuffled], tmp_path, perform, n_jobs=1)
+    one, other = kept(tmp_path, whole), kept(tmp_path, shuffled)
+    assert {name: keep.sum() for name, keep in one.items()} == {name: keep.sum() for name, keep in other.items()}
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+    if unit == "row":
+        assert all(set(keep.reshape(len(keep), -1).mean(axis=1)) <= {0.0, 1.0} for keep in other.values())
+
+
+def test_a_teacher_is_needed_first_and_heard(cell: Make, tmp_path: Path) -> None:
+    training = Training(epochs=1.0, batch_size=16, distill=Distillation())
+    taught = cell(training=training, teacher=cell())
+    run([taught], tmp_path, perform, n_jobs=1)
+    a, b = (load_file(one.directory(tmp_path) / "model.safetensors") for one in (cell(), taught))
+    assert any(not np.array_equal(a[name], b[name]) for name in a)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from secateurs.data import Dataset
-from secateurs.errors import RecipeError
+from secateurs.errors import InputError, RecipeError
+from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.train.loop import Look, train
 from secateurs.train.training import Training
@@ -175,3 +176,49 @@ def test_the_validation_and_test_splits_are_never_trained_on(network: Make, data
     run(first, data)
     run(second, other)
     assert bits(first) == bits(second)
+
+
+def test_in_bfloat16_the_weights_stay_float32_and_the_network_learns(network: Make, data: Dataset) -> None:
+    seen: set[torch.dtype] = set()
+    module, again = network(), network()
+    module[1].register_forward_hook(lambda _, inputs, output: seen.add(output.dtype) if module.training else None)
+    half = Training(epochs=20.0, batch_size=8, learning_rate=0.02, precision="bfloat16")
+    looks = run(module, data, half)
+    assert seen == {torch.bfloat16}
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    assert looks[-1].validation.value >= 0.9
+    assert run(again, data, half) == looks
+    assert bits(again) == bits(module)
+
+
+def test_a_rewound_training_repeats_the_last_rates(network: Make, data: Dataset) -> None:
+    whole = run(network(), data, SHORT, n_looks=14)
+    tail = run(network(), data, Training(**{**SHORT.values(), "epochs": 1.0, "rate_from": 0.5}), n_looks=7)
+    rates = [look.learning_rate for look in whole]
+    assert [look.learning_rate for look in tail[1:]] == pytest.approx(rates[8:])
+
+
+@pytest.mark.parametrize("revive", ["never", "dense"])
+def test_masks_that_are_given_are_held_whatever_the_recipe_would_choose(
+    revive: str, network: Make, data: Dataset
+) -> None:
+    recipe = Recipe(budget="sparsity(0.5)", schedule="cubic(0.1, 0.8)")
+    masks = Masks.make(network(1), recipe)
+    looks = run(network(0), data, SHORT.model_copy(update={"revive": revive}), recipe=recipe, masks=masks, n_looks=7)
+    assert all(look.masks == masks for look in looks)
+    assert all(look.sparsity == 0.5 for look in looks)
+    assert not any(keep.data_ptr() == masks[name].data_ptr() for name, keep in looks[-1].masks.items())  # type: ignore[union-attr]
+
+
+def test_masks_that_cannot_be_held_are_refused(network: Make, data: Dataset) -> None:
+    recipe = Recipe(budget="sparsity(0.5)")
+    masks = Masks.make(network(), recipe)
+    with pytest.raises(RecipeError, match="give the recipe that chose them"):
+        run(network(), data, masks=masks)
+    with pytest.raises(RecipeError, match="revive='forget' chooses anew at every step and holds no masks"):
+        run(network(), data, SHORT.model_copy(update={"revive": "forget"}), recipe=recipe, masks=masks)
+    other = Masks.make(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), recipe)
+    with pytest.raises(
+        InputError, match=r"The masks that are given name 1\.weight; here 1\.weight, 4\.weight are pruned"
+    ):
+        run(network(), data, recipe=recipe, masks=other)

@@ -1,0 +1,194 @@
+"""`secateurs train`: a network, data, a recipe and a training in; a trained directory out."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.table import Table
+
+from secateurs.cli.recipes import read_recipe, read_text
+from secateurs.cli.safe import plain, plain_console
+from secateurs.cli.screen import Shown, watch
+from secateurs.data import Dataset, DataSpec, load_data
+from secateurs.errors import RecipeError
+from secateurs.experiments.directory import check_directory, locked
+from secateurs.experiments.perform import put_channels_last
+from secateurs.experiments.presets import preset
+from secateurs.experiments.training_run import MARK, Run, TrainingRun
+from secateurs.masks import Masks
+from secateurs.measure.environment import environment
+from secateurs.models import ModelSpec, Network, build, load_model
+from secateurs.models.files import WEIGHTS_FILE
+from secateurs.see.style import percent
+from secateurs.train.distillation import Distillation, loss_with
+from secateurs.train.training import Training
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--data", "source", default="digits", show_default=True, help="digits, mnist, a file, a directory, hub:org/name."
+)
+@click.option("--data-dir", help="Where the files of mnist are.")
+@click.option("--model", "model_text", help="A reference network, such as lenet-5.  [default: cls-transformer]")
+@click.option("--start", help="The model/ directory of a run, which is trained on; in place of --model.")
+@click.option(
+    "--recipe",
+    "recipe_text",
+    help="A YAML file, or one line: 'magnitude element model sparsity(0.7) cubic'.",
+)
+@click.option("--training", "training_file", help="A YAML file of training settings.  [default: the network's preset]")
+@click.option("--epochs", type=click.FloatRange(0), help="In place of the training's.")
+@click.option("--teacher", help="The model/ directory of a run, whose answers are learned from.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and dropout.")
+@click.option("--looks", default=20, show_default=True, type=click.IntRange(1), help="How often it measures and saves.")
+@click.option("-o", "--out", required=True, help="The directory to write; an interrupted run goes on there.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads that work.  [default: the number of cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
+@click.option("--dry-run", is_flag=True, help="Print what would be pruned, run and written. Nothing is run.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def train(
+    source: str,
+    data_dir: str | None,
+    model_text: str | None,
+    start: str | None,
+    recipe_text: str | None,
+    training_file: str | None,
+    epochs: float | None,
+    teacher: str | None,
+    seed: int,
+    looks: int,
+    out: str,
+    threads: int | None,
+    as_json: bool,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """Train or fine-tune one network while a recipe prunes it.
+
+    Writes the model, its masks, every measurement and a model card. A killed run goes on in the middle of an epoch
+    when the same command is given again, to the same bytes.
+    """
+    n_threads = threads or int(environment()["cores"])
+    torch.set_num_threads(n_threads)
+    recipe = None if recipe_text is None else read_recipe(recipe_text)
+    if start is not None and model_text is not None:
+        raise RecipeError("--start says which network it is; drop --model.")
+    if start is None:
+        spec = ModelSpec.parse(model_text or "cls-transformer")
+        chosen = preset(spec.name)
+        data_spec = DataSpec(source=source, directory=data_dir, **chosen.data)
+    else:
+        module, config = load_model(start)
+        spec, chosen = config.model, preset(config.model.name)
+        scaling = config.about.get("scaling") or {}
+        # Pixels as the network learned to read them.
+        known = {key: tuple(scaling[key]) for key in ("mean", "std") if key in scaling}
+        data_spec = DataSpec(source=source, directory=data_dir, **{**chosen.data, **known})
+    data = load_data(data_spec)
+    if start is None:
+        module = build(spec, data.shape, seed)
+    else:
+        _check_shape(start, config.shape, data)
+    master = None
+    if teacher is not None:
+        master, taught = load_model(teacher)
+        _check_shape(teacher, taught.shape, data)
+    values = (chosen.training if training_file is None else Training.from_yaml(read_text(training_file))).values()
+    if epochs is not None:
+        values["epochs"] = epochs
+    if master is not None and values["distill"] is None:
+        values["distill"] = Distillation().values()
+    training = Training(**values)
+    loss_with(module, training.distill, master, data.x_train[:1])  # whether teacher and training go together
+    trial = None if recipe is None else Masks.make(module, recipe, is_trial=True)
+    run = Run(
+        model=spec,
+        data=data_spec,
+        data_hash=data.fingerprint,
+        training=training,
+        recipe=recipe,
+        seed=seed,
+        start_sha256=None if start is None else _sha256(start),
+        teacher_sha256=None if teacher is None else _sha256(teacher),
+        n_looks=looks,
+        n_threads=n_threads,
+    )
+    check_directory(Path(out), run.to_yaml(), MARK)
+    if dry_run:
+        _print_plan(run, module, data, trial, out, as_json)
+        return
+    put_channels_last(module)
+    work = TrainingRun(run, Path(out), data, module, master)
+    with locked(Path(out), run.to_yaml(), MARK), watch(lambda: _shown(work)):
+        results = work.go()
+    if as_json:
+        click.echo(json.dumps(results, allow_nan=False))
+        return
+    _print_results(results, out)
+
+
+def _check_shape(where: str, shape: Any, data: Dataset) -> None:
+    if shape != data.shape:
+        raise RecipeError(f"The network in {where} reads {shape}; the data are {data.shape}. Give the data it is for.")
+
+
+def _sha256(directory: str) -> str:
+    with open(Path(directory) / WEIGHTS_FILE, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shown(work: TrainingRun) -> Shown:
+    look = work.latest
+    if look is None:
+        return Shown(0, 1, "measuring the network as it is")
+    loss = "" if look.loss is None else f"loss {look.loss:.3f} · "
+    text = f"{loss}accuracy {look.validation.value:.1%} · sparsity {look.sparsity:.0%}"
+    return Shown(look.step, max(look.n_steps, 1), text)
+
+
+def _print_plan(run: Run, module: Network, data: Dataset, trial: Masks | None, out: str, as_json: bool) -> None:
+    """What would be pruned, run and written."""
+    n_steps = run.training.n_steps(len(data.y_train))
+    n_parameters = sum(parameter.numel() for parameter in module.parameters())
+    layers = [] if trial is None else trial.report
+    plan = {
+        "run": run.values(),
+        "n_steps": n_steps,
+        "size_bytes": 4 * n_parameters,
+        "out": out,
+        "layers": [{"name": line.name, "n": line.n, "status": line.status, "reason": line.reason} for line in layers],
+    }
+    if as_json:
+        click.echo(json.dumps(plan))
+        return
+    console = plain_console()
+    if trial is not None:
+        table = Table("weight", "shape", "n", "", "why", title=str(run.model), title_justify="left")
+        for line in layers:
+            table.add_row(plain(line.name), " × ".join(map(str, line.shape)), f"{line.n:,}", line.status, line.reason)
+        console.print(table)
+        console.print(f"Recipe: {run.recipe}, with what the weights are now: {percent(trial.sparsity)} would go.")
+    console.print(
+        f"{n_steps:,} steps of {run.training.batch_size} examples on {run.n_threads} threads; "
+        f"{4 * n_parameters / 1e6:.1f} MB of weights in {plain(out)}/."
+    )
+
+
+def _print_results(results: dict[str, Any], out: str) -> None:
+    """Before and after, and where everything lies."""
+    table = Table("", "before", "after", title=str(ModelSpec(**results["run"]["model"])), title_justify="left")
+    for part in ("validation", "test"):
+        pair = [results["before"][part], results[part]]
+        cells = [f"{a['value']:.2%} ({a['low']:.2%} to {a['high']:.2%}, n={a['n']:,})" for a in pair]
+        table.add_row(f"{part} accuracy", *cells)
+    console = plain_console()
+    console.print(table)
+    n, n_zero = results["n_prunable"], results["n_zero"]
+    console.print(f"Zeros: {n_zero:,} of {n:,} prunable weights ({n_zero / n if n else 0:.2%}).")
+    collapsed = [line["name"] for line in results["layers"] if line["n_pruned"] == line["n"] > 0]
+    if collapsed:
+        console.print(f"Layer collapse: nothing is left of {plain(', '.join(collapsed))}.")
+    console.print(f"The model, its card, every measurement: {plain(out)}/")

@@ -1,0 +1,242 @@
+"""Comparison: strategies side by side at several sparsities and seeds, all with the same training budget.
+
+comparison = Comparison(experiment, fine_tune, ...)     what is asked, one frozen value
+ComparisonRun(...).run() -> results                     also results.json and the picture
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator
+
+import secateurs
+from secateurs.budgets import sparsity
+from secateurs.checkpoint.packing import pack
+from secateurs.checks import nearest
+from secateurs.data import Dataset
+from secateurs.data.shape import as_tuple
+from secateurs.durable import write_json, write_text
+from secateurs.errors import RecipeError
+from secateurs.experiments.cells import Cell, same_environment
+from secateurs.experiments.exploration import Experiment
+from secateurs.experiments.facts import about_data, about_model, found_values, paired, spread
+from secateurs.experiments.gather import read
+from secateurs.experiments.strategies import STRATEGIES, Ground, dense
+from secateurs.experiments.work import Work
+from secateurs.layers import layers, named_parameters
+from secateurs.masks import Masks
+from secateurs.measure.environment import environment
+from secateurs.measure.operations import multiply_adds, uses
+from secateurs.measure.seconds import side_by_side
+from secateurs.models import Network
+from secateurs.recipe import with_words
+from secateurs.see import curves, pictures
+from secateurs.settings import Settings
+from secateurs.train.training import Training
+
+SCHEMA = "secateurs.comparison/1"
+LADDER = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+
+
+class Comparison(Settings):
+    """What the command `compare` is asked to do.
+
+    experiment  the recipe's budget is replaced by each sparsity; its schedule is that of gradual pruning
+    fine_tune   the training after a cut; every strategy has the epochs of both trainings together
+    n_rounds    of iterative pruning
+    """
+
+    experiment: Experiment
+    fine_tune: Training
+    sparsities: Annotated[tuple[float, ...], BeforeValidator(as_tuple)] = LADDER
+    strategies: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = tuple(STRATEGIES)
+    n_rounds: int = 4
+
+    def model_post_init(self, context: object) -> None:
+        """Known strategies, sparsities in (0, 1), and a fine-tuning that fits into the training's rate curve."""
+        for name in self.strategies:
+            if name not in STRATEGIES:
+                raise RecipeError(f"There is no strategy {name!r}. {nearest(name, STRATEGIES)}")
+        if not self.strategies or len(set(self.strategies)) != len(self.strategies):
+            raise RecipeError(f"strategies must be named, each once; got {list(self.strategies)}.")
+        if not self.sparsities or not all(0.0 < s < 1.0 for s in self.sparsities):
+            raise RecipeError(f"sparsities must lie between 0 and 1; got {list(self.sparsities)}.")
+        if self.n_rounds < 1:
+            raise RecipeError(f"n_rounds must be at least 1; got {self.n_rounds}.")
+        if not 0.0 < self.fine_tune.epochs <= self.experiment.training.epochs:
+            raise RecipeError(
+                f"fine_tune needs epochs, at most the {self.experiment.training.epochs:g} of the training, whose end "
+                f"it repeats when it is rewound; got {self.fine_tune.epochs:g}."
+            )
+
+
+@dataclass(frozen=True)
+class ComparisonRun:
+    """A comparison in its directory, with the data and the network that the checks loaded."""
+
+    comparison: Comparison
+    out: Path
+    command: str
+    data: Dataset
+    network: Network
+
+    def check(self) -> None:
+        """Lay every budget on the network; raises what cannot be done."""
+        for s in self.comparison.sparsities:
+            recipe = with_words(self.comparison.experiment.recipe, budget=sparsity(s))
+            Masks.make(self.network, recipe, is_trial=True)
+
+    @property
+    def ground(self) -> Ground:
+        """What the strategies share."""
+        comparison, experiment = self.comparison, self.comparison.experiment
+
+        def cell(seed: int, training: Training, **fields: Any) -> Cell:
+            return Cell(
+                model=experiment.model,
+                data=experiment.data,
+                data_hash=self.data.fingerprint,
+                training=training,
+                seed=seed,
+                skip=experiment.recipe.skip,
+                only=experiment.recipe.only,
+                **fields,
+            )
+
+        return Ground(cell, experiment.training, comparison.fine_tune, experiment.recipe, comparison.n_rounds)
+
+    def dense(self) -> list[Cell]:
+        """The baseline of every seed."""
+        return [dense(self.ground, 0.0, seed) for seed in self.comparison.experiment.seeds]
+
+    def points(self) -> Iterator[tuple[str, float, list[Cell]]]:
+        """(strategy, sparsity, its cells, one per seed)."""
+        ground, seeds = self.ground, self.comparison.experiment.seeds
+        for name in self.comparison.strategies:
+            for s in self.comparison.sparsities:
+                yield name, s, [STRATEGIES[name](ground, s, seed) for seed in seeds]
+
+    def cells(self) -> list[Cell]:
+        """Every cell that is shown."""
+        return [*self.dense(), *(cell for _, _, cells in self.points() for cell in cells)]
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Run the cells that are missing, gather, draw; returns the results."""
+        results = gather(self, work.run(self.cells()))
+        write_json(self.out / "results.json", results)
+        lines = [(cell.directory(self.out) / "metrics.jsonl").read_text("utf-8") for cell in work.planned]
+        write_text(self.out / "metrics.jsonl", "".join(lines))
+        pictures.save_picture(curves.comparison_chart(results), self.out / "comparison")
+        return results
+
+
+def gather(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of the comparison; `done` is {cell: its result}."""
+    seeds, n_test = run.comparison.experiment.seeds, len(run.data.y_test)
+    used = uses(run.network, run.data.x_train[:1])
+    baseline = [done[cell]["test"]["value"] for cell in run.dense()]
+    points = []
+    for name, s, cells in run.points():
+        accuracies = [done[cell]["test"]["value"] for cell in cells]
+        found = [done[cell] for cell in cells]
+        points.append(
+            {
+                "strategy": name,
+                "asked": s,
+                "sparsity": math.fsum(each["n_zero"] / each["n_prunable"] for each in found) / len(found),
+                "n_collapsed": max(len(each["collapsed"]) for each in found),
+                **spread(accuracies, n_test),
+                "values": found_values(seeds, accuracies),
+                "minus_dense": paired(accuracies, baseline, n_test),
+                "epochs": epochs_of(cells[0]),
+                **_costs(run, cells, used),
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "version": secateurs.__version__,
+        "command": run.command,
+        "environment": environment(),
+        "comparison": run.comparison.values(),
+        "data": about_data(run.data),
+        "model": about_model(run.comparison.experiment.model, run.network),
+        "seeds": list(seeds),
+        "interval": "95 % Student t interval over the seeds",
+        "dense": {
+            **spread(baseline, n_test),
+            "values": found_values(seeds, baseline),
+            "epochs": epochs_of(run.dense()[0]),
+            **_costs(run, run.dense(), used),
+        },
+        "points": points,
+        "latency": _latency(run),
+    }
+
+
+def epochs_of(cell: Cell) -> float:
+    """Epochs that this network has been trained for, from its first weights on, with finding masks for its own.
+
+    Masks for other weights (another seed's, or shuffled) are found elsewhere and not counted.
+    """
+    before = epochs_of(cell.start) if cell.start else 0.0
+    if cell.masks and not cell.is_shuffled and _first(cell).seed == cell.seed:
+        before = max(before, epochs_of(cell.masks))
+    return cell.training.epochs + before
+
+
+def _first(cell: Cell) -> Cell:
+    return _first(cell.start) if cell.start else cell
+
+
+def _costs(run: ComparisonRun, cells: Sequence[Cell], used: dict[str, int]) -> dict[str, float]:
+    """Means over the seeds: bytes packed without loss, and theoretical multiply-adds of one example."""
+    found = [_cost(run, cell, used) for cell in cells]
+    return {key: math.fsum(each[key] for each in found) / len(found) for key in ("packed_bytes", "multiply_adds")}
+
+
+def _cost(run: ComparisonRun, cell: Cell, used: dict[str, int]) -> dict[str, float]:
+    kept = cell.directory(run.out) / "cost.json"
+    if kept.exists():
+        known: dict[str, float] = read(kept)
+        return known
+    module = cell.load(run.out)
+    by_name = named_parameters(module)
+    n_kept = {layer.name: int(by_name[layer.name].count_nonzero()) for layer in layers(module)}
+    with tempfile.TemporaryDirectory() as folder:
+        receipt = pack(cell.directory(run.out) / "model.safetensors", Path(folder) / "x.packed.safetensors")
+    cost = {"packed_bytes": float(receipt.size_bytes), "multiply_adds": float(multiply_adds(n_kept, used))}
+    write_json(kept, cost)
+    return cost
+
+
+def _latency(run: ComparisonRun) -> dict[str, Any]:
+    """Seconds of the dense network and of the sparsest one of the first strategy; measured once per run and kept."""
+    kept = run.out / "latency.json"
+    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
+        measured: dict[str, Any] = found["measured"]
+        return measured
+    name, s, cells = max(run.points(), key=lambda point: (point[1], point[0] == run.comparison.strategies[0]))
+    first, second = run.dense()[0].load(run.out).eval(), cells[0].load(run.out).eval()
+    x = run.data.x_test[:64]
+    with torch.inference_mode():
+        a, b, ratio = side_by_side(lambda: first(x), lambda: second(x), n_pairs=60)
+    measured = {
+        "strategy": name,
+        "sparsity": s,
+        "dense_s": float(np.median(a)),
+        "pruned_s": float(np.median(b)),
+        "ratio": ratio.mean,
+        "low": ratio.low,
+        "high": ratio.high,
+        "n": ratio.n,
+        "threads": torch.get_num_threads(),
+        "batch": len(x),
+    }
+    write_json(kept, {"environment": environment(), "measured": measured})
+    return measured

@@ -1,0 +1,52 @@
+"""Work: the cells of one run being performed, and how far they are."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateurs.experiments import cells
+from secateurs.experiments.cells import Cell
+from secateurs.experiments.perform import perform
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; `latest` is the newest line of metrics of a cell that is training, if any."""
+
+    n_steps_done: int
+    n_steps: int
+    n_cells_done: int
+    n_cells: int
+    latest: Mapping[str, Any] | None
+
+
+class Work:
+    """Performs cells in one directory; `progress` may be asked from another thread meanwhile.
+
+    planned  every cell that the run will come to, for the progress; what they need is counted in
+    """
+
+    def __init__(self, planned: Iterable[Cell], out: Path, n_train: int, *, n_jobs: int) -> None:
+        self.planned = cells.with_needs(planned)
+        self.out = out
+        self.n_train = n_train
+        self.n_jobs = n_jobs
+        self.n_steps = sum(cell.training.n_steps(n_train) for cell in self.planned)
+        self._under_way: list[Cell] = []
+        self._done: set[Cell] = set()
+
+    def run(self, wanted: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
+        """The results of these cells and of those they need; the missing ones are performed."""
+        self._under_way = cells.with_needs(wanted)
+        return cells.run(self._under_way, self.out, perform, n_jobs=self.n_jobs, listen=self._done.add)
+
+    def progress(self) -> Progress:
+        """How far the run is, the steps of the cells under way included."""
+        done = set(self._done)
+        n_done = sum(cell.training.n_steps(self.n_train) for cell in done)
+        latest = None
+        for cell, line in cells.latest([cell for cell in self._under_way if cell not in done], self.out):
+            n_done += min(line["step"], cell.training.n_steps(self.n_train))
+            latest = line if line["loss"] is not None else latest
+        return Progress(min(n_done, self.n_steps), self.n_steps, len(done), len(self.planned), latest)

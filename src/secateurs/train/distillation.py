@@ -1,0 +1,137 @@
+"""Distillation: a network learns from the answers of a teacher, and from what the teacher thinks on the way.
+
+    loss_with(module, distill, teacher, x) -> a function (positions of a batch in x, its inputs, its labels) -> loss
+
+    loss = (1 - hardness) * cross-entropy + hardness * T^2 * KL(teacher / T || network / T) + hidden * distance
+
+The distance of hidden states is their squared difference by the teacher's squared size, averaged over the states.
+Hinton et al. 2015, arXiv:1503.02531; hidden states: Jiao et al. 2019, arXiv:1909.10351.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateurs.errors import RecipeError
+from secateurs.evaluating import evaluating
+from secateurs.layers import unwrap
+from secateurs.settings import Settings
+from secateurs.words import a_number
+
+N_AT_ONCE = 512  # examples that a teacher answers in one batch
+
+
+class Distillation(Settings):
+    """How much of the loss is the teacher's.
+
+    hardness     share of the loss that comes from the teacher's answers instead of the labels; 1 hears no labels
+    temperature  both networks' answers are divided by it, so that the teacher's doubts count
+    hidden       weight of the hidden states' distance, beside the rest; for networks that have `hidden_names`
+    """
+
+    hardness: float = 0.9
+    temperature: float = 2.0
+    hidden: float = 0.0
+
+    def model_post_init(self, context: Any) -> None:
+        """Numbers that can mean something."""
+        a_number("The hardness of a distillation", self.hardness, 0.0, 1.0)
+        a_number("The temperature of a distillation", self.temperature, 1e-3, 1e6)
+        a_number("The weight of the hidden states", self.hidden, 0.0, 1e6)
+
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def loss_with(module: nn.Module, distill: Distillation | None, teacher: nn.Module | None, x: Tensor) -> Loss:
+    """The loss that trains `module`: cross-entropy, and what `distill` says of the teacher.
+
+    x  all training inputs: a teacher of answers alone answers them once, here. RecipeError where the two do not fit.
+    """
+    if (distill is None) != (teacher is None):
+        raise RecipeError("A teacher and the training's 'distill' go together; found one without the other.")
+    if distill is None or teacher is None:
+        return lambda batch, inputs, labels: F.cross_entropy(module(inputs).float(), labels)
+    if teacher is module:
+        raise RecipeError("The teacher is the network that is trained. Give a copy of it: copy.deepcopy(module).")
+    names = _hidden_names(module, teacher) if distill.hidden else ()
+    known = None if names else _answers(teacher, x)
+
+    def loss(batch: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        logits, states = _with_states(module, names, inputs)
+        if known is None:
+            with torch.no_grad(), evaluating(teacher):
+                answers, theirs = _with_states(teacher, names, inputs)
+        else:
+            answers, theirs = known[batch].to(inputs.device), []
+        taught = distill.hardness * answer_loss(logits, answers, distill.temperature)
+        if distill.hidden:
+            taught = taught + distill.hidden * state_loss(states, theirs, names)
+        return (1.0 - distill.hardness) * F.cross_entropy(logits.float(), labels) + taught
+
+    return loss
+
+
+def answer_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    """T^2 times the mean over examples of KL(teacher || network), both softened; never below 0.
+
+    logits, answers  (batch, classes): the network's and the teacher's
+    """
+    if logits.shape != answers.shape:
+        n, n_taught = logits.shape[-1], answers.shape[-1]
+        raise RecipeError(f"The teacher knows {n_taught} classes, the network {n}. Take a teacher of the same classes.")
+    mine, theirs = (F.log_softmax(each.float() / temperature, dim=1) for each in (logits, answers))
+    # Rounding can put equal answers a hair below 0.
+    return temperature**2 * F.kl_div(mine, theirs, reduction="batchmean", log_target=True).clamp_min(0.0)
+
+
+def state_loss(states: Sequence[Tensor], theirs: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+    """Mean over hidden states of |state - teacher's|^2 / |teacher's|^2."""
+    for name, state, other in zip(names, states, theirs, strict=True):
+        if state.shape != other.shape:
+            raise RecipeError(
+                f"The hidden state '{name}' is {tuple(state.shape)}, the teacher's {tuple(other.shape)}. "
+                "Take a teacher of the same shape, or hidden=0."
+            )
+    pairs = [(state.float(), other.float()) for state, other in zip(states, theirs, strict=True)]
+    return torch.stack([(a - b).square().sum() / b.square().sum().clamp_min(1e-12) for a, b in pairs]).mean()
+
+
+def _hidden_names(module: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
+    found = [tuple(getattr(unwrap(each), "hidden_names", ())) for each in (module, teacher)]
+    if not found[0] or found[0] != found[1]:
+        shown = [", ".join(names) or "none" for names in found]
+        raise RecipeError(
+            f"Distilling hidden states needs the same `hidden_names` in both networks; the network has {shown[0]}, "
+            f"the teacher {shown[1]}. Use hidden=0 for the answers alone."
+        )
+    return found[0]
+
+
+def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
+    """The teacher's logits for all examples, beside them in memory: (n, classes)."""
+    device = next(teacher.parameters(), x).device
+    with torch.no_grad(), evaluating(teacher):
+        return torch.cat([teacher(part.to(device)).float().to(x.device) for part in torch.split(x, N_AT_ONCE)])
+
+
+def _with_states(module: nn.Module, names: Sequence[str], x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The logits, and what the submodules of these names gave on the way."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
+            found[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    hooks = [unwrap(module).get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        logits = module(x)
+    finally:
+        for each in hooks:
+            each.remove()
+    return logits, [found[name] for name in names]

@@ -1,0 +1,119 @@
+"""`secateurs compare` and `secateurs lottery`: plans, tables, JSON, errors, clusters, and runs that were killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateurs.cli import runs
+
+Call = Callable[..., Any]
+COMPARE = ("compare", "--epochs", "0.3", "--sparsities", "0.5,0.9", "--seeds", "1", "--jobs", "1")
+FEW = (*COMPARE, "--strategies", "one-shot, fine-tuned,gradual")
+LOTTERY = ("lottery", "--steps", "6", "--rounds", "2", "--seeds", "2", "--jobs", "1")
+
+
+def test_a_plan_runs_nothing(secateurs: Call, tmp_path: Path) -> None:
+    for words, key in ((COMPARE, "comparison"), (LOTTERY, "lottery")):
+        said = secateurs(*words, "--out", str(tmp_path / "run"), "--dry-run", "--json")
+        assert said.code == 0, said.err
+        plan = json.loads(said.out)
+        assert plan["n_networks"] > 5
+        assert plan["n_steps"] > 5
+        assert plan[key]["experiment"]["seeds"]
+        said = secateurs(*words, "--out", str(tmp_path / "run"), "--dry-run")
+        assert f"{plan['n_networks']} networks, {plan['n_steps']:,} training steps" in said.out.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lottery_prints_its_levels(secateurs: Call, tmp_path: Path) -> None:
+    said = secateurs(*LOTTERY, "--out", str(tmp_path / "run"))
+    assert said.code == 0, said.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["command"].startswith("secateurs lottery --steps 6 --rounds 2 --seeds 2 --out")
+    assert "--jobs" not in results["command"]
+    for level in results["levels"]:
+        assert f"{level['n_kept']:,}" in said.out
+    assert "mean of 2 seeds" in said.out
+    assert ", within seed noise" in said.out or "+" in said.out
+    again = secateurs(*LOTTERY, "--out", str(tmp_path / "run"), "--json")
+    assert json.loads(again.out) == {**results, "command": json.loads(again.out)["command"]}
+    other = secateurs("lottery", "--steps", "7", "--out", str(tmp_path / "run"))
+    assert other.code == 4
+    assert "holds another lottery" in other.err
+
+
+def test_a_comparison_prints_one_table(secateurs: Call, tmp_path: Path) -> None:
+    said = secateurs(*FEW, "--out", str(tmp_path / "run"))
+    assert said.code == 0, said.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    lines = {line.split("│")[1].strip(): line for line in said.out.splitlines() if line.count("│") > 4}
+    assert set(lines) == {"one-shot", "one-shot + fine-tuning", "gradual in the loop", "dense"}
+    for point in results["points"]:
+        if point["strategy"] == "gradual":
+            assert f"{100 * point['mean']:.2f}" in lines["gradual in the loop"]
+    assert "mean of 1 seed;" in said.out
+    assert (tmp_path / "run" / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((*COMPARE, "--strategies", "random,scratch"), 2, "There is no strategy 'scratch'. Did you mean 'scratch-"),
+        ((*COMPARE[:-2], "--sparsities", "half"), 2, "--sparsities takes numbers such as 0.5,0.9"),
+        (("compare", "--model", "lenet-5"), 2, "lenet-5"),
+        (("compare", "--backend", "slurm"), 2, "'slurm' is not one of 'loky', 'dask', 'ray'"),
+        (("lottery", "--rewind", "50000"), 2, "rewind=50000 is not before the end of 50000 steps"),
+        (("lottery", "--recipe", "magnitude element layer top(2)"), 2, "cuts a share of what is left"),
+        (("lottery", "--data", "nowhere.npz"), 3, "nowhere.npz"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_made(
+    secateurs: Call, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    said = secateurs(*words, "--out", str(tmp_path / "run"))
+    assert said.code == code
+    assert message in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_is_told_without_what_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = "secateurs compare --jobs 4 --seeds 3 --json --backend=dask --out runs/x --recipe 'a b'"
+    monkeypatch.setattr(sys, "argv", ["secateurs", *typed.replace("'", "").replace("a b", "a_b").split()[1:]])
+    assert runs.command() == "secateurs compare --seeds 3 --out runs/x --recipe a_b"
+    assert runs.command(recipe=2) == "secateurs compare --seeds 3 --out runs/x"
+
+
+def start(where: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "secateurs", *words, "--out", "run"]
+    return subprocess.Popen(
+        command, cwd=where, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def test_a_killed_comparison_ends_as_if_it_never_was(tmp_path: Path) -> None:
+    for name in ("once", "killed"):
+        (tmp_path / name).mkdir()
+    process = start(tmp_path / "killed", *FEW)
+    cells = tmp_path / "killed" / "run" / "cells"
+    while process.poll() is None and len(list(cells.glob("*/result.json"))) < 3:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "run" / "results.json").exists()
+    for name in ("killed", "once"):
+        assert start(tmp_path / name, *FEW).wait(timeout=300) == 0
+    one, other = (sorted((tmp_path / name / "run").rglob("*.*")) for name in ("once", "killed"))
+    measured = ("latency.json", "results.json")  # hold seconds
+    for a, b in zip(one, other, strict=True):
+        assert a.relative_to(tmp_path / "once") == b.relative_to(tmp_path / "killed")
+        assert a.is_dir() or a.name in measured or a.read_bytes() == b.read_bytes(), a.name
+    a, b = (json.loads((tmp_path / name / "run" / "results.json").read_text()) for name in ("once", "killed"))
+    assert {**a, "latency": 0} == {**b, "latency": 0}

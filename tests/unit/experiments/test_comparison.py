@@ -1,0 +1,172 @@
+"""A comparison: every strategy reaches its sparsity within one budget, and the results are what the cells found."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from secateurs.data import DataSpec, load_data
+from secateurs.errors import RecipeError
+from secateurs.experiments.cells import Cell
+from secateurs.experiments.comparison import Comparison, ComparisonRun, epochs_of
+from secateurs.experiments.exploration import Experiment
+from secateurs.experiments.strategies import STRATEGIES
+from secateurs.experiments.work import Work
+from secateurs.models import ModelSpec, build
+from secateurs.recipe import Recipe
+from secateurs.see.curves import COMPARISON
+from secateurs.train.training import Training
+
+DATA = DataSpec(limit_train=60, limit_validation=20, limit_test=40)
+TRAINING = Training(learning_rate=2e-3, epochs=2.0, batch_size=20)
+
+
+def comparison(**fields: Any) -> Comparison:
+    experiment = Experiment(
+        model=ModelSpec.parse("lenet-300-100"),
+        data=DATA,
+        training=TRAINING,
+        recipe=Recipe(score="lamp", budget="sparsity(0.5)", schedule="cubic(0.1, 0.7)"),
+        seeds=(0, 1),
+    )
+    fine_tune = Training(**{**TRAINING.values(), "epochs": 1.0})
+    words = {"experiment": experiment, "fine_tune": fine_tune, "sparsities": (0.9,), "n_rounds": 2}
+    return Comparison(**{**words, **fields})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ComparisonRun:
+    """Every strategy on a few digits, run to the end."""
+    asked, data = comparison(), load_data(DATA)
+    out = tmp_path_factory.mktemp("comparison")
+    found = ComparisonRun(asked, out, "secateurs compare", data, build(asked.experiment.model, data.shape, 0))
+    found.check()
+    found.run(Work(found.cells(), out, len(data.y_train), n_jobs=1))
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(run: ComparisonRun) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.out / "results.json").read_text())
+    return found
+
+
+def weights(run: ComparisonRun, cell: Cell) -> dict[str, np.ndarray[Any, Any]]:
+    return load_file(cell.directory(run.out) / "model.safetensors")
+
+
+def test_every_strategy_is_drawn_and_explained() -> None:
+    assert list(COMPARISON) == list(STRATEGIES)
+    assert all(strategy.__doc__ for strategy in STRATEGIES.values())
+    assert len({(line.color, line.shape, line.dash) for line in COMPARISON.values()}) == len(COMPARISON)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_budget_is_the_same_for_all(name: str, run: ComparisonRun) -> None:
+    whole = epochs_of(run.dense()[0])
+    assert whole == 3.0
+    times = 2 if name == "scratch-b" else 1
+    assert {epochs_of(cell) for each, _, cells in run.points() if each == name for cell in cells} == {times * whole}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_asked_sparsity_is_reached_exactly(name: str, run: ComparisonRun) -> None:
+    for each, s, cells in run.points():
+        for cell in cells if each == name else []:
+            found = weights(run, cell)
+            n, n_zero = 0, 0
+            for layer in ("fc1.weight", "fc2.weight", "fc3.weight"):
+                n, n_zero = n + found[layer].size, n_zero + int((found[layer] == 0).sum())
+            if name == "in-loop":
+                assert n_zero > 0, "a threshold reaches what it reaches"
+            else:
+                assert n_zero == round(s * n)
+
+
+def cell_of(run: ComparisonRun, name: str, s: float = 0.9) -> Cell:
+    return next(cells[0] for each, at, cells in run.points() if (each, at) == (name, s))
+
+
+def test_strategies_are_what_they_are_called(run: ComparisonRun) -> None:
+    dense, once = weights(run, run.dense()[0]), weights(run, cell_of(run, "one-shot"))
+    assert all(np.all((once[name] == 0) | (once[name] == dense[name])) for name in dense)
+    repaired = weights(run, cell_of(run, "repaired"))
+    layers = [name for name in dense if dense[name].ndim > 1]
+    assert all(np.array_equal(once[name] == 0, repaired[name] == 0) for name in layers)
+    assert any(not np.array_equal(once[name], repaired[name]) for name in layers)
+    by_scratch, by_random = weights(run, cell_of(run, "scratch-e")), weights(run, cell_of(run, "random"))
+    assert all(np.array_equal(once[name] == 0, by_scratch[name] == 0) for name in layers)
+    assert all((once[name] == 0).sum() == (by_random[name] == 0).sum() for name in layers)
+    trained = cell_of(run, "fine-tuned").start
+    assert trained is not None
+    tuned, rewound = cell_of(run, "rate-rewound"), cell_of(run, "weight-rewound")
+    assert tuned.start == rewound.masks == trained
+    assert rewound.start is not None
+    assert rewound.start.training.rate_to == tuned.training.rate_from == 0.5
+    rounds = cell_of(run, "iterative")
+    assert rounds.start is not None
+    assert str(rounds.start.recipe).split()[3] == f"sparsity({1 - math.sqrt(0.1):.12f})"
+    assert rounds.start.start == trained
+
+
+def test_the_results_say_what_the_cells_found(run: ComparisonRun, results: dict[str, Any]) -> None:
+    base = [json.loads((cell.directory(run.out) / "result.json").read_text())["test"]["value"] for cell in run.dense()]
+    assert [value["accuracy"] for value in results["dense"]["values"]] == base
+    assert len(results["points"]) == len(STRATEGIES)
+    for point, (name, s, cells) in zip(results["points"], run.points(), strict=True):
+        tests = [json.loads((cell.directory(run.out) / "result.json").read_text())["test"]["value"] for cell in cells]
+        assert (point["strategy"], point["asked"]) == (name, s)
+        assert [value["accuracy"] for value in point["values"]] == tests
+        assert point["mean"] == pytest.approx(sum(tests) / 2)
+        gaps = [a - b for a, b in zip(tests, base, strict=True)]
+        assert point["minus_dense"]["mean"] == pytest.approx(sum(gaps) / 2)
+        n_kept = sum(
+            int(np.count_nonzero(found)) for cell in cells for found in weights(run, cell).values() if found.ndim > 1
+        )
+        assert point["multiply_adds"] == n_kept / 2, "every weight of a plain layer is used once"
+        assert 2 * n_kept / 2 < point["packed_bytes"] < results["dense"]["packed_bytes"]
+    assert results["latency"]["n"] == 60
+    assert (run.out / "comparison.svg").read_text().count("random masks") >= 1
+
+
+def test_the_same_again_runs_nothing_and_says_the_same(run: ComparisonRun, results: dict[str, Any]) -> None:
+    times = {path: path.stat().st_mtime_ns for path in run.out.glob("cells/*/*")}
+    work = Work(run.cells(), run.out, len(run.data.y_train), n_jobs=1)
+    assert run.run(work) == results
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert work.progress().n_steps_done == work.n_steps
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strategies": ("one-shoot",)}, "Did you mean 'one-shot'"),
+        ({"strategies": ()}, "strategies must be named, each once"),
+        ({"strategies": ("random", "random")}, "strategies must be named, each once"),
+        ({"sparsities": ()}, "sparsities must lie between 0 and 1"),
+        ({"sparsities": (0.5, 1.0)}, "sparsities must lie between 0 and 1"),
+        ({"n_rounds": 0}, "n_rounds must be at least 1"),
+        ({"fine_tune": Training(epochs=0.0)}, "fine_tune needs epochs, at most the 2 of the training"),
+        ({"fine_tune": Training(epochs=3.0)}, "fine_tune needs epochs, at most the 2 of the training"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        comparison(**fields)
+
+
+def test_a_comparison_survives_yaml() -> None:
+    assert Comparison.from_yaml(comparison().to_yaml()) == comparison()
+
+
+def test_a_fine_tuning_as_long_as_the_training_rewinds_to_the_first_weights(tmp_path: Path) -> None:
+    asked, data = comparison(fine_tune=TRAINING), load_data(DATA)
+    run = ComparisonRun(asked, tmp_path, "", data, build(asked.experiment.model, data.shape, 0))
+    start = cell_of(run, "weight-rewound").start
+    assert start is not None
+    assert start.training.epochs == 0.0
+    assert epochs_of(cell_of(run, "weight-rewound")) == epochs_of(run.dense()[0])

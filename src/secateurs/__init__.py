@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateurs.budgets import erk, per_layer, sparsity, threshold, top
+    from secateurs.checkpoint.compliance import compliance
     from secateurs.checkpoint.difference import diff
     from secateurs.checkpoint.opening import open_checkpoint
     from secateurs.checkpoint.packing import load, pack, unpack
     from secateurs.checkpoint.streamed import prune_checkpoint
     from secateurs.checkpoint.survey import inspect
     from secateurs.checkpoint.verifying import verify
+    from secateurs.column_order import permutation
     from secateurs.errors import SecateursError
     from secateurs.masks import Masks
+    from secateurs.permuting import permute
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
     from secateurs.recipe import Recipe
@@ -34,14 +37,17 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateurs.budgets": ("erk", "per_layer", "sparsity", "threshold", "top"),
+    "secateurs.checkpoint.compliance": ("compliance",),
     "secateurs.checkpoint.difference": ("diff",),
     "secateurs.checkpoint.opening": ("open_checkpoint",),
     "secateurs.checkpoint.streamed": ("prune_checkpoint",),
     "secateurs.checkpoint.survey": ("inspect",),
     "secateurs.checkpoint.verifying": ("verify",),
     "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
+    "secateurs.column_order": ("permutation",),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
+    "secateurs.permuting": ("permute",),
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.recipe": ("Recipe",),
@@ -61,6 +67,7 @@ __all__ = [
     "SecateursError",
     "block",
     "column",
+    "compliance",
     "diff",
     "element",
     "erk",
@@ -74,6 +81,8 @@ __all__ = [
     "open_checkpoint",
     "pack",
     "per_layer",
+    "permutation",
+    "permute",
     "prune",
     "prune_checkpoint",
     "random",

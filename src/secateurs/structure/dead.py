@@ -107,7 +107,7 @@ def _reader(module: nn.Module, name: str) -> tuple[Any, Tensor | None]:
     is_layer = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or type(layer).__name__ == "Conv1D"
     if not is_layer or own != "weight":
         return None, None
-    return layer, layout_of(layer, own).turn(layer._parameters[own].detach())
+    return layer, layout_of(layer, own).turn(dict(layer.named_parameters())[own].detach())
 
 
 def _indices(units: "np.ndarray[Any, Any]", chosen: Bools) -> Tensor:

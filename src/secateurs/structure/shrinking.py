@@ -7,7 +7,9 @@ The given network is not changed.
 """
 
 import copy
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,14 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateurs.errors import InputError
+from secateurs.errors import InputError, RecipeError
 from secateurs.groups.axes import Bools
 from secateurs.groups.finding import Structure, find_groups
 from secateurs.groups.tracing import call, evaluating
 from secateurs.layers import unwrap
 from secateurs.masks import Masks
+from secateurs.recipe import Recipe
+from secateurs.structure.choosing import Gone, choose, chosen_groups
 from secateurs.structure.cutting import Attributes, cut
-from secateurs.structure.dead import bury
+from secateurs.structure.dead import bury, zero
+from secateurs.structure.stock import evenly, say_it, sayable
+from secateurs.structure.unit_scores import Loss, calibrate, unit_scores
 
 Outcome = Literal["shrunk", "skipped", "impossible"]
 TOLERANCE = 1e-3  # of the largest output: far above rounding, far below a wrong cut
@@ -57,6 +63,7 @@ class Shrunk:
 
     n_parameters, macs  (before, after); multiply-adds of one run on the example inputs
     attributes          {module: {attribute: value}} that were changed beside the shapes
+    why_not_stock       of transformers: why the stock configuration cannot say these shapes; "" where it does
     difference          the largest difference of outputs to the network with the same units zeroed, as a share of
                         its largest output
     """
@@ -68,22 +75,74 @@ class Shrunk:
     macs: tuple[int, int]
     attributes: Attributes
     difference: float
+    why_not_stock: str = ""
 
 
-def shrink(module: nn.Module, how: Masks, example_inputs: Any) -> Shrunk:
-    """The network without the units that `how` leaves dead or does not choose.
+def shrink(
+    module: nn.Module,
+    how: Masks | Recipe,
+    example_inputs: Any,
+    *,
+    calibration: Iterable[Any] = (),
+    loss: Loss | None = None,
+) -> Shrunk:
+    """The network without the units that `how` leaves dead, or chooses.
 
-    how             masks: what they leave dead goes, exactly
+    how             masks: what they leave dead goes, and no output changes; or a recipe with unit row, channel or head,
+                    pool layer or model, budget sparsity(s), params(s), macs(s) or latency(8ms)
     example_inputs  a tensor, a tuple of arguments or a mapping of named ones; a batch of 2 or more
+    calibration     for the scores activation (inputs like example_inputs) and taylor (whatever `loss` takes)
+    loss            for taylor: function(network, batch) -> a number
 
-    InputError where the network cannot be run on the inputs.
+    A network of transformers keeps what its stock configuration can say: all its layers lose equally many units, and
+    layers that the configuration has no size for are left alone, unless the recipe's `only` names them.
+
+    RecipeError for what cannot be removed, before any work; InputError where the network cannot be run on the inputs.
     """
     small = copy.deepcopy(unwrap(module))
-    how.apply(small)
-    structure = find_groups(small, example_inputs)
-    outputs = _outputs(small, example_inputs)
-    dead = bury(small, structure, example_inputs)
-    return finish(small, structure, example_inputs, outputs, dead, dead)
+    if isinstance(how, Masks):
+        how.apply(small)
+        structure = find_groups(small, example_inputs)
+        outputs = outputs_of(small, example_inputs)
+        dead = bury(small, structure, example_inputs)
+        return finish(small, structure, example_inputs, outputs, evenly(small, structure, dead), dead)
+    if how.schedule.name != "one_shot":
+        raise RecipeError(
+            f"Units are removed at once, not by a schedule '{how.schedule}'. Leave it out, and shrink again in time."
+        )
+    structure = find_groups(small, example_inputs, how.skip, how.only)
+    groups = chosen_groups(structure, how)
+    if not how.only:
+        groups = sayable(small, groups)
+    if not groups:
+        raise RecipeError(
+            f"The configuration of {type(small).__name__} has no size for any '{how.unit}'. Name weights in `only` to "
+            "cut them all the same; the result is then loaded by load_shrunk."
+        )
+    evidence = calibrate(small, structure, how.score.name, calibration, loss)
+    scores = unit_scores(small, groups, how, evidence)
+
+    def seconds(gone: Gone) -> float:
+        trial = copy.deepcopy(small)
+        cut(trial, structure, {name: ~units for name, units in gone.items()})
+        return _seconds(trial, example_inputs)
+
+    chosen = choose(structure, groups, scores, how, seconds)
+    gone = {group.name: chosen.get(group.name, np.zeros(group.n_units, bool)) for group in structure.groups}
+    for group in groups:
+        zero(small, structure, group, gone[group.name])
+    return finish(small, structure, example_inputs, outputs_of(small, example_inputs), gone, {})
+
+
+def _seconds(module: nn.Module, example_inputs: Any, n: int = 9) -> float:
+    """Median time of one run."""
+    with evaluating(module), torch.no_grad():
+        times = []
+        for _ in range(n + 2):
+            start = time.perf_counter()
+            call(module, example_inputs)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
 
 
 def finish(
@@ -101,7 +160,7 @@ def finish(
     counts = {group.axis: int((~gone[group.name]).sum()) for group in structure.groups}
     attributes = cut(small, structure, {name: ~units for name, units in gone.items()})
     try:
-        difference = _difference(outputs, _outputs(small, example_inputs))
+        difference = _difference(outputs, outputs_of(small, example_inputs))
     except (InputError, AssertionError) as error:
         raise InputError(
             f"{type(small).__name__} keeps a size in its code that shrinking cannot change: {error} "
@@ -122,15 +181,19 @@ def finish(
         reason = "" if outcome == "shrunk" else "; ".join(dict.fromkeys(list(reasons.values())[:2]))
         report.append(WeightReport(name, before, now[name], outcome, reason or "nothing of it was to go"))
     groups = tuple(
-        GroupReport(g.name, g.kind, g.n_units, int(gone[g.name].sum()), int(dead[g.name].sum()))
+        GroupReport(
+            g.name, g.kind, g.n_units, int(gone[g.name].sum()), int(dead[g.name].sum()) if g.name in dead else 0
+        )
         for g in structure.groups
     )
+    why_not_stock = say_it(small, structure, counts)
     n_parameters = structure.n_parameters(), structure.n_parameters(counts)
     macs = structure.trace.macs(), structure.trace.macs(counts)
-    return Shrunk(small, groups, tuple(report), n_parameters, macs, attributes, difference)
+    return Shrunk(small, groups, tuple(report), n_parameters, macs, attributes, difference, why_not_stock)
 
 
-def _outputs(module: nn.Module, example_inputs: Any) -> list[Tensor]:
+def outputs_of(module: nn.Module, example_inputs: Any) -> list[Tensor]:
+    """Everything the network gives, as a list of tensors."""
     with evaluating(module), torch.no_grad():
         found = tree_leaves(call(module, example_inputs))
     return [tensor for tensor in found if isinstance(tensor, Tensor) and tensor.is_floating_point()]

@@ -134,7 +134,7 @@ ALL = {**PLAIN, **STOCK}
 def settle(module: nn.Module) -> nn.Module:
     """Biases, norms and statistics that are not zero and one, so that nothing is equal by accident."""
     torch.manual_seed(3)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for name, tensor in module.state_dict().items():
         if tensor.dim() == 1 and tensor.is_floating_point():
             low, high = (0.5, 1.5) if "norm" in name.lower() or "bn" in name or "var" in name else (-0.5, 0.5)
             tensor.data.uniform_(low, high)

@@ -58,9 +58,11 @@ def test_dead_units_are_gone_and_the_outputs_stay(name: str, is_consumed: bool) 
     # Where only the incoming weights are gone, a constant may stay: beside zero padding, or in keys and values that
     # all query heads share.
     if is_consumed or not any(word in name for word in ("resnet", "projected", "depthwise", "one key")):
-        assert {group.name: group.n_removed for group in small.groups} == {
-            group.name: round(0.5 * group.n_units) for group in structure.groups
-        }
+        dead = {group.name: round(0.5 * group.n_units) for group in structure.groups}
+        assert {group.name: group.n_dead for group in small.groups} == dead
+        # The configuration of BERT has no width of the pooler: its dead units stay, so that stock code loads the rest.
+        dead = {group: 0 if "pooler" in group else n for group, n in dead.items()}
+        assert {group.name: group.n_removed for group in small.groups} == dead
 
 
 @pytest.mark.parametrize("name", ALL)

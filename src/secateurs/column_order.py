@@ -12,6 +12,7 @@ The question, and its answer by swapping pairs of columns: Pool & Yu 2021, "Chan
 """
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ MOST_GROUPS = 128  # that share out at once; assigning takes the cube of it
 WINDOW = 16  # rounds that must together gain
 LEAST_GAIN = 2e-5  # of what is kept, to go on
 KICKED = 10  # one column of so many is put elsewhere, to leave an optimum that is only local
-LEAST_KICKS, MOST_KICKS = 4, 16  # how often: few columns are searched soon, and are stuck soon
+LEAST_KICKS, MOST_KICKS = 2, 16  # how often: few columns are searched soon, and are stuck soon
 
 
 def permutation(weight: "Tensor | NDArray[Any]", n: int, m: int, seed: int = 0) -> Ints:
@@ -99,9 +100,10 @@ def _settle(sizes: NDArray[np.int32], order: Ints, n: int, random: np.random.Gen
     total = int(kept(sizes[order.reshape(-1)], n, m))
     gains: list[int] = []
     while len(gains) < WINDOW or sum(gains[-WINDOW:]) > LEAST_GAIN * total:
-        places = random.integers(0, m, n_groups)
-        batches: list[Ints] = np.array_split(random.permutation(n_groups), -(-n_groups // MOST_GROUPS))
-        gains.append(sum(spread(partial(_share_out, sizes, order, places, n), batches)))
+        places = random.integers(0, m, (n_groups,))
+        batches: Iterable[Ints] = np.array_split(random.permutation(n_groups), -(-n_groups // MOST_GROUPS))
+        found = spread(partial(_share_out, sizes, order, places, n), batches)
+        gains.append(sum(found))
     return total + sum(gains)
 
 

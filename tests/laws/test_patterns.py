@@ -287,3 +287,15 @@ def test_a_code_that_knows_units_by_their_place_is_refused_and_restored():
 def test_what_is_not_n_of_m_is_refused():
     with pytest.raises(RecipeError, match="something else"):
         sc.permute(mixed(), sc.Recipe(budget="sparsity(0.5)"), torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
+def test_torch_takes_what_was_pruned():
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 128).half().cuda()
+    sc.prune(layer, sc.Recipe.parse("2:4"))
+    x = torch.randn(64, 256, device="cuda", dtype=torch.float16)
+    y = layer(x)
+    layer.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(layer.weight.detach()))
+    assert torch.allclose(layer(x), y, rtol=1e-2, atol=1e-2)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from secateurs.schedules import Schedule
     from secateurs.scores import lamp, magnitude, random
     from secateurs.selection import select
+    from secateurs.structure.files import load_shrunk, save_shrunk
+    from secateurs.structure.shrinking import shrink
     from secateurs.train.pruner import Pruner
     from secateurs.units import block, column, element, row
 
@@ -54,6 +56,8 @@ _HOME = {
     "secateurs.schedules": ("Schedule",),
     "secateurs.scores": ("lamp", "magnitude", "random"),
     "secateurs.selection": ("select",),
+    "secateurs.structure.files": ("load_shrunk", "save_shrunk"),
+    "secateurs.structure.shrinking": ("shrink",),
     "secateurs.train.pruner": ("Pruner",),
     "secateurs.units": ("block", "column", "element", "row"),
 }
@@ -75,6 +79,7 @@ __all__ = [
     "lamp",
     "layer",
     "load",
+    "load_shrunk",
     "magnitude",
     "model",
     "neighbours",
@@ -87,7 +92,9 @@ __all__ = [
     "prune_checkpoint",
     "random",
     "row",
+    "save_shrunk",
     "select",
+    "shrink",
     "sparsity",
     "threshold",
     "top",

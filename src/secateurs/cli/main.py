@@ -19,6 +19,7 @@ COMMANDS = {
     "explore": "See what pruning does to one network: four stages, pictures, a page, numbers.",
     "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
     "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
+    "shrink": "Remove neurons, filters and heads for real; an ordinary smaller network.",
     "diff": "See what changed from one checkpoint to another.",
     "pack": "Store a checkpoint without its zeros, in one file that checks itself.",
     "unpack": "Write a packed file as plain, dense safetensors.",

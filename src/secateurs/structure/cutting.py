@@ -22,7 +22,8 @@ Attributes = dict[str, dict[str, Any]]
 HEADS = ("heads", "num_heads", "n_heads", "n_head", "num_attention_heads", "num_key_value_heads", "num_kv_heads")
 WIDTHS = ("all_head_size", "split_size", "inner_dim")
 
-# {class: {attribute: (dimension of the weight)}}; transformers' Conv1D is known by name, so that nobody needs it.
+_CHANGED = "_changed_by_shrink"  # goes with the network, so that what is shrunk twice is saved whole
+# {class: {attribute: dimension of the weight}}; transformers' Conv1D is known by name, so that nobody needs it.
 SIZES: dict[str, dict[str, int]] = {
     "Linear": {"out_features": 0, "in_features": 1},
     "NonDynamicallyQuantizableLinear": {"out_features": 0, "in_features": 1},
@@ -40,7 +41,7 @@ SIZES: dict[str, dict[str, int]] = {
 def cut(module: nn.Module, structure: Structure, live: Mapping[str, Bools]) -> Attributes:
     """Remove from the network, in place, every unit that does not live; `live` maps names of groups.
 
-    Tied tensors stay tied. Returns what was set on modules that no layer's own shape tells.
+    Tied tensors stay tied. Returns what was set, now and at earlier cuts, that no layer's own shape tells.
     """
     module = unwrap(module)
     kept = structure.kept(live)
@@ -53,9 +54,8 @@ def cut(module: nn.Module, structure: Structure, live: Mapping[str, Bools]) -> A
         for d, keep in cuts.items():
             value = value.index_select(d, torch.from_numpy(keep.nonzero()[0]).to(value.device))
         _replace(module, (name, *structure.trace.aliases.get(name, ())), value)
-    attributes = _beyond_shapes(module, structure, kept)
-    _set(module, attributes)
-    return attributes
+    _set(module, _beyond_shapes(module, structure, kept))
+    return dict(module.__dict__[_CHANGED])
 
 
 def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Attributes) -> None:
@@ -107,7 +107,9 @@ def _set_sizes(layer: nn.Module) -> None:
 
 
 def _set(module: nn.Module, attributes: Attributes) -> None:
+    changed = module.__dict__.setdefault(_CHANGED, {})
     for name, values in attributes.items():
+        changed[name] = {**changed.get(name, {}), **values}
         for attribute, value in values.items():
             setattr(module.get_submodule(name), attribute, value)
 

@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from secateurs.checks import extra
 from secateurs.durable import make_directory, write_bytes, write_json
-from secateurs.errors import InputError, MissingExtraError, RecipeError
+from secateurs.errors import InputError, RecipeError
 from secateurs.layers import unwrap
 from secateurs.models.files import ModelConfig
 from secateurs.models.table import build
@@ -129,12 +130,10 @@ def _build(about: ShrunkConfig, folder: Path) -> nn.Module:
             f"'{folder}' holds shapes and weights, not code: give load_shrunk a freshly built network of the original "
             "sizes as `into`."
         )
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("This network is of transformers: pip install 'secateurs[hf]'.") from error
+    transformers: Any = extra("transformers", "hf")
     found: Any = getattr(transformers, str(about.transformers.get("class")), None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) and found.config_class):
+    is_network = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if not is_network:
         raise InputError(f"'{folder}' is of {about.transformers.get('class')!r}, which is no network of transformers.")
     made: nn.Module = found(found.config_class.from_dict(about.transformers["config"]))
     return made

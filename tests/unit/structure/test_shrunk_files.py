@@ -113,3 +113,11 @@ def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / "shrunk.json").write_text(json.dumps({**about, **change}))
         with pytest.raises(InputError, match=message):
             load_shrunk(tmp_path, into=perceptron()[0])
+
+
+def test_what_is_shrunk_twice_is_saved_whole(tmp_path: Path) -> None:
+    module, inputs = made("cls-transformer, images")
+    small = shrink(shrink(module, HEADS, inputs).module, ROWS, inputs)
+    save_shrunk(small, tmp_path)
+    again = load_shrunk(tmp_path, into=ALL["cls-transformer, images"]()[0])
+    assert torch.equal(output(again, inputs), output(small.module, inputs))

@@ -46,13 +46,15 @@ def permutation(weight: "Tensor | NDArray[Any]", n: int, m: int, seed: int = 0) 
     sizes = sizes_of(weight)
     n_columns = len(sizes)
     if not 1 <= n <= m or n_columns % m:
-        raise PatternError(f"{n}:{m} needs 1 <= n <= m and a multiple of {m} columns; the weight is {_shape(weight)}.")
+        raise PatternError(
+            f"{n}:{m} needs 1 <= n <= m and a multiple of {m} columns; the weight is {tuple(weight.shape)}."
+        )
     identity = np.arange(n_columns)
     largest = sizes.max(initial=0.0)
     if n == m or n_columns <= m or largest == 0.0:
         return identity
     levels = (2**31 - 1) // sizes.shape[1]  # the sum over the rows fits into 32 bits
-    whole = np.round(sizes * (levels / largest)).astype(np.int32)
+    whole = np.round(sizes / largest * levels).astype(np.int32)
     order = _searched(whole, n, m, np.random.default_rng(seed))
     # What counts are the weights, not their roundings.
     return order if kept(sizes[order], n, m) > kept(sizes, n, m) else identity
@@ -74,10 +76,6 @@ def sizes_of(weight: "Tensor | NDArray[Any]") -> NDArray[np.float64]:
     if not np.isfinite(sizes).all():
         raise InputError("Weights that are infinite or not a number have no best order. Look for a diverged training.")
     return np.ascontiguousarray(sizes)
-
-
-def _shape(weight: Any) -> tuple[int, ...]:
-    return tuple(weight.shape)
 
 
 def _searched(sizes: NDArray[np.int32], n: int, m: int, random: np.random.Generator) -> Ints:

@@ -27,6 +27,7 @@ from secateurs.recipe import Recipe, n_of_m
 
 WIDTH = "the width of a head"  # why the tracing fixes a dimension that only one head's values share
 TOLERANCE = 1e-3  # of the largest output: far above rounding, far below a wrong order
+ROUNDINGS = 8  # or so many steps of the dtype, where these are coarser
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,9 @@ def _outputs(module: nn.Module, example_inputs: Any) -> list[Tensor]:
 
 def _is_close(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
     return all(
-        bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for b, a in zip(before, after, strict=True) if b.numel()
+        bool((a - b).abs().max() <= max(TOLERANCE, ROUNDINGS * torch.finfo(b.dtype).eps) * b.abs().max())
+        for b, a in zip(before, after, strict=True)
+        if b.numel()
     )
 
 

@@ -164,7 +164,8 @@ def test_the_same_order_from_tensors_arrays_threads_and_scales(kernel, monkeypat
     assert keeps(weight.numpy()[:, order], 2, 4) > keeps(weight.numpy(), 2, 4)
     monkeypatch.setenv("SECATEURS_THREADS", "3")
     assert (sc.permutation(weight.numpy(), 2, 4) == order).all()
-    assert (sc.permutation(-4 * weight, 2, 4) == order).all()
+    for scale in (-4.0, 2.0**-1040, 2.0**1000):
+        assert (sc.permutation(scale * weight.double(), 2, 4) == order).all()
     assert (sc.permutation(weight, 2, 4, seed=1) != order).any()
 
 
@@ -277,6 +278,14 @@ def test_outputs_that_would_change_are_refused_and_everything_is_put_back(monkey
     with pytest.raises(InputError, match="Nothing was changed"):
         sc.permute(network, "2:4", x)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes(dtype):
+    network, x = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8)).to(dtype), torch.randn(4, 8, dtype=dtype)
+    before = keeps(network[2].weight.detach().double().numpy(), 2, 4)
+    sc.permute(network, "2:4", x)
+    assert keeps(network[2].weight.detach().double().numpy(), 2, 4) > before
 
 
 def test_units_that_the_code_tells_apart_keep_their_places():

@@ -15,6 +15,8 @@ from secateurs.errors import RecipeError
 from secateurs.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from secateurs.structure.shrinking import Shrunk
 
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 @click.option("--dead", is_flag=True, help="Only what is dead already: no output changes.")
 @click.option("--skip", multiple=True, help="Leave alone the units made by weights whose names match; may be repeated.")
 @click.option("--only", multiple=True, help="Only the units made by these.")
+@click.option("--picture", metavar="FILE.svg", help="Draw the weights before and after, to scale.")
+@click.option("--block", default="", metavar="PREFIX", help="Of the picture: only weights whose names begin so.")
 @click.option("--dry-run", is_flag=True, help="Print what would go. Nothing is written.")
 @click.option("--json", "as_json", is_flag=True, help="Print what went as JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -56,6 +60,8 @@ def shrink(
     dead: bool,
     skip: tuple[str, ...],
     only: tuple[str, ...],
+    picture: str | None,
+    block: str,
     dry_run: bool,
     as_json: bool,
     debug: bool,
@@ -95,6 +101,8 @@ def shrink(
     if out is not None and not dry_run:
         save_shrunk(steps[-1], out, opened.reference)
         _carry_over(Path(source), Path(out))
+    if picture is not None:
+        _draw(picture, block, opened.module, steps)
     words = [str(how) for how in chosen] or ["dead units"]
     if as_json:
         click.echo(json.dumps([_values(word, step) for word, step in zip(words, steps, strict=True)]))
@@ -114,6 +122,18 @@ def _carry_over(source: Path, out: Path) -> None:
         if path.name != "config.json" and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
+
+
+def _draw(path: str, block: str, first: "nn.Module", steps: "list[Shrunk]") -> None:
+    """All steps in one picture."""
+    from dataclasses import replace
+
+    from secateurs.durable import write_bytes
+    from secateurs.see.block_picture import block_picture
+
+    before = {name: tuple(tensor.shape) for name, tensor in first.named_parameters()}
+    lines = [replace(line, before=before[line.name]) for line in steps[-1].report]
+    write_bytes(Path(path), block_picture(lines, block).encode())
 
 
 def _values(words: str, step: "Shrunk") -> dict[str, Any]:

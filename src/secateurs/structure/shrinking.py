@@ -172,14 +172,19 @@ def finish(
             f"{difference:.2g} of the largest output): its code uses a size that shrinking cannot see. Skip its layers."
         )
     now = {name: tuple(tensor.shape) for name, tensor in small.named_parameters()}
+    in_groups = {each.tensor for group in structure.groups for each in group.slices}
     report = []
-    for name in now:
-        before, reasons = structure.shapes[name], {d: why for (n, d), why in structure.refused.items() if n == name}
+    for name, after in now.items():
+        before = structure.shapes[name]
         if len(before) < 2:
             continue
-        outcome: Outcome = "shrunk" if before != now[name] else "impossible" if len(reasons) > 1 else "skipped"
-        reason = "" if outcome == "shrunk" else "; ".join(dict.fromkeys(list(reasons.values())[:2]))
-        report.append(WeightReport(name, before, now[name], outcome, reason or "nothing of it was to go"))
+        if before != after:
+            report.append(WeightReport(name, before, after, "shrunk"))
+        elif name in in_groups:
+            report.append(WeightReport(name, before, after, "skipped", "nothing of it was to go"))
+        else:
+            reasons = dict.fromkeys(why for (own, _), why in structure.refused.items() if own == name)
+            report.append(WeightReport(name, before, after, "impossible", "; ".join(reasons) or "left out by name"))
     groups = tuple(
         GroupReport(
             g.name, g.kind, g.n_units, int(gone[g.name].sum()), int(dead[g.name].sum()) if g.name in dead else 0

@@ -3,8 +3,9 @@
     permute(module, "2:4", example_inputs) -> report     then prune(module, Recipe.parse("2:4"))
 
 What makes a layer's inputs and the layer that reads them are reordered together: the hidden units of an MLP and of a
-transformer's feed-forward layers, the channels between convolutions (BatchNorm with them), and within each head the
-values that the attention's output layer reads. The residual stream keeps its order, as norms run across it.
+transformer's feed-forward layers, the channels between convolutions (BatchNorm with them), within each head the values
+that the attention's output layer reads, and a residual stream that does not leave the network, if its norms take all of
+it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,14 +20,19 @@ from torch.utils._pytree import tree_leaves
 from secateurs.budgets import Top
 from secateurs.column_order import Ints, kept, permutation, sizes_of
 from secateurs.errors import InputError, RecipeError
+from secateurs.groups.axes import Axis
 from secateurs.groups.finding import Group, Slice, Structure, find_groups
 from secateurs.groups.tracing import call, evaluating
 from secateurs.layers import layers, unwrap
 from secateurs.layout import Layout
 from secateurs.recipe import Recipe, n_of_m
 
-WIDTH = "the width of a head"  # why the tracing fixes a dimension that only one head's values share
+# Why the tracing lets nothing of a dimension go, where its units may still change places: within each head; and where a
+# norm takes all of them, which the outputs show, as it may be one of groups.
+WIDTH = "the width of a head"
+ACROSS = {"normalised across", "averaged or added up"}
 TOLERANCE = 1e-3  # of the largest output: far above rounding, far below a wrong order
+STRICT = 2e-5  # where it is the outputs that decide
 ROUNDINGS = 8  # or so many steps of the dtype, where these are coarser
 
 
@@ -67,7 +73,8 @@ def permute(
 
     pattern         "2:4", or a recipe of a pool of neighbours and top(n)
     example_inputs  a tensor, a tuple of arguments, or a mapping of named ones; a batch of 2 or more
-    skip, only      shell-style patterns of parameter names: whose units may be reordered
+    skip, only      shell-style patterns of parameter names: whose units may be reordered; a residual stream, which has
+                    many makers, only without them
 
     Permute before an optimizer is made: what it remembers would belong to other weights. RecipeError for a pattern that
     is not n:m; InputError, and an unchanged network, where the outputs on the example inputs would change.
@@ -80,7 +87,9 @@ def permute(
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     outputs = _outputs(module, example_inputs)
     reordered = set()
-    for slices in _exchangeable(structure):
+    chosen = [(slices, False) for slices in _exchangeable(structure)]
+    streams = [] if tuple(skip) or tuple(only) else [(slices, True) for slices in _streams(structure)]
+    for slices, is_doubtful in chosen + streams:
         readers = [each for each in slices if each.is_consumed and each.tensor in layouts]
         read = [rows for each in readers for rows in _columns(tensors[each.tensor], layouts[each.tensor], each, m)]
         if not read:
@@ -88,8 +97,12 @@ def permute(
         order = permutation(np.concatenate(read), n, m, seed)
         for each in slices:
             _reorder(tensors[each.tensor], each, order)
+        if is_doubtful and not _is_close(outputs, _outputs(module, example_inputs), STRICT):
+            for each in slices:
+                _reorder(tensors[each.tensor], each, np.argsort(order))
+            continue
         reordered |= {each.tensor for each in readers}
-    if not _is_close(outputs, _outputs(module, example_inputs)):
+    if not _is_close(outputs, _outputs(module, example_inputs), TOLERANCE):
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(before[name])
@@ -124,6 +137,25 @@ def _exchangeable(structure: Structure) -> Iterator[list[Slice]]:
             yield from _within_heads(structure, group)
         else:
             yield list(group.slices)
+
+
+def _streams(structure: Structure) -> Iterator[list[Slice]]:
+    """Residual streams: what many layers add to and read, with norms that take all of it."""
+    axes, consumed = structure.trace.axes, structure.trace.consumed
+    places: dict[Axis, list[tuple[str, int]]] = {}
+    for name, own in axes.items():
+        for d, axis in enumerate(own):
+            if axis.find().kind == "leaf":
+                places.setdefault(axis.find(), []).append((name, d))
+    for leaf, found in places.items():
+        if leaf.size > 1 and leaf.why and ACROSS.issuperset(leaf.why) and leaf not in _inner(structure):
+            yield [Slice(name, d, axes[name][d].units_of(leaf), (name, d) in consumed) for name, d in found]
+
+
+def _inner(structure: Structure) -> set[Axis]:
+    """The leaves of flattened dimensions."""
+    every = [axis.find() for own in structure.trace.axes.values() for axis in own]
+    return {leaf for axis in every if axis.kind != "leaf" for leaf in axis.leaves()}
 
 
 def _within_heads(structure: Structure, group: Group) -> Iterator[list[Slice]]:
@@ -173,9 +205,9 @@ def _outputs(module: nn.Module, example_inputs: Any) -> list[Tensor]:
     return [tensor.clone() for tensor in found if isinstance(tensor, Tensor) and tensor.is_floating_point()]
 
 
-def _is_close(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+def _is_close(before: Sequence[Tensor], after: Sequence[Tensor], tolerance: float) -> bool:
     return all(
-        bool((a - b).abs().max() <= max(TOLERANCE, ROUNDINGS * torch.finfo(b.dtype).eps) * b.abs().max())
+        bool((a - b).abs().max() <= max(tolerance, ROUNDINGS * torch.finfo(b.dtype).eps) * b.abs().max())
         for b, a in zip(before, after, strict=True)
         if b.numel()
     )

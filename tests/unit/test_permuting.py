@@ -29,8 +29,8 @@ def first(output):
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
-def assert_permuted(network, inputs, reordered):
-    """Exactly these weights are reordered, they keep more together, and the outputs are the same."""
+def assert_permuted(network, inputs, reordered, better=None):
+    """Exactly these weights are reordered, `better` (all) of them keep more, and the outputs are the same."""
     shaken(network)
 
     def run():
@@ -44,17 +44,18 @@ def assert_permuted(network, inputs, reordered):
     assert {line.name for line in report if not line.reason} == reordered
     assert all(line.after == line.before for line in report if line.reason)
     for line in report:
-        if not line.reason:
+        if line.name in (better or reordered):
             assert line.before < line.after <= line.most, line
     return {line.name: line for line in report}
 
 
 def test_the_cls_transformer():
     network = build(ModelSpec.parse("cls-transformer(dim=16, depth=1, heads=2, patch=4)"), IMAGES, 0)
-    report = assert_permuted(
-        network, torch.randn(2, 1, 8, 8), {"blocks.0.attention.output.weight", "blocks.0.ffn.down.weight"}
-    )
-    assert "normalised across" in report["head.weight"].reason
+    block = "blocks.0"
+    own = {f"{block}.attention.output.weight", f"{block}.ffn.down.weight"}
+    stream = {f"{block}.attention.query_key_value.weight", f"{block}.ffn.up.weight", "head.weight"}
+    report = assert_permuted(network, torch.randn(2, 1, 8, 8), own | stream, own)
+    assert report["patches.weight"].reason == "the network's input"
 
 
 def test_lenet_300_100():
@@ -76,6 +77,16 @@ def test_channels_and_their_residual_stream():
     alone = {line.name: line for line in report if line.name.endswith("conv2.weight")}
     assert all(line.after > line.before and not line.reason for line in alone.values())
     assert next(line for line in report if line.name == "conv1.weight").reason == "4 does not divide its inputs"
+
+
+def test_a_stream_that_is_normalised_in_groups_keeps_its_order():
+    """The outputs show it; what else may be reordered is."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(256, 32), nn.ReLU()
+    )
+    network.append(nn.Linear(32, 4))
+    report = assert_permuted(network, torch.randn(2, 1, 8, 8), {"6.weight"})
+    assert report["2.weight"].reason == "normalised across"
 
 
 def test_a_skipped_group_keeps_its_order():

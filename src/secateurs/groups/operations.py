@@ -165,6 +165,13 @@ def concatenated(flow: Flow, args: Sequence[Any], result: Any) -> list[Axes]:
     return [[*inputs[0][:dim], total([axes[dim] for axes in inputs]), *inputs[0][dim + 1 :]]]
 
 
+def stacked(flow: Flow, args: Sequence[Any], result: Any) -> list[Axes]:
+    """Tensors of one shape side by side in a new dimension."""
+    (axes,) = elementwise(flow, args[0], args[0][0])
+    dim = (args[1] if len(args) > 1 else 0) % result.dim()
+    return [[*axes[:dim], Axis(len(args[0]), "stacked"), *axes[dim:]]]
+
+
 def padded(flow: Flow, args: Sequence[Any], result: Any) -> list[Axes]:
     axes, widths = list(flow.axes(args[0])), args[1]
     for i in range(len(widths) // 2):
@@ -373,6 +380,7 @@ RULES: dict[str, Rule] = {
     "expand": expanded,
     "slice": sliced,
     "cat": concatenated,
+    "stack": stacked,
     "constant_pad_nd": padded,
     "linear": linear,
     "convolution": convolution,

@@ -121,6 +121,29 @@ def test_fused_and_separate_heads_are_units_and_their_width_is_not() -> None:
     assert units["output.weight"].tolist() == [head for head in range(4) for _ in range(6)]
 
 
+def test_stacked_and_concatenated_branches() -> None:
+    class Branches(nn.Module):
+        def __init__(self, join) -> None:
+            super().__init__()
+            self.left, self.right, self.join = nn.Linear(4, 6), nn.Linear(4, 6), join
+            self.head = nn.LazyLinear(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.join([self.left(x), self.right(x)]))
+
+    def names(join) -> dict[str, list[int]]:
+        module = Branches(join)
+        module(torch.randn(2, 4))
+        structure = small(module, 4)
+        return {group.name: next(e.units.tolist() for e in group.slices if e.is_consumed) for group in structure.groups}
+
+    six, none = list(range(6)), [-1] * 6
+    assert names(lambda both: torch.cat(both, 1)) == {"left.weight": six + none, "right.weight": none + six}
+    assert names(lambda both: torch.stack(both, 1).flatten(1)) == {"left.weight": six + six}
+    assert names(lambda both: torch.stack(both, 1).sum(1)) == {"left.weight": six}
+    assert names(lambda both: torch.einsum("bi,bi->bi", *both)) == {"left.weight": six}
+
+
 def test_multiply_adds_are_counted_by_hand() -> None:
     conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 5))
     assert small(conv, 3, 4, 4).trace.macs() == 2 * (16 * 8 * 27 + 8 * 16 * 5)

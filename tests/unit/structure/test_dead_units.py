@@ -158,6 +158,13 @@ def test_a_size_in_the_code_is_an_error() -> None:
         shrink(Stubborn(), Masks({"down.weight": keep}), torch.randn(2, 4))
 
 
+def test_half_precision_rounds_more_and_is_still_cut() -> None:
+    module, inputs = made("perceptron")
+    module, inputs = module.bfloat16(), inputs.bfloat16()
+    masks = masks_without(module, find_groups(module, inputs), 0.5, True)
+    assert shrink(module, masks, inputs).module[0].weight.shape == (8, 6)
+
+
 def test_tied_embeddings_stay_tied() -> None:
     pytest.importorskip("transformers")
     module, inputs = made("gpt2")

@@ -271,7 +271,7 @@ def patterns_kept() -> str:
             network, _, seed = key.partition(", seed")
             for line in lines:
                 if not line.get("reason"):
-                    kinds.setdefault((network + (", 3 seeds" if seed else ""), _kind(line)), []).append(line)
+                    kinds.setdefault((network + (", 3 seeds" if seed else ""), _layer_kind(line)), []).append(line)
     rows = []
     for (network, kind), lines in kinds.items():
         means = [sum(line[name] for line in lines) / len(lines) for name in ("before", "after", "most")]
@@ -283,7 +283,7 @@ def patterns_kept() -> str:
     return f"{table(head, rows)}\n\nShares of Σ\\|w\\|. Outputs compared on example inputs. {machine(found)}"
 
 
-def _kind(line: dict[str, Any]) -> str:
+def _layer_kind(line: dict[str, Any]) -> str:
     name = line["name"].removesuffix(".weight")
     name = name if name.startswith("normal") else ".".join(part for part in name.split(".")[-3:] if not part.isdigit())
     return f"{name} {line['shape'][0]} × {line['shape'][1]}"

@@ -11,8 +11,8 @@ halves  LeNet-300-100 without half of its hidden units, and a CLS transformer wi
 resnet  ResNet-20 from its published weights at half its multiply-adds, by our scores and pools and by torch-pruning's
         example pruner, each fine-tuned alike on the 10k training images of DATA/cifar10. torch-pruning cannot follow
         the zero-padded shortcuts, so it is given what it can cut: the channels inside the blocks. Beside it stands our
-        cut of the same channels. Arms are compared on the first half of the test set, and the second half, on which
-        nothing is chosen, is what is reported.
+        cut of the same channels. The first half of the shuffled test set is for comparing arms; the second half, on
+        which nothing is chosen, is what is reported.
 time    seconds of a batch before and after, side by side; needs no training.
 
 Every result is written to --out as soon as it is known, and what is written is not done again.
@@ -131,11 +131,12 @@ def resnet(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
     """Each arm, seed by seed; seeds order the images."""
     spec = ModelSpec(name="resnet-20")
     data = load_data(CIFAR.model_copy(update={"source": str(arguments.data / "cifar10" / "cifar10.npz")}))
-    inputs, half = data.x_val[:2], len(data.y_test) // 2
+    order = torch.randperm(len(data.y_test), generator=torch.Generator().manual_seed(0))
+    inputs, half = data.x_val[:2], len(order) // 2
     found |= {"training": RESNET_TUNING.values(), "n_test": half}
 
     def tested(module: nn.Module) -> dict[str, Any]:
-        parts = {"first": slice(0, half), "second": slice(half, None)}
+        parts = {"first": order[:half], "second": order[half:]}
         return {key: accuracy(module, data.x_test[at], data.y_test[at]).values() for key, at in parts.items()}
 
     def published() -> nn.Module:
@@ -158,7 +159,8 @@ def resnet(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
             structure = find_groups(small, inputs)
             mine["macs"] = structure.trace.macs() / find_groups(published(), inputs).trace.macs()
             mine["n_parameters"] = structure.n_parameters()
-            re_estimate(small, data.x_train[:2048].split(256))
+            some = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))[:2048]
+            re_estimate(small, data.x_train[some].split(256))  # not the first: files may be in the order of classes
             made = {"cut": tested(small)}
             list(train(small, data, RESNET_TUNING, seed=seed, n_looks=1))
             mine[str(seed)] = made | {"tuned": tested(small)}

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--dead", is_flag=True, help="Only what is dead already: no output changes.")
 @click.option("--skip", multiple=True, help="Leave alone the units made by weights whose names match; may be repeated.")
 @click.option("--only", multiple=True, help="Only the units made by these.")
+@click.option("--any-size", is_flag=True, help="Also cut what no stock configuration of transformers can say.")
 @click.option("--picture", metavar="FILE.svg", help="Draw the weights before and after, to scale.")
 @click.option("--block", default="", metavar="PREFIX", help="Of the picture: only weights whose names begin so.")
 @click.option("--dry-run", is_flag=True, help="Print what would go. Nothing is written.")
@@ -60,6 +61,7 @@ def shrink(
     dead: bool,
     skip: tuple[str, ...],
     only: tuple[str, ...],
+    any_size: bool,
     picture: str | None,
     block: str,
     dry_run: bool,
@@ -96,7 +98,7 @@ def shrink(
     module, steps = opened.module, []
     hows: list[Recipe | Masks] = [*chosen] or [Masks({})]
     for how in hows:
-        steps.append(shrink_network(module, how, opened.example_inputs))
+        steps.append(shrink_network(module, how, opened.example_inputs, stock=not any_size))
         module = steps[-1].module
     if out is not None and not dry_run:
         save_shrunk(steps[-1], out, opened.reference)

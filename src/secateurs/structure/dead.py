@@ -66,11 +66,11 @@ def fold(module: nn.Module, group: Group, units: Bools, known: Constants) -> Non
             continue
         at = _indices(each.units, units).to(weight.device)
         constant = known[each.tensor.rpartition(".")[0]].index_select(0, at)
-        if bool((constant.nan_to_num(0.0) != 0).any()):
-            columns = weight.index_select(1, at)  # (out, units, *kernel)
-            contributed = (columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ constant.nan_to_num(0.0)
+        columns = weight.index_select(1, at)  # (out, units, *kernel)
+        contributed = (columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ constant.nan_to_num(0.0)
+        if bool((contributed != 0).any()):  # then there is a bias, or the units would not be dead
             with torch.no_grad():
-                layer._parameters["bias"].add_(contributed)  # there is one, or the units would not be dead
+                layer.bias.add_(contributed)
 
 
 def _dead(module: nn.Module, structure: Structure, group: Group, known: Constants) -> Bools:

@@ -85,6 +85,7 @@ def shrink(
     *,
     calibration: Iterable[Any] = (),
     loss: Loss | None = None,
+    stock: bool = True,
 ) -> Shrunk:
     """The network without the units that `how` leaves dead, or chooses.
 
@@ -93,9 +94,9 @@ def shrink(
     example_inputs  a tensor, a tuple of arguments or a mapping of named ones; a batch of 2 or more
     calibration     for the scores activation (inputs like example_inputs) and taylor (whatever `loss` takes)
     loss            for taylor: function(network, batch) -> a number
-
-    A network of transformers keeps what its stock configuration can say: all its layers lose equally many units, and
-    layers that the configuration has no size for are left alone, unless the recipe's `only` names them.
+    stock           of transformers: keep what its stock configuration can say. Dead units go equally many from each
+                    layer, and layers that the configuration has no size for are left, unless the recipe's `only` names
+                    them. False cuts all; the result may need `load_shrunk`
 
     RecipeError for what cannot be removed, before any work; InputError where the network cannot be run on the inputs.
     """
@@ -105,19 +106,20 @@ def shrink(
         structure = find_groups(small, example_inputs)
         outputs = outputs_of(small, example_inputs)
         dead = bury(small, structure, example_inputs)
-        return finish(small, structure, example_inputs, outputs, evenly(small, structure, dead), dead)
+        gone = evenly(small, structure, dead) if stock else dead
+        return finish(small, structure, example_inputs, outputs, gone, dead)
     if how.schedule.name != "one_shot":
         raise RecipeError(
             f"Units are removed at once, not by a schedule '{how.schedule}'. Leave it out, and shrink again in time."
         )
     structure = find_groups(small, example_inputs, how.skip, how.only)
     groups = chosen_groups(structure, how)
-    if not how.only:
+    if stock and not how.only:
         groups = sayable(small, groups)
     if not groups:
         raise RecipeError(
-            f"The configuration of {type(small).__name__} has no size for any '{how.unit}'. Name weights in `only` to "
-            "cut them all the same; the result is then loaded by load_shrunk."
+            f"The configuration of {type(small).__name__} has no size for any '{how.unit}'. With stock=False they are "
+            "cut all the same; the result is then loaded by load_shrunk."
         )
     evidence = calibrate(small, structure, how.score.name, calibration, loss)
     scores = unit_scores(small, groups, how, evidence)

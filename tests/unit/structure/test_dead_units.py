@@ -104,6 +104,15 @@ def test_a_constant_that_zero_padding_would_change_at_the_edges_stays() -> None:
     assert torch.equal(small.module.conv1.weight[0], torch.zeros(8, 3, 3))
 
 
+def test_a_constant_that_nobody_reads_needs_no_bias() -> None:
+    module = settle(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2, bias=False)))
+    with torch.no_grad():
+        module[0].bias[0] = 1.0
+    keep = {"0.weight": torch.ones(6, 4, dtype=torch.bool), "2.weight": torch.ones(2, 6, dtype=torch.bool)}
+    keep["0.weight"][0], keep["2.weight"][:, 0] = False, False
+    assert shrink(module, Masks(keep), torch.randn(3, 4)).module[0].weight.shape == (5, 4)
+
+
 def test_what_only_feeds_the_dead_is_dead() -> None:
     module = settle(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)))
     keep = {"2.weight": torch.ones(5, 6, dtype=torch.bool), "4.weight": torch.ones(2, 5, dtype=torch.bool)}

@@ -79,6 +79,9 @@ def test_layers_lose_equally_many_dead_units_so_that_stock_code_loads_them() -> 
     rows = [(group.n_dead, group.n_removed) for group in small.groups if group.kind == "row"]
     assert rows == [(15, 15), (16, 15)]
     assert small.module.config.intermediate_size == 17
+    small = shrink(module, masks, inputs, stock=False)
+    assert [group.n_removed for group in small.groups if group.kind == "row"] == [15, 16]
+    assert small.why_not_stock == "layers differ in intermediate_size: 16, 17"
 
 
 def saved(path: Path) -> Shrunk:

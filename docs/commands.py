@@ -31,7 +31,7 @@ ASKED = {
     "--sparsity 0.7": "the smallest 70 % of all prunable weights together",
     "--sparsity 0.7 --pool layer": "70 % of each layer",
     "--sparsity 0.7 --pool row": "70 % of the inputs of each output",
-    "--budget top:2 --pool 4": "2:4, two of every four neighbours stay",
+    "--pattern 2:4": "two of every four neighbours stay; the same as --budget top:2 --pool 4",
     "--tau 0.02": "every weight of size 0.02 or less",
     "--tau 0.4sigma": "in each layer, all up to 0.4 of its standard deviation",
     "--budget erk:0.7": "70 % over all layers, more where layers are larger",

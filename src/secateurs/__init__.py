@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateurs.budgets import erk, per_layer, sparsity, threshold, top
+    from secateurs.checkpoint.compliance import compliance
     from secateurs.checkpoint.difference import diff
     from secateurs.checkpoint.opening import open_checkpoint
     from secateurs.checkpoint.packed_directory import pack_beside
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
     from secateurs.checkpoint.streamed import prune_checkpoint
     from secateurs.checkpoint.survey import inspect
     from secateurs.checkpoint.verifying import verify
+    from secateurs.column_order import permutation
     from secateurs.errors import SecateursError
     from secateurs.masks import Masks
     from secateurs.measure.drop import accuracy_drop
+    from secateurs.permuting import permute
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
     from secateurs.recipe import Recipe
     from secateurs.schedules import Schedule
     from secateurs.scores import lamp, magnitude, random
     from secateurs.selection import select
+    from secateurs.structure.files import load_shrunk, save_shrunk
+    from secateurs.structure.shrinking import shrink
     from secateurs.train.pruner import Pruner
     from secateurs.train.sharing import Sharing
     from secateurs.units import block, column, element, row
@@ -37,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateurs.budgets": ("erk", "per_layer", "sparsity", "threshold", "top"),
+    "secateurs.checkpoint.compliance": ("compliance",),
     "secateurs.checkpoint.difference": ("diff",),
     "secateurs.checkpoint.opening": ("open_checkpoint",),
     "secateurs.checkpoint.streamed": ("prune_checkpoint",),
@@ -44,15 +50,19 @@ _HOME = {
     "secateurs.checkpoint.verifying": ("verify",),
     "secateurs.checkpoint.packed_directory": ("pack_beside",),
     "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
+    "secateurs.column_order": ("permutation",),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
     "secateurs.measure.drop": ("accuracy_drop",),
+    "secateurs.permuting": ("permute",),
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.recipe": ("Recipe",),
     "secateurs.schedules": ("Schedule",),
     "secateurs.scores": ("lamp", "magnitude", "random"),
     "secateurs.selection": ("select",),
+    "secateurs.structure.files": ("load_shrunk", "save_shrunk"),
+    "secateurs.structure.shrinking": ("shrink",),
     "secateurs.train.pruner": ("Pruner",),
     "secateurs.train.sharing": ("Sharing",),
     "secateurs.units": ("block", "column", "element", "row"),
@@ -69,6 +79,7 @@ __all__ = [
     "accuracy_drop",
     "block",
     "column",
+    "compliance",
     "diff",
     "element",
     "erk",
@@ -76,6 +87,7 @@ __all__ = [
     "lamp",
     "layer",
     "load",
+    "load_shrunk",
     "magnitude",
     "model",
     "neighbours",
@@ -83,11 +95,15 @@ __all__ = [
     "pack",
     "pack_beside",
     "per_layer",
+    "permutation",
+    "permute",
     "prune",
     "prune_checkpoint",
     "random",
     "row",
+    "save_shrunk",
     "select",
+    "shrink",
     "sparsity",
     "threshold",
     "top",

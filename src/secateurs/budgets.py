@@ -50,7 +50,7 @@ class Budget(Word):
             if not all(colon for _, colon, _ in rules) or len(set(names)) != len(names):
                 raise RecipeError(f"{value!r} is not a mapping {{pattern: budget, ...}} with every pattern once.")
             return per_layer(dict(zip(names, (budget for _, _, budget in rules), strict=True)))
-        budget: Budget = call("budget", BUDGETS, text)
+        budget: Budget = call("budget", {**BUDGETS, **OF_NETWORKS}, text)
         return budget
 
     def for_layers(self, shapes: Mapping[str, Shape]) -> "dict[str, Simple]":
@@ -208,6 +208,28 @@ class PerLayer(Budget):
         return "{" + ", ".join(f"{pattern}: {budget}" for pattern, budget in self.rules) + "}"
 
 
+@dataclass(frozen=True)
+class Target(Budget):
+    """As many units go as it takes: the network's parameters or multiply-adds fall to a share, its latency to seconds.
+
+    A budget of `shrink` alone: what it means for one weight depends on all others.
+    """
+
+    of: str
+    most: float
+
+    def for_layers(self, shapes: Mapping[str, Shape]) -> dict[str, Simple]:
+        """Not known for single weights."""
+        raise RecipeError(f"'{self}' speaks of a whole network: use it with shrink, not to choose weights.")
+
+    def at(self, p: float, schedule: Schedule = LINEAR) -> "Target":
+        """The same."""
+        return self
+
+    def __str__(self) -> str:
+        return f"latency({self.most * 1e3:g}ms)" if self.of == "latency" else f"{self.of}({self.most})"
+
+
 def sparsity(s: float) -> Sparsity:
     """Exactly round(s * n) units of each pool go; s in [0, 1]."""
     return Sparsity(a_number("A sparsity", s, 0.0, 1.0))
@@ -259,3 +281,19 @@ def per_layer(rules: Mapping[str, object]) -> PerLayer:
 
 
 BUDGETS: dict[str, Callable[..., Budget]] = {"sparsity": sparsity, "threshold": threshold, "top": top, "erk": erk}
+
+
+def _latency(most: float | str) -> Target:
+    """At most so much time for one run: "8ms", or seconds."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*(ms|s)\s*", str(most))
+    if match is None and isinstance(most, str):
+        raise RecipeError(f"A latency is a time such as 8ms; got {most!r}.")
+    seconds = most if match is None else float(match.group(1)) * (1e-3 if match.group(2) == "ms" else 1.0)
+    return Target("latency", a_number("A latency", seconds, 0.0, math.inf))
+
+
+OF_NETWORKS: dict[str, Callable[..., Budget]] = {
+    "params": lambda share: Target("params", a_number("A share of the parameters", share, 0.0, 1.0)),
+    "macs": lambda share: Target("macs", a_number("A share of the multiply-adds", share, 0.0, 1.0)),
+    "latency": _latency,
+}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator
 
 from secateurs.budgets import Budget, PerLayer, Threshold
+from secateurs.checks import shown
 from secateurs.errors import RecipeError
 from secateurs.fit import check_words
 from secateurs.pools import Pool, model
@@ -79,7 +80,7 @@ class Recipe(Settings):
     def parse(cls, text: str) -> Self:
         """The recipe that one line of text says: five words in any of their forms, then skip, only, min_keep.
 
-        The schedule may be left out; a lone budget ("sparsity(0.7)") is a recipe too.
+        The schedule may be left out; a lone budget ("sparsity(0.7)") is a recipe too, and so is n:m ("2:4").
         """
         words = [word.strip() for word in split_outside(" ".join(text.split()), " ") if word.strip()]
         options: dict[str, Any] = {}
@@ -94,6 +95,9 @@ class Recipe(Settings):
                 options[key] = tuple(part.strip() for part in inside.split(","))
             words.pop()
         if len(words) == 1:
+            if re.fullmatch(r"\d+:\d+", words[0]):
+                n, m = n_of_m(words[0])
+                return cls(pool=m, budget=f"top({n})", **options)
             return cls(budget=words[0], **options)
         if not 4 <= len(words) <= 5:
             raise RecipeError(
@@ -102,6 +106,14 @@ class Recipe(Settings):
             )
         names = ("score", "unit", "pool", "budget", "schedule")
         return cls(**dict(zip(names, words, strict=False)), **options)
+
+
+def n_of_m(pattern: str) -> tuple[int, int]:
+    """The numbers of "2:4", n kept of every m neighbours; RecipeError where the text does not say that."""
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern.strip())
+    if found is None or not 0 < int(found[1]) <= int(found[2]):
+        raise RecipeError(f"{shown(pattern)} is not n:m, n kept of every m neighbours, such as '2:4'.")
+    return int(found[1]), int(found[2])
 
 
 def with_words(recipe: Recipe, **words: Any) -> Recipe:

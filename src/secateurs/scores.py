@@ -67,8 +67,14 @@ def random(weight: "Tensor", *, seed: int = 0, name: str = "") -> "Tensor":
 SCORES: "dict[str, Callable[..., Tensor]]" = {"magnitude": magnitude, "lamp": lamp, "random": random}
 
 
+# Scores of the units that `shrink` removes; their functions are in structure/unit_scores.py.
+OF_UNITS = ("l2", "taylor", "activation", "batch_norm")
+
+
 def evidence_of(name: str) -> tuple[str, ...]:
     """What a score needs beyond the weight."""
+    if name not in SCORES:
+        return ("the groups of a network (use shrink)",)
     parameters = list(inspect.signature(SCORES[name]).parameters.values())[1:]
     return tuple(p.name for p in parameters if p.default is p.empty)
 
@@ -91,8 +97,8 @@ class Score(Word):
         if not isinstance(value, str):
             raise RecipeError(f"A score is a word such as 'magnitude'; got {shown(value)}.")
         name, positional, named = parse_call(value)
-        if name not in SCORES:
-            raise RecipeError(f"Unknown score {name!r}. {nearest(name, SCORES)}")
+        if name not in SCORES and name not in OF_UNITS:
+            raise RecipeError(f"Unknown score {name!r}. {nearest(name, [*SCORES, *OF_UNITS])}")
         known = cls._settings(name)
         if len(positional) > len(known) or not set(named) <= set(known):
             raise RecipeError(f"Score {value!r}: '{name}' takes {', '.join(known) or 'no settings'}.")
@@ -105,15 +111,15 @@ class Score(Word):
     @staticmethod
     def _settings(name: str) -> dict[str, Any]:
         """The settings of a score with their defaults; `name` is evidence every caller has."""
-        parameters = inspect.signature(SCORES[name]).parameters.values()
+        parameters = inspect.signature(SCORES[name]).parameters.values() if name in SCORES else ()
         return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "name"}
 
     def __call__(self, weight: "Tensor", **evidence: Any) -> "Tensor":
         """The scores of `weight`, from the evidence its function asks for; RecipeError if some is missing."""
-        parameters = list(inspect.signature(SCORES[self.name]).parameters.values())[1:]
         missing = [need for need in evidence_of(self.name) if need not in evidence]
         if missing:
             raise RecipeError(f"Score '{self.name}' needs evidence that was not given: {', '.join(missing)}.")
+        parameters = list(inspect.signature(SCORES[self.name]).parameters.values())[1:]
         wanted = {p.name: evidence[p.name] for p in parameters if p.name in evidence}
         return SCORES[self.name](weight, **wanted, **dict(self.settings))
 

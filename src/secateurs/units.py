@@ -37,7 +37,7 @@ class Unit(Word):
             return value
         if not isinstance(value, str):
             raise RecipeError(f"A unit is a word such as 'element' or 'block(4, 4)'; got {shown(value)}.")
-        unit: Unit = call("unit", UNITS, value)
+        unit: Unit = call("unit", {**UNITS, **OF_NETWORKS}, value)
         return unit
 
     def __str__(self) -> str:
@@ -54,6 +54,8 @@ class Unit(Word):
 
     def grid(self, shape: Shape) -> Grid:
         """How many units there are: (R, C, K). PatternError where blocks would be ragged."""
+        if self.kind in OF_NETWORKS:
+            raise PatternError(f"A {self} is more than one weight: `shrink` finds and removes it.")
         if len(shape) == 1 and self.kind != "element":
             raise PatternError(f"A vector {shape} has no '{self}' units; it has elements.")
         size, piece = canonical(shape), self.piece(shape)
@@ -106,4 +108,10 @@ UNITS: dict[str, Callable[..., Unit]] = {
     "row": lambda: row,
     "column": lambda: column,
     "block": block,
+}
+
+# What only a whole network has: heads of attention, and channels of convolutions (a `row` there, rows of matrices too).
+OF_NETWORKS: dict[str, Callable[..., Unit]] = {
+    "head": lambda: Unit("head"),
+    "channel": lambda: Unit("channel"),
 }

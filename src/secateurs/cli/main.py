@@ -22,6 +22,7 @@ COMMANDS = {
     "lottery": "Find lottery tickets: prune and rewind round by round, with both controls.",
     "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
     "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
+    "shrink": "Remove neurons, filters and heads for real; an ordinary smaller network.",
     "diff": "See what changed from one checkpoint to another.",
     "pack": "Store a checkpoint without its zeros, in one file that checks itself.",
     "unpack": "Write a packed file as plain, dense safetensors.",

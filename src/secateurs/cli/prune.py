@@ -19,13 +19,13 @@ from secateurs.cli.recipes import read_recipe
 from secateurs.cli.safe import plain
 from secateurs.cli.screen import Shown, watch
 from secateurs.errors import RecipeError
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, n_of_m
 from secateurs.words import parse_argument
 
 if TYPE_CHECKING:
     from secateurs.checkpoint.tensors import Checkpoint
 
-WORDS = ("score", "unit", "pool", "budget", "sparsity", "tau", "min_keep")
+WORDS = ("score", "unit", "pool", "budget", "sparsity", "tau", "pattern", "min_keep")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,6 +33,7 @@ WORDS = ("score", "unit", "pool", "budget", "sparsity", "tau", "min_keep")
 @click.option("-o", "--out", help="The directory to write; an interrupted run goes on there.")
 @click.option("--sparsity", type=float, help="The share of the prunable weights that goes, such as 0.7.")
 @click.option("--tau", help="A threshold instead: 0.02 (absolute) or 0.4sigma (of each layer).")
+@click.option("--pattern", help="n:m instead, such as 2:4: the best n of every m neighbours stay.")
 @click.option("--budget", help="Any other budget: erk:0.7, top:2, or a mapping '{pattern: sparsity(0.5), ...}'.")
 @click.option(
     "--pool",
@@ -57,6 +58,7 @@ def prune(
     out: str | None,
     sparsity: float | None,
     tau: str | None,
+    pattern: str | None,
     budget: str | None,
     pool: str | None,
     unit: str,
@@ -83,7 +85,12 @@ def prune(
         _assert_alone("--recipe")
         recipe = read_recipe(recipe_text, {"skip": skip, "only": only})
     else:
-        chosen = _budget(sparsity, tau, budget)
+        if pattern is not None:
+            if pool is not None or unit != "element":
+                raise RecipeError(f"--pattern {pattern} says who competes, and is of elements; drop --pool and --unit.")
+            n, m = n_of_m(pattern)
+            pool = str(m)
+        chosen = _budget(sparsity, tau, budget, None if pattern is None else f"top({n})")
         if pool is None and isinstance(chosen, Top):
             raise RecipeError(f"{chosen} of what? Say who competes: --pool 4 keeps {chosen.n} of every 4 neighbours.")
         recipe = Recipe(
@@ -130,11 +137,14 @@ def _assert_alone(option: str) -> None:
         raise RecipeError(f"{option} says everything but --skip and --only; drop the other words.")
 
 
-def _budget(sparsity: float | None, tau: str | None, budget: str | None) -> Budget:
-    if sum(each is not None for each in (sparsity, tau, budget)) != 1:
+def _budget(sparsity: float | None, tau: str | None, budget: str | None, top: str | None) -> Budget:
+    if sum(each is not None for each in (sparsity, tau, budget, top)) != 1:
         raise RecipeError(
-            "Say how much is to go: one of --sparsity 0.7, --tau 0.4sigma, --budget erk:0.7, or --recipe."
+            "Say how much is to go: one of --sparsity 0.7, --tau 0.4sigma, --pattern 2:4, --budget erk:0.7, or "
+            "--recipe."
         )
+    if top is not None:
+        return Budget.parse(top)
     if sparsity is not None:
         return Budget.parse(f"sparsity({sparsity})")
     if tau is not None:

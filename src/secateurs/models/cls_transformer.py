@@ -23,18 +23,18 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = heads  # `shrink` changes it
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, is_token: Tensor | None, first_only: bool) -> Tensor:
-        batch, n_tokens, dim = x.shape
-        split = self.query_key_value(x).view(batch, n_tokens, 3, self.heads, dim // self.heads)
+        batch, n_tokens, _ = x.shape
+        split = self.query_key_value(x).view(batch, n_tokens, 3, self.heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, tokens, dim / heads)
         if first_only:
             query = query[:, :, :1]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_token)
-        out: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, -1, dim))
+        out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out
 
 

@@ -17,7 +17,7 @@ class BasicBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.n_padding = (n_out - n_in) // 2
+        self.zero_channels = ((n_out - n_in) // 2,) * 2  # before and after; `shrink` changes it with the channels
         self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(n_out)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
@@ -25,10 +25,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
-        if self.n_padding:
+        if self.stride > 1:
             # Option A of the paper: the new channels are zeros, half of them on each side of the old ones.
-            padding = (0, 0, 0, 0, self.n_padding, self.n_padding)
-            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], padding)
+            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.zero_channels))
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
         return F.relu(x + shortcut)

@@ -46,6 +46,30 @@ def test_good(output: Path, secateurs: Call) -> None:
     )
 
 
+def test_a_pattern_that_holds(output: Path, secateurs: Call) -> None:
+    said = secateurs("verify", str(output), "--pattern", "2:4")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.endswith("2:4 holds in 1 of 1 tensor that it fits, 1 groups.\n")
+    values = json.loads(secateurs("verify", str(output), "--pattern", "2:4", "--json").out)["pattern"]
+    assert values["holds"]
+    assert values["tensors"] == [{"name": "w", "shape": [1, 4], "n_groups": 1, "n_held": 1, "n_dead": 0, "reason": ""}]
+
+
+def test_a_pattern_that_does_not_hold_is_exit_1(output: Path, secateurs: Call) -> None:
+    said = secateurs("verify", str(output), "--pattern", "1:4")
+    assert (said.code, said.err) == (1, "")
+    assert "w: 1:4 holds in 0 of 1 groups.\n1:4 holds in 0 of 1 tensor that it fits, 1 groups.\n" in said.out
+    said = secateurs("verify", str(output), "--pattern", "4:8")
+    assert said.code == 1
+    assert "w: 4:8 does not fit, 4 inputs, which groups of 8 do not divide." in said.out
+
+
+def test_what_is_no_pattern_is_exit_2(output: Path, secateurs: Call) -> None:
+    said = secateurs("verify", str(output), "--pattern", "row")
+    assert (said.code, said.out) == (2, "")
+    assert "A pattern is n:m" in said.err
+
+
 def test_damaged_is_exit_3_and_names_file_and_layer(output: Path, secateurs: Call) -> None:
     path = output / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + bytes(4))

@@ -1,0 +1,173 @@
+"""`secateurs shrink SRC -o OUT`: a network in, an ordinary smaller one out."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from secateurs.cli.recipes import read_recipe
+from secateurs.cli.safe import plain, plain_console
+from secateurs.errors import RecipeError
+from secateurs.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from secateurs.structure.shrinking import Shrunk
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--out", help="The directory to write.")
+@click.option("--params", type=float, help="The share of the parameters that is left at most, such as 0.5.")
+@click.option("--macs", type=float, help="The share of the multiply-adds that is left at most.")
+@click.option("--latency", help="The time that one run takes at most, measured here: 8ms.")
+@click.option("--sparsity", type=float, help="The share of the units that goes.")
+@click.option(
+    "--unit",
+    default="row",
+    show_default=True,
+    help="What is removed: row (neurons and filters), channel (of convolutions alone), head.",
+)
+@click.option("--score", default="l2", show_default=True, help="What is kept first: l2, magnitude, batch_norm, random.")
+@click.option("--pool", default="layer", show_default=True, help="Who competes: layer, or model.")
+@click.option(
+    "--recipe", "recipes", multiple=True, help="Instead of these: a YAML file or a line of words; repeated, in turn."
+)
+@click.option("--dead", is_flag=True, help="Only what is dead already: no output changes.")
+@click.option("--skip", multiple=True, help="Leave alone the units made by weights whose names match; may be repeated.")
+@click.option("--only", multiple=True, help="Only the units made by these.")
+@click.option("--any-size", is_flag=True, help="Also cut what no stock configuration of transformers can say.")
+@click.option("--picture", metavar="FILE.svg", help="Draw the weights before and after, to scale.")
+@click.option("--block", default="", metavar="PREFIX", help="Of the picture: only weights whose names begin so.")
+@click.option("--dry-run", is_flag=True, help="Print what would go. Nothing is written.")
+@click.option("--json", "as_json", is_flag=True, help="Print what went as JSON on stdout.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def shrink(
+    source: str,
+    out: str | None,
+    params: float | None,
+    macs: float | None,
+    latency: str | None,
+    sparsity: float | None,
+    unit: str,
+    score: str,
+    pool: str,
+    recipes: tuple[str, ...],
+    dead: bool,
+    skip: tuple[str, ...],
+    only: tuple[str, ...],
+    any_size: bool,
+    picture: str | None,
+    block: str,
+    dry_run: bool,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Remove neurons, filters and heads for real, and write an ordinary smaller network.
+
+    SRC is a directory with a network of this package or of transformers; it is only read. OUT opens with
+    from_pretrained where a stock configuration can say the sizes, else with secateurs.load_shrunk.
+    """
+    given = {"params": params, "macs": macs, "latency": latency, "sparsity": sparsity}
+    budgets = [f"{name}({value})" for name, value in given.items() if value is not None]
+    if len(budgets) + bool(recipes) + dead != 1:
+        raise RecipeError(
+            "Say how much is to go: one of --params 0.5, --macs 0.5, --latency 8ms, --sparsity 0.5, --recipe, --dead."
+        )
+    if recipes:
+        chosen = [read_recipe(text, {"skip": skip, "only": only}) for text in recipes]
+    else:
+        chosen = [Recipe(score=score, unit=unit, pool=pool, budget=text, skip=skip, only=only) for text in budgets]
+    if out is None and not dry_run:
+        raise RecipeError("Say where to write: -o DIRECTORY; or --dry-run, which writes nothing.")
+
+    from secateurs.errors import OutputError
+    from secateurs.masks import Masks
+    from secateurs.structure.files import save_shrunk
+    from secateurs.structure.opening import open_network
+    from secateurs.structure.shrinking import shrink as shrink_network
+
+    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
+        raise OutputError(f"'{out}' is not empty. Give a new directory.")
+    opened = open_network(Path(source))
+    module, steps = opened.module, []
+    hows: list[Recipe | Masks] = [*chosen] or [Masks({})]
+    for how in hows:
+        steps.append(shrink_network(module, how, opened.example_inputs, stock=not any_size))
+        module = steps[-1].module
+    if out is not None and not dry_run:
+        save_shrunk(steps[-1], out, opened.reference)
+        _carry_over(Path(source), Path(out))
+    if picture is not None:
+        _draw(picture, block, opened.module, steps)
+    words = [str(how) for how in chosen] or ["dead units"]
+    if as_json:
+        click.echo(json.dumps([_values(word, step) for word, step in zip(words, steps, strict=True)]))
+    else:
+        for word, step in zip(words, steps, strict=True):
+            _print(word, step)
+        if out is not None and not dry_run:
+            _print_where(out, steps[-1])
+
+
+def _carry_over(source: Path, out: Path) -> None:
+    """Tokenizers and the like, which stock loaders look for beside the weights."""
+    from secateurs.checkpoint.beside import beside
+
+    for path in beside(source, set())[0]:
+        place = out / path.relative_to(source)
+        if path.name != "config.json" and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def _draw(path: str, block: str, first: "nn.Module", steps: "list[Shrunk]") -> None:
+    """All steps in one picture."""
+    from dataclasses import replace
+
+    from secateurs.durable import write_bytes
+    from secateurs.see.block_picture import block_picture
+
+    before = {name: tuple(tensor.shape) for name, tensor in first.named_parameters()}
+    lines = [replace(line, before=before[line.name]) for line in steps[-1].report]
+    write_bytes(Path(path), block_picture(lines, block).encode())
+
+
+def _values(words: str, step: "Shrunk") -> dict[str, Any]:
+    return {
+        "recipe": words,
+        "groups": [asdict(group) for group in step.groups],
+        "weights": [asdict(line) for line in step.report],
+        "n_parameters": step.n_parameters,
+        "macs": step.macs,
+        "difference": step.difference,
+        "why_not_stock": step.why_not_stock,
+    }
+
+
+def _print(words: str, step: "Shrunk") -> None:
+    console = plain_console()
+    table = Table("weight", "before", "after", "outcome", title=words, title_justify="left")
+    for line in step.report:
+        before, after = (" × ".join(map(str, shape)) for shape in (line.before, line.after))
+        outcome = line.outcome if line.outcome == "shrunk" else f"{line.outcome}: {line.reason}"
+        table.add_row(plain(line.name), before, after if line.outcome == "shrunk" else "", plain(outcome))
+    console.print(table)
+    n_removed, n_units = sum(group.n_removed for group in step.groups), sum(group.n_units for group in step.groups)
+    console.print(f"{n_removed:,} of {n_units:,} units are gone.")
+    for what, (old, new) in (("parameters", step.n_parameters), ("multiply-adds", step.macs)):
+        console.print(f"{what:>15}  {old:,} → {new:,}  ({new / old:.3f} is left)")
+
+
+def _print_where(out: str, last: "Shrunk") -> None:
+    from secateurs.structure.files import ABOUT_FILE
+
+    is_ours = (Path(out) / ABOUT_FILE).exists()
+    how = "secateurs.load_shrunk" if is_ours else "from_pretrained"
+    why = f" (stock code cannot: {last.why_not_stock})" if last.why_not_stock else ""
+    plain_console().print(plain(f"{out}: open it with {how}{why}."))

@@ -1,0 +1,1 @@
+"""Structure: units really removed, so that the network is an ordinary smaller one."""

@@ -1,0 +1,119 @@
+"""Choosing: which units of a network a recipe removes, until its budget is met.
+
+    choose(structure, groups, scores, recipe, measure) -> {group: bool per unit}      True = goes
+
+`sparsity(s)` is exact per pool, by the same `select` as for single weights. `params(s)`, `macs(s)` and `latency(t)`
+find the fewest units, in the order of their scores, that bring the network down to the target. With pool=model the
+groups compete, each score first divided by its group's mean, so that groups of other widths and depths are comparable;
+with pool=layer every group loses the same share.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from secateurs.budgets import Sparsity, Target
+from secateurs.errors import RecipeError
+from secateurs.fit import n_first_of
+from secateurs.groups.axes import Bools
+from secateurs.groups.finding import Group, Structure
+from secateurs.recipe import Recipe
+from secateurs.selection import select
+from secateurs.units import element
+
+Gone = dict[str, Bools]
+LATENCY_STEPS = 7  # halvings of the interval that holds the answer: 1 % of the units
+
+
+def chosen_groups(structure: Structure, recipe: Recipe) -> list[Group]:
+    """The groups of the recipe's unit. RecipeError for words that mean nothing here, or where there is none."""
+    kind = recipe.unit.kind
+    kinds = {"row": ("row", "channel"), "channel": ("channel",), "head": ("head",)}.get(kind)
+    if kinds is None:
+        raise RecipeError(f"The unit '{recipe.unit}' cannot be removed from a network: use row, channel or head.")
+    if recipe.pool.kind not in ("layer", "model"):
+        raise RecipeError(f"Units of a network compete in pool=layer or pool=model; the recipe says '{recipe.pool}'.")
+    if not isinstance(recipe.budget, Sparsity | Target):
+        raise RecipeError(
+            f"The budget '{recipe.budget}' does not say how many units go: use sparsity(s), params(s), macs(s) or "
+            "latency(8ms)."
+        )
+    found = [group for group in structure.groups if group.kind in kinds]
+    if not found:
+        there = sorted({group.kind for group in structure.groups})
+        reasons = sorted(set(structure.refused.values()))
+        raise RecipeError(
+            f"This network has no '{recipe.unit}' that can be removed; it has {', '.join(there) or 'no unit at all'}. "
+            f"Why others cannot: {'; '.join(reasons[:6]) or 'they are single'}."
+        )
+    return found
+
+
+def choose(
+    structure: Structure,
+    groups: Sequence[Group],
+    scores: Mapping[str, Tensor],
+    recipe: Recipe,
+    measure: Callable[[Gone], float],
+) -> Gone:
+    """The units that go.
+
+    measure  seconds of the network without such units; called for latency only
+
+    RecipeError where the target is out of reach.
+    """
+    if isinstance(recipe.budget, Sparsity):
+        return _at(groups, scores, recipe, recipe.budget.s, is_exact=True)
+    assert isinstance(recipe.budget, Target)
+    of, most = recipe.budget.of, recipe.budget.most
+
+    def reached(s: float) -> float:
+        gone = _at(groups, scores, recipe, s)
+        if of == "latency":
+            return measure(gone)
+        counts = {group.axis: int((~gone[group.name]).sum()) for group in groups}
+        if of == "params":
+            return structure.n_parameters(counts) / structure.n_parameters()
+        return structure.trace.macs(counts) / structure.trace.macs()
+
+    least = reached(1.0)
+    if least > most:
+        how_far = f"{least * 1e3:.3g} ms" if of == "latency" else f"{least:.3f}"
+        raise RecipeError(
+            f"'{recipe.budget}' is out of reach: with one {recipe.unit} left in each of {len(groups)} groups, {of} is "
+            f"still {how_far}. Ask for less, or cut another unit as well."
+        )
+    low, high = 0.0, 1.0  # the budget is met at high
+    if reached(0.0) <= most:
+        return _at(groups, scores, recipe, 0.0)
+    for _ in range(LATENCY_STEPS if of == "latency" else 40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) <= most else (middle, high)
+    return _at(groups, scores, recipe, high)
+
+
+def _at(
+    groups: Sequence[Group], scores: Mapping[str, Tensor], recipe: Recipe, s: float, is_exact: bool = False
+) -> Gone:
+    """The units that go at sparsity s; as many as min_keep allows, unless it is_exact, which may be an error."""
+    least = recipe.min_keep if recipe.min_keep else 1
+    names = {group.name: group.n_units for group in groups}
+    first = {name: max(1, n_first_of(least, n)) for name, n in names.items()}
+    if recipe.pool.kind == "model":
+        mean = {name: float(scores[name].double().mean()) or 1.0 for name in names}
+        relative = {name: scores[name].double() / mean[name] for name in names}
+        n = sum(names.values())
+        share = s if is_exact else min(s, 1 - sum(first.values()) / n)
+        keep = select(relative, element, "model", Sparsity(share), least)
+        return {name: ~keep[name].cpu().numpy() for name in names}
+    gone = {}
+    for name, n in names.items():
+        n_gone = round(s * n)
+        if is_exact and n_gone > n - first[name]:
+            raise RecipeError(
+                f"'{recipe.budget}' leaves {n - n_gone} of the {n} units of '{name}'; at least {first[name]} must "
+                "stay. Ask for less, or skip it."
+            )
+        n_gone = min(n_gone, n - first[name])
+        gone[name] = ~select(scores[name].double(), element, "layer", Sparsity(n_gone / n)).cpu().numpy()
+    return gone

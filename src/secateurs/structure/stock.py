@@ -1,0 +1,103 @@
+"""Stock: what the configuration of a transformers network can say about sizes, so that stock code loads the result.
+
+    sayable(module, groups)      the groups that a configuration has a size for
+    evenly(module, ..., dead)    of the dead units, as many in each layer as all layers have
+    say_it(module, ...)          set the configuration of a network that was cut; returns why it cannot be said, or ""
+
+Whether a configuration says the right thing is never guessed: a network is built from it, without memory, and its
+shapes are compared. Nothing here imports transformers.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateurs.groups.axes import Axis, Bools
+from secateurs.groups.finding import Group, Structure
+
+WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim", "d_ff")
+HEADS, KV_HEADS, HEAD_DIM = "num_attention_heads", "num_key_value_heads", "head_dim"
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Whether it is a network of transformers."""
+    return hasattr(module, "config") and hasattr(module, "save_pretrained")
+
+
+def sayable(module: nn.Module, groups: Sequence[Group]) -> list[Group]:
+    """The groups that the network's configuration has a size for: all, where it has no configuration."""
+    if not is_stock(module):
+        return list(groups)
+    return [group for group in groups if group.kind == "head" or _width(module.config, group.n_units)]
+
+
+def evenly(module: nn.Module, structure: Structure, dead: Mapping[str, Bools]) -> dict[str, Bools]:
+    """For a network of transformers, as many dead units in each layer as the layer with the fewest has."""
+    if not is_stock(module):
+        return dict(dead)
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for group in structure.groups:
+        alike[(group.kind, group.n_units)].append(group.name)
+    says = {group.name for group in sayable(module, structure.groups)}
+    gone = {}
+    for names in alike.values():
+        least = min(int(dead[name].sum()) for name in names)
+        for name in names:
+            units = np.zeros_like(dead[name])
+            units[np.flatnonzero(dead[name])[: least if name in says else 0]] = True
+            gone[name] = units
+    return gone
+
+
+def say_it(module: nn.Module, structure: Structure, counts: Mapping[Axis, int]) -> str:
+    """Change the configuration of a network that was cut to what it is now, if that can be said; else why not."""
+    if not is_stock(module) or all(counts[group.axis] == group.n_units for group in structure.groups):
+        return ""
+    changes: dict[str, set[int]] = defaultdict(set)
+    old: Any = module.config
+    for group in structure.groups:
+        now = counts[group.axis]
+        if group.kind == "head":
+            heads, kv = getattr(old, HEADS), getattr(old, KV_HEADS, None)
+            changes[HEADS].add(heads * now // group.n_units)
+            if kv is not None:
+                changes[KV_HEADS].add(now if kv == group.n_units else kv)
+            if now != group.n_units:
+                changes[HEAD_DIM].add(getattr(old, HEAD_DIM, None) or old.hidden_size // heads)
+        elif name := _width(old, group.n_units):
+            changes[name].add(now)
+        elif now != group.n_units:
+            return f"the configuration has no size for '{group.name}'"
+    if uneven := {name: sizes for name, sizes in changes.items() if len(sizes) > 1}:
+        name, sizes = next(iter(uneven.items()))
+        return f"layers differ in {name}: {', '.join(map(str, sorted(sizes)))}"
+    new = copy.deepcopy(old)
+    for name, sizes in changes.items():
+        setattr(new, name, next(iter(sizes)))
+    try:
+        with torch.device("meta"):
+            built = type(module)(new)
+    except ValueError as error:
+        return f"the configuration refuses it: {error}"
+    now_shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()} != now_shapes:
+        said = ", ".join(f"{name}={next(iter(sizes))}" for name, sizes in changes.items())
+        return f"{type(module).__name__} with {said} has other shapes"
+    for name, sizes in changes.items():
+        setattr(old, name, next(iter(sizes)))
+    return ""
+
+
+def _width(config: Any, n: int) -> str:
+    """The name under which a configuration says that a feed-forward layer has n units, or ""."""
+    for name in WIDTHS:
+        if getattr(config, name, None) == n:
+            return name
+        if name == "n_inner" and hasattr(config, name) and config.n_inner is None and n == 4 * config.hidden_size:
+            return name
+    return ""

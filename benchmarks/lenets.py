@@ -51,7 +51,6 @@ class Stage(Settings):
     start    the stage whose weights this one begins with; None begins with fresh ones
     teacher  the stage whose network this one is distilled from
     dropout  {layer: share of its inputs that a training step leaves out}
-    is_held  weights that are zero at the beginning stay so
     n_bits   where it is not 0, the kept weights of a layer become 2**n_bits numbers and learn as those
     """
 
@@ -61,11 +60,7 @@ class Stage(Settings):
     training: Training
     recipe: sc.Recipe | None = None
     dropout: dict[str, float] = Field(default_factory=dict)
-    is_held: bool = False
     n_bits: int = 0
-
-
-TAUGHT = Distillation(hardness=0.9, temperature=2.0)
 
 
 def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage]:
@@ -84,31 +79,31 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         values = {**values, **changed}
         stages[name] = Stage(name=name, start=begun, teacher=teacher, training=training, recipe=recipe, **values)
 
-    def cut(kept: float, begin: float, end: float) -> sc.Recipe:
-        return sc.Recipe(score="lamp", budget=sc.sparsity(1 - kept), schedule=f"cubic({begin}, {end}, every=50)")
+    def cut(budget: object, score: str = "magnitude", pool: str = "layer") -> sc.Recipe:
+        return sc.Recipe(score=score, pool=pool, budget=budget, schedule="cubic(end=0.7, every=50)")
 
     common = {"batch_size": 128, "warmup": 0.03}
-    taught = {**common, "distill": TAUGHT}
+    taught = {**common, "distill": Distillation(hardness=0.9, temperature=2.0)}
     if net == "lenet-300-100":
-        hidden = {"fc1": 0.2, "fc2": 0.5, "fc3": 0.5}
-        add("dense", training={**common, "epochs": 40.0, "learning_rate": 2e-3, "weight_decay": 0.01}, dropout=hidden)
-        fine = {**taught, "epochs": 6.0, "learning_rate": 2e-4}
-        pruned = {**taught, "epochs": 30.0, "learning_rate": 2e-3}
-        fewer = {"fc2.weight": sc.sparsity(2 / 3), "fc3.weight": sc.sparsity(1 / 2)}
-        units = sc.Recipe(unit="column", pool="layer", budget=fewer, schedule="cubic(0, 0.7, every=50)")
-        add("narrow", "dense", units, training=pruned)
-        add("small", "narrow", cut(1 / 21, 0.0, 0.6), training=pruned, is_held=True)
-        add("smallest", "dense", cut(1 / 61, 0.0, 0.6), training=pruned)
+        dense = {**common, "epochs": 60.0, "learning_rate": 2e-3, "weight_decay": 0.01}
+        add("dense", training=dense, dropout={"fc1": 0.2, "fc2": 0.5, "fc3": 0.5})
+        pruned = {**taught, "epochs": 60.0, "learning_rate": 0.1, "optimizer": "sgd"}
+        small = {"fc1.weight": sc.sparsity(0.9592), "fc2.weight": sc.sparsity(0.915), "fc3.weight": sc.sparsity(0.55)}
+        add("small", "dense", cut(small), training=pruned)
+        smallest = {
+            "fc1.weight": sc.sparsity(0.9875),
+            "fc2.weight": sc.sparsity(0.967),
+            "fc3.weight": sc.sparsity(0.64),
+        }
+        add("smallest", "dense", cut(smallest), training={**pruned, "epochs": 120.0})
+        fine = {**taught, "epochs": 10.0, "learning_rate": 2e-4}
     else:
-        add(
-            "dense",
-            training={**common, "epochs": 15.0, "learning_rate": 2e-3, "weight_decay": 0.05},
-            dropout={"fc2": 0.5},
-        )
+        dense = {**common, "epochs": 12.0, "learning_rate": 2e-3, "weight_decay": 0.05}
+        add("dense", training=dense, dropout={"fc2": 0.5})
+        pruned = {**taught, "epochs": 16.0, "learning_rate": 2e-3}
+        add("small", "dense", cut(sc.sparsity(1 - 1 / 105), "lamp", "model"), training=pruned)
+        add("smallest", "dense", cut(sc.sparsity(1 - 1 / 255), "lamp", "model"), training=pruned)
         fine = {**taught, "epochs": 3.0, "learning_rate": 2e-4}
-        pruned = {**taught, "epochs": 15.0, "learning_rate": 2e-3}
-        add("small", "dense", cut(1 / 105, 0.0, 0.6), training=pruned)
-        add("smallest", "dense", cut(1 / 255, 0.0, 0.6), training=pruned)
     add("small-shared", "small", training=fine, n_bits=4)
     add("smallest-shared", "smallest", training=fine, n_bits=4)
     return stages
@@ -150,10 +145,6 @@ def reached(net: str, stage: Stage, root: Path, seed: int, work: Path) -> Networ
         )
         for name, p in stage.dropout.items()
     ]
-    if stage.is_held:
-        # What has no gradient moves under no optimizer, and no other weight is smaller when the next are chosen.
-        alive = {layer.parameter: layer.parameter.detach() != 0 for layer in layers(module) if layer.is_prunable}
-        hooks += [weight.register_hook(lambda gradient, keep=keep: gradient * keep) for weight, keep in alive.items()]
     if net == "lenet-5":
         module.forward = types.MethodType(forward_of_lenet_5, module)
     print(f"{net} seed {seed} {stage.name} begins", file=sys.stderr, flush=True)
@@ -261,12 +252,11 @@ def error_of(module: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def train_all(net: str, trial: Mapping[str, Any] | None, root: Path, seed: int, work: Path, last: str | None) -> None:
-    """Every stage of one seed, on one thread."""
+    """Every stage of one seed, or all that leads to one, on one thread."""
     torch.set_num_threads(1)
     for name, stage in plan_of(net, trial).items():
-        reached(net, stage, root, seed, work)
-        if name == last:
-            break
+        if last in (None, name):
+            reached(net, stage, root, seed, work)
 
 
 def main() -> None:
@@ -279,7 +269,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/lenets"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/lenets.json"))
     parser.add_argument("--trial", type=json.loads, help="JSON {stage: its changes}; validation figures only")
-    parser.add_argument("--last", help="of a trial: the stage to stop after")
+    parser.add_argument("--last", help="of a trial: the only stage that is measured")
     arguments = parser.parse_args()
     net, root, trial = arguments.net, arguments.data, arguments.trial
     stages = plan_of(net, trial)
@@ -290,7 +280,7 @@ def main() -> None:
     jobs = (joblib.delayed(train_all)(net, trial, root, s, arguments.work, arguments.last) for s in arguments.seeds)
     joblib.Parallel(n_jobs=arguments.jobs)(jobs)
     torch.set_num_threads(1)
-    names = list(stages)[: list(stages).index(arguments.last) + 1 if arguments.last else None]
+    names = [arguments.last] if arguments.last else list(stages)
     found = {
         str(seed): {
             name: measured(net, stages[name], root, seed, arguments.work, with_test=trial is None) for name in names

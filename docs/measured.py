@@ -605,9 +605,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "patterns-kept": patterns_kept,
     "patterns-retrain": patterns_retrain,
 }
-for _network in ("lenet-5", "resnet-20"):
+for _net in ("lenet-5", "resnet-20"):
     for _view in ("size", "multiply-adds"):
-        TABLES[f"{_network}-equal-{_view}"] = lambda name=_network, view=_view: allocated(name, view)  # type: ignore[misc]
+        TABLES[f"{_net}-equal-{_view}"] = lambda name=_net, view=_view: allocated(name, view)  # type: ignore[misc]
 for _name in ("explore_digits", "explore_mnist"):
     for _kind in (stages, tradeoff, claims):
         TABLES[f"{_name}-{_kind.__name__}"] = lambda kind=_kind, name=_name: kind(name)  # type: ignore[misc]

@@ -366,6 +366,54 @@ def packed_mutants() -> str:
     )
 
 
+def packed_speed() -> str:
+    """Dense bytes a second, in memory, beside a copy and what people use."""
+    if not (RESULTS / "packed_speed.json").exists():
+        return not_yet("python benchmarks/packed_speed.py")
+    found = read("packed_speed")
+    ours, others = found["ours"], found["others"]
+
+    def line(name: str, pack: str, load: str, size: int, side: dict[str, Any]) -> list[str]:
+        runs = side["runs"]
+        spread = [
+            f"{runs[way]['gb_per_s']:.3g} ({4 * side['n_weights'] / runs[way]['max_s'] / 1e9:.3g}–"
+            f"{4 * side['n_weights'] / runs[way]['min_s'] / 1e9:.3g})"
+            for way in (pack, load)
+        ]
+        return [name, *spread, f"{size / (4 * side['n_weights']):.1%}"]
+
+    rows = [
+        line(
+            f"bitmask, {values}",
+            f"bitmask pack {values}",
+            f"bitmask unpack {values}",
+            ours["sizes"][f"bitmask {values}"],
+            ours,
+        )
+        for values in ("exact", "int8")
+    ]
+    rows += [
+        line(
+            f"packed file, {values}",
+            f"file pack {values}",
+            f"file load {values}",
+            ours["sizes"][f"file {values}"],
+            ours,
+        )
+        for values in ("exact", "int8")
+    ]
+    rows += [line(name, f"{name} pack", f"{name} unpack", size, others) for name, size in others["sizes"].items()]
+    rows.append(line("memory copy", "memory copy", "memory copy", 4 * ours["n_weights"], ours))
+    head = ["", "pack, GB a second", "back, GB a second", "of the dense bytes"]
+    n, n_others = (next(iter(side["runs"].values()))["n"] for side in (ours, others))
+    return (
+        f"{table(head, rows)}\n\n{ours['n_weights']:,} normal float32 weights, {found['n_zero']:,} of them zero; "
+        f"gigabytes of dense weights, in memory (files in /dev/shm), medians of {n} interleaved rounds, the least and "
+        f"the most in brackets. zlib, zstd and CSR: {others['n_weights']:,} of the weights, {n_others} rounds, one "
+        f"thread, as whoever uses them has it. {machine(found)}"
+    )
+
+
 def _network(name: str) -> str:
     """A directory as people know the network in it: weights_lenet5_mnist."""
     return name.removeprefix("weights_")
@@ -598,6 +646,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed-normal": packed_normal,
     "packed-minilm": packed_minilm,
     "packed-mutants": packed_mutants,
+    "packed-speed": packed_speed,
     "compare-digits": lambda: compared("compare_digits"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
     "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),

@@ -47,7 +47,7 @@ def block_picture(lines: Sequence[Line], prefix: str = "", palette: Palette = PR
             parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}">{escape(text)}</text>')
         x += max(inputs * scale, 0.58 * TEXT * max(map(len, words))) + GAP
     height = GAP + LARGEST + 5 * TEXT
-    title = escape(f"{prefix}: outputs down, inputs across; light is gone")
+    title = escape(f"{prefix}: outputs down, inputs across; orange is gone")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {x:.1f} {height:.1f}" width="{x:.0f}" '
         f'height="{height:.0f}" font-family="{escape(palette.font)}" font-size="{TEXT}">\n'

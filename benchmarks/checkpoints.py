@@ -2,7 +2,8 @@
 
     python benchmarks/checkpoints.py memory      100M weights in memory, beside what people use
     python benchmarks/checkpoints.py disk        from disk to disk, against reading twice and writing once
-    python benchmarks/checkpoints.py large       10 GB in 64 shards, and 2.6 GB by lamp: memory; ranks, in memory files
+    python benchmarks/checkpoints.py large       10 GB in 64 shards, and 2.6 GB by lamp: memory
+    python benchmarks/checkpoints.py ranks       2.6 GB in memory files by one rank and by two
     python benchmarks/checkpoints.py inspect     a real file (--path) and 2 GB
     python benchmarks/checkpoints.py recount     real files (--path) pruned, and sorted in numpy to compare every weight
 
@@ -260,10 +261,11 @@ def command(*words: object, threads: int = 0) -> list[str]:
     return [sys.executable, "-m", "secateurs", *map(str, words), *more]
 
 
-def run(words: list[str]) -> tuple[float, int]:
-    """Seconds, and the most memory of the process's own that was seen, every 5 milliseconds."""
+def run(words: list[str], n_cores: int = 0) -> tuple[float, int]:
+    """Seconds, and the most memory of the process's own that was seen, every 5 milliseconds; on so many cores."""
     start, most = time.perf_counter(), 0
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    pinned = ["taskset", "-c", f"0-{n_cores - 1}"] if n_cores else []
+    with subprocess.Popen([*pinned, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             most = max(most, rss_anon(process.pid))
             time.sleep(0.005)
@@ -314,28 +316,18 @@ def disk(scratch: Path, n: int = 5) -> dict[str, Any]:
     return {"size_bytes": size, "n_shards": 8, **found}
 
 
-def large(scratch: Path, shm: Path, n: int = 3) -> dict[str, Any]:
-    """10 GB in 64 shards: the memory of one process, and by lamp in a part; one rank against two, without a disk."""
+def large(scratch: Path, shm: Path) -> dict[str, Any]:
+    """10 GB in 64 shards: the memory of one process, and by lamp in a part."""
     source, out = scratch / "source", scratch / "out"
     size = make_checkpoint(source, 64, 9, 2116)
-    largest = 4 * 2116 * 2116
     seconds, most = run(command("prune", source, "-o", out, "--sparsity", 0.7, "--only", "*"))
     shutil.rmtree(out)
     shutil.rmtree(source)
-    small = shm / "source"
-    small_size = make_checkpoint(small, 16, 9, 2116)
-
+    small_size = make_checkpoint(shm / "source", 16, 9, 2116)
     lamp_seconds, lamp_most = run(
-        command("prune", small, "-o", shm / "out", "--sparsity", 0.7, "--score", "lamp", "--only", "*")
+        command("prune", shm / "source", "-o", shm / "out", "--sparsity", 0.7, "--score", "lamp", "--only", "*")
     )
-
-    def ranks(n_ranks: int) -> float:
-        shutil.rmtree(shm / "out", ignore_errors=True)
-        words = ["prune", small, "-o", shm / "out", "--sparsity", 0.7, "--only", "*"]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n_ranks), "-m", "secateurs"]
-        return run([*launcher, *map(str, words), "--threads", "1"])[0]
-
-    timed = in_turn({"1 rank": lambda: ranks(1), "2 ranks": lambda: ranks(2), "start 2": lambda: _start(2)}, n)
+    largest = 4 * 2116 * 2116
     return {
         "size_bytes": size,
         "n_shards": 64,
@@ -349,22 +341,53 @@ def large(scratch: Path, shm: Path, n: int = 3) -> dict[str, Any]:
             "seconds": lamp_seconds,
             "peak_anonymous_bytes": lamp_most,
         },
-        "ranks": {
-            "size_bytes": small_size,
-            "seconds": {name: summary(times) for name, times in timed.items()},
-            "speed_up": {name: 1 / value for name, value in ratios(timed, "1 rank")["2 ranks"].items()},
-        },
     }
+
+
+def ranks(shm: Path, n: int = 3) -> dict[str, Any]:
+    """One rank against two, of one thread and one core each, without a disk.
+
+    What a rank writes has a thread of its own, which would use the other core: so each gets one, as on two machines.
+    """
+    source, out = shm / "source", shm / "out"
+    size = make_checkpoint(source, 16, 9, 2116)
+
+    def timed(n_ranks: int) -> float:
+        shutil.rmtree(out, ignore_errors=True)
+        words = ["prune", source, "-o", out, "--sparsity", 0.7, "--only", "*", "--threads", "1"]
+        return run([*_launcher(n_ranks), "-m", "secateurs", *map(str, words)], n_ranks)[0]
+
+    competitors = {
+        "1 rank": lambda: timed(1),
+        "2 ranks": lambda: timed(2),
+        "start 1": lambda: _start(1),
+        "start 2": lambda: _start(2),
+    }
+    seconds = in_turn(competitors, n)
+    pairs = {"1": ("1 rank", "start 1"), "2": ("2 ranks", "start 2")}
+    work = {
+        k: [whole - start for whole, start in zip(seconds[a], seconds[b], strict=True)] for k, (a, b) in pairs.items()
+    }
+    return {
+        "size_bytes": size,
+        "n_shards": 16,
+        "seconds": {name: summary(times) for name, times in seconds.items()},
+        "speed_up": {name: 1 / value for name, value in ratios(seconds, "1 rank")["2 ranks"].items()},
+        "speed_up_without_start": {name: 1 / value for name, value in ratios(work, "1")["2"].items()},
+    }
+
+
+def _launcher(n_ranks: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n_ranks)]
 
 
 def _start(n_ranks: int) -> float:
     """Seconds until n ranks have started and met, which is in every time of theirs."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n_ranks)]
     code = "import torch.distributed as d; d.init_process_group('gloo'); d.barrier(); d.destroy_process_group()"
     with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
         script.write(code)
         script.flush()
-        return run([*launcher, script.name])[0]
+        return run([*_launcher(n_ranks), script.name], n_ranks)[0]
 
 
 def inspect(scratch: Path, path: Path | None, n: int = 7) -> dict[str, Any]:
@@ -424,7 +447,7 @@ def recount(scratch: Path, paths: list[Path]) -> dict[str, Any]:
 def main() -> None:
     """Run one part and write it into the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("memory", "disk", "large", "inspect", "recount"))
+    parser.add_argument("part", choices=("memory", "disk", "large", "ranks", "inspect", "recount"))
     parser.add_argument("--scratch", type=Path, help="a directory with room, by default a temporary one")
     parser.add_argument("--memory-files", type=Path, default=Path("/dev/shm"), help="a file system in memory")
     parser.add_argument("--path", type=Path, nargs="*", default=[], help="inspect, recount: real checkpoints")
@@ -442,6 +465,8 @@ def main() -> None:
             found = disk(Path(scratch))
         elif arguments.part == "large":
             found = large(Path(scratch), Path(shm))
+        elif arguments.part == "ranks":
+            found = ranks(Path(shm))
         elif arguments.part == "recount":
             found = recount(Path(scratch), arguments.path)
         else:

@@ -88,24 +88,16 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         dense = {**common, "epochs": 60.0, "learning_rate": 2e-3, "weight_decay": 0.01}
         add("dense", training=dense, dropout={"fc1": 0.2, "fc2": 0.5, "fc3": 0.5})
         pruned = {**taught, "epochs": 60.0, "learning_rate": 0.1, "optimizer": "sgd"}
-        small = {"fc1.weight": sc.sparsity(0.9592), "fc2.weight": sc.sparsity(0.915), "fc3.weight": sc.sparsity(0.55)}
+        small = {"fc1.weight": sc.sparsity(0.9505), "fc2.weight": sc.sparsity(0.898), "fc3.weight": sc.sparsity(0.5)}
         add("small", "dense", cut(small), training=pruned)
-        smallest = {
-            "fc1.weight": sc.sparsity(0.9875),
-            "fc2.weight": sc.sparsity(0.967),
-            "fc3.weight": sc.sparsity(0.64),
-        }
-        add("smallest", "dense", cut(smallest), training={**pruned, "epochs": 120.0})
         fine = {**taught, "epochs": 10.0, "learning_rate": 2e-4}
     else:
-        dense = {**common, "epochs": 12.0, "learning_rate": 2e-3, "weight_decay": 0.05}
+        dense = {**common, "epochs": 9.0, "learning_rate": 2e-3, "weight_decay": 0.05}
         add("dense", training=dense, dropout={"fc2": 0.5})
-        pruned = {**taught, "epochs": 16.0, "learning_rate": 2e-3}
-        add("small", "dense", cut(sc.sparsity(1 - 1 / 105), "lamp", "model"), training=pruned)
-        add("smallest", "dense", cut(sc.sparsity(1 - 1 / 255), "lamp", "model"), training=pruned)
-        fine = {**taught, "epochs": 3.0, "learning_rate": 2e-4}
+        pruned = {**taught, "epochs": 11.0, "learning_rate": 2e-3}
+        add("small", "dense", cut(sc.sparsity(1 - 1 / 40), "lamp", "model"), training=pruned)
+        fine = {**taught, "epochs": 2.0, "learning_rate": 2e-4}
     add("small-shared", "small", training=fine, n_bits=4)
-    add("smallest-shared", "smallest", training=fine, n_bits=4)
     return stages
 
 

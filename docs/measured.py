@@ -174,27 +174,36 @@ def from_disk() -> str:
 
 
 def large() -> str:
-    """The memory of one large run, and two ranks against one."""
+    """The memory of one large run."""
     found = part("checkpoints", "large")
     if found is None:
         return not_yet("python benchmarks/checkpoints.py large")
-    titles = {"1 rank": "1 rank of one thread", "2 ranks": "2 ranks of one thread", "start 2": "2 ranks only starting"}
-    peak, bound, ranks = found["peak_anonymous_bytes"], found["bound_bytes"], found["ranks"]
     rows = [
         ["checkpoint", f"{_size(found['size_bytes'])} in {found['n_shards']} shards"],
         ["largest tensor", _size(found["largest_tensor_bytes"])],
         ["seconds", f"{found['seconds']:.1f}"],
-        ["the process's own memory at its peak", _size(peak)],
-        ["the bound: twice the largest tensor + 300 MB", _size(bound)],
+        ["the process's own memory at its peak", _size(found["peak_anonymous_bytes"])],
+        ["the bound: twice the largest tensor + 300 MB", _size(found["bound_bytes"])],
         *_by_lamp(found.get("lamp")),
-        *([f"{titles.get(name, name)}, seconds", _seconds(times)] for name, times in ranks["seconds"].items()),
-        ["1 rank / 2 ranks", _ratio(ranks["speed_up"])],
     ]
-    n = next(iter(ranks["seconds"].values()))["n"]
+    return f"{table(['one large run', 'measured'], rows)}\n\nOne run. {machine(found)}"
+
+
+def ranks() -> str:
+    """Two ranks against one."""
+    found = part("checkpoints", "ranks")
+    if found is None:
+        return not_yet("python benchmarks/checkpoints.py ranks")
+    rows = [[name, _seconds(times)] for name, times in found["seconds"].items()]
+    rows += [
+        ["1 rank / 2 ranks", _ratio(found["speed_up"])],
+        ["the same without the starts", _ratio(found["speed_up_without_start"])],
+    ]
+    n = next(iter(found["seconds"].values()))["n"]
     return (
-        f"{table(['one large run, and ranks', 'measured'], rows)}\n\nOne run of the large one; ranks on "
-        f"{_size(ranks['size_bytes'])} in a memory file system, medians of {n} interleaved rounds, the least and the "
-        f"most in brackets, the start in each. {machine(found)}"
+        f"{table(['ranks of one thread and one core', 'seconds, or times'], rows)}\n\n{_size(found['size_bytes'])} in "
+        f"{found['n_shards']} shards in a memory file system; *start* is torchrun with a program that only meets. "
+        f"Medians of {n} interleaved rounds, the least and the most in brackets. {machine(found)}"
     )
 
 
@@ -639,6 +648,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "checkpoints-memory": in_memory,
     "checkpoints-disk": from_disk,
     "checkpoints-large": large,
+    "checkpoints-ranks": ranks,
     "checkpoints-inspect": inspected,
     "checkpoints-recount": recounted,
     "checkpoints-torture": torture,

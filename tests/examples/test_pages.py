@@ -10,10 +10,12 @@ from functools import cache
 import click
 import pytest
 
-from secateurs.budgets import threshold
+from secateurs.budgets import sparsity, threshold
 from secateurs.cli.main import secateurs
 from secateurs.data import DataSpec
+from secateurs.experiments.comparison import Comparison
 from secateurs.experiments.exploration import Experiment, Exploration
+from secateurs.experiments.lottery import Lottery
 from secateurs.experiments.presets import preset
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe
@@ -86,6 +88,8 @@ def test_the_schemas_accept_what_is_written_and_refuse_what_is_not():
     written = {
         "exploration": value,
         "experiment": value.experiment,
+        "comparison": Comparison(experiment=value.experiment, fine_tune=value.fine_tune),
+        "lottery": Lottery(experiment=value.experiment.model_copy(update={"recipe": Recipe(budget=sparsity(0.2))})),
         "training": value.fine_tune,
         "model": value.experiment.model,
         "data": value.experiment.data,

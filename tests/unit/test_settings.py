@@ -14,6 +14,7 @@ from secateurs.experiments.exploration import Experiment, Exploration
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe
 from secateurs.settings import Settings
+from secateurs.train.distillation import Distillation
 from secateurs.train.training import Training
 
 EXPERIMENT = Experiment(
@@ -67,6 +68,7 @@ def test_the_hash_is_the_same_on_every_machine_and_follows_every_field() -> None
     assert printed == Training(epochs=3.0, clip=1.0).hash
     changes = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1, "rate": "constant"}
     changes |= {"warmup": 0.0, "epochs": 1.0, "batch_size": 8, "clip": 1.0, "revive": "forget"}
+    changes |= {"rate_from": 0.5, "rate_to": 0.5, "precision": "bfloat16", "distill": Distillation()}
     assert set(changes) == set(Training.model_fields)
     hashes = {Training(**{key: value}).hash for key, value in changes.items()} | {Training().hash}
     assert len(hashes) == len(changes) + 1

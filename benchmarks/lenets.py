@@ -286,24 +286,23 @@ def main() -> None:
                 "command": f"python benchmarks/lenets.py {net} DATA --seeds {' '.join(map(str, arguments.seeds))}",
                 "environment": environment(),
                 "data": data_of(root).fingerprint,
-                "stages": {
-                    name: {**stage.values(), "start": name_of(stage.start), "teacher": name_of(stage.teacher)}
-                    for name, stage in stages.items()
-                },
+                "stages": {name: described(stages[name]) for name in names},
                 "summary": {name: summary([rows[name] for rows in found.values()]) for name in names},
                 "seeds": found,
             }
         else:
-            line = {"net": net, "changes": trial, "seeds": found}
+            settings = {name: described(stages[name]) for name in names}
+            line = {"net": net, "changes": trial, "stages": settings, "seeds": found}
             others = [each for each in results.get("trials", []) if (each["net"], each["changes"]) != (net, trial)]
             results["trials"] = [*others, line]
         write_json(arguments.out, results)
     print(json.dumps({name: summary([rows[name] for rows in found.values()]) for name in names}, indent=1))
 
 
-def name_of(stage: Stage | None) -> str | None:
-    """Its name, where there is one."""
-    return stage and stage.name
+def described(stage: Stage) -> dict[str, Any]:
+    """Its settings, with the stages before it by their names."""
+    before = {"start": stage.start and stage.start.name, "teacher": stage.teacher and stage.teacher.name}
+    return {**stage.values(), **before}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

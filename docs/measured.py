@@ -375,6 +375,30 @@ def packed_mutants() -> str:
     )
 
 
+def packed_lenets() -> str:
+    """The networks of Deep Compression, from training to the file."""
+    path = RESULTS / "lenets.json"
+    found = read("lenets") if path.exists() else {}
+    nets = {name: found[name] for name in ("lenet-300-100", "lenet-5") if name in found}
+    if not nets:
+        return not_yet("python benchmarks/lenets.py lenet-300-100 DATA --seeds 0 1 2")
+    rows = []
+    for name, net in nets.items():
+        for stage, each in net["summary"].items():
+            test = each["test_error"]
+            size = _bytes(each["file_bytes"]) if "file_bytes" in each else "—"
+            error = f"{test['mean']:.2f} ({test['low']:.2f}–{test['high']:.2f})"
+            rows.append([name, stage, f"{each['fewer']:.1f} ×", size, f"{each['validation_error']:.2f}", error])
+    head = ["network", "stage", "fewer weights", "the file", "validation error, %", "test error, % (95 % t interval)"]
+    seeds = {name: ", ".join(net["seeds"]) for name, net in nets.items()}
+    said = "; ".join(f"{name}: seeds {each}" for name, each in seeds.items())
+    return (
+        f"{table(head, rows)}\n\nMNIST, 55,000 images to learn from, 5,000 to choose by, 10,000 for the test, looked "
+        f"at once; no augmentation, the teacher is the own dense network; means. {said}. The error of *small-shared* is "
+        f"that of the file, read again. {machine(next(iter(nets.values())))}"
+    )
+
+
 def packed_speed() -> str:
     """Dense bytes a second, in memory, beside a copy and what people use."""
     if not (RESULTS / "packed_speed.json").exists():
@@ -657,6 +681,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed-minilm": packed_minilm,
     "packed-mutants": packed_mutants,
     "packed-speed": packed_speed,
+    "packed-lenets": packed_lenets,
     "compare-digits": lambda: compared("compare_digits"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
     "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),

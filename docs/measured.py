@@ -394,8 +394,8 @@ def packed_lenets() -> str:
     said = "; ".join(f"{name}: seeds {each}" for name, each in seeds.items())
     return (
         f"{table(head, rows)}\n\nMNIST, 55,000 images to learn from, 5,000 to choose by, 10,000 for the test, looked "
-        f"at once; no augmentation, the teacher is the own dense network; means. {said}. The error of *small-shared* is "
-        f"that of the file, read again. {machine(next(iter(nets.values())))}"
+        f"at once; no augmentation, the teacher is the own dense network; means. {said}. The error of *small-shared* "
+        f"is that of the file, read again. {machine(next(iter(nets.values())))}"
     )
 
 

@@ -46,10 +46,15 @@ class Distillation(Settings):
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def loss_with(module: nn.Module, distill: Distillation | None, teacher: nn.Module | None, x: Tensor) -> Loss:
+def loss_with(
+    module: nn.Module, distill: Distillation | None, teacher: nn.Module | None, x: Tensor, is_moving: bool = False
+) -> Loss:
     """The loss that trains `module`: cross-entropy, and what `distill` says of the teacher.
 
-    x  all training inputs: a teacher of answers alone answers them once, here. RecipeError where the two do not fit.
+    x          all training inputs: a teacher of answers alone answers them once, here
+    is_moving  a batch differs from the inputs at its positions: the teacher answers every batch as it comes
+
+    RecipeError where the two do not fit.
     """
     if (distill is None) != (teacher is None):
         raise RecipeError("A teacher and the training's 'distill' go together; found one without the other.")
@@ -58,7 +63,7 @@ def loss_with(module: nn.Module, distill: Distillation | None, teacher: nn.Modul
     if teacher is module:
         raise RecipeError("The teacher is the network that is trained. Give a copy of it: copy.deepcopy(module).")
     names = _hidden_names(module, teacher) if distill.hidden else ()
-    known = None if names else _answers(teacher, x)
+    known = None if names or is_moving else _answers(teacher, x)
 
     def loss(batch: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         logits, states = _with_states(module, names, inputs)

@@ -14,6 +14,7 @@ from secateurs.measure.accuracy import Accuracy, accuracy
 from secateurs.measure.environment import environment
 from secateurs.recipe import Recipe
 from secateurs.train.distillation import loss_with
+from secateurs.train.moving import moved
 from secateurs.train.pruner import Pruner
 from secateurs.train.state import load_state, restore, save_state, state_of
 from secateurs.train.training import Training
@@ -57,7 +58,7 @@ def train(
 ) -> Iterator[Look]:
     """Train `module` in place, where it is; yields a Look before the first step and `n_looks` more.
 
-    seed        orders the examples (and seeds dropout); one seed, one machine and one version give the same bits twice
+    seed        orders and moves the examples (and seeds dropout); one seed, machine and version give the same bits twice
     recipe      prunes inside the loop, its schedule spread over the whole training
     masks       with a recipe: held from before the first step in place of its choices
     teacher     what `training.distill` learns from, in evaluation mode; it is left as it is
@@ -73,7 +74,9 @@ def train(
     n_steps = training.n_steps(n_examples)
     if masks is not None and recipe is None:
         raise RecipeError("Masks are held by the pruner of a recipe; give the recipe that chose them.")
-    loss_of = loss_with(module, training.distill, teacher, data.x_train)
+    if training.is_moving and data.x_train.dim() != 4:
+        raise RecipeError("shift and flip move images; the examples of this data are none. Leave both out.")
+    loss_of = loss_with(module, training.distill, teacher, data.x_train, training.is_moving)
     optimizer = training.make_optimizer(module)
     pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
     order = torch.Generator().manual_seed(seed)
@@ -111,7 +114,10 @@ def train(
 
         module.train()
         optimizer.zero_grad()
-        x, y = data.x_train[batch].to(device), data.y_train[batch].to(device)
+        x = data.x_train[batch]
+        if training.is_moving:
+            x = moved(x, training.shift, training.flip, order)
+        x, y = x.to(device), data.y_train[batch].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
             loss = loss_of(batch, x, y)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -29,6 +29,8 @@ class Training(Settings):
                    40 % (learning-rate rewinding)
     rate_to        where on the rate's curve it ends; with 0.6 of the epochs, the first 60 % of the whole training
     clip           gradients are scaled down to this norm; 0 leaves them
+    shift          images are moved by up to so many pixels each way, anew in every step
+    flip           half of the images are mirrored, anew in every step
     precision      of the forward and backward pass; the weights and the optimizer stay float32
     distill        what is learned from a teacher; None learns from the labels alone
     revive         see Pruner; only with a recipe
@@ -45,6 +47,8 @@ class Training(Settings):
     epochs: float = 10.0
     batch_size: int = 64
     clip: float = 0.0
+    shift: int = 0
+    flip: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     distill: Distillation | None = None
     revive: Revive = "never"
@@ -60,8 +64,15 @@ class Training(Settings):
                 raise RecipeError(f"{key} must be below 1; got {getattr(self, key)}.")
         if not self.rate_from < self.rate_to <= 1.0:
             raise RecipeError(f"rate_to must be above rate_from={self.rate_from}, at most 1; got {self.rate_to}.")
+        if not 0 <= self.shift <= 64:
+            raise RecipeError(f"shift must be 0 to 64 pixels; got {self.shift}.")
         if self.batch_size < 1:
             raise RecipeError(f"batch_size must be at least 1; got {self.batch_size}.")
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether an example looks different every time it is learned from."""
+        return bool(self.shift or self.flip)
 
     def n_steps(self, n_examples: int) -> int:
         """Optimizer steps for a training set of this size; at least one where there is any training."""

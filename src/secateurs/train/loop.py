@@ -58,7 +58,7 @@ def train(
 ) -> Iterator[Look]:
     """Train `module` in place, where it is; yields a Look before the first step and `n_looks` more.
 
-    seed        orders and moves the examples (and seeds dropout); one seed, machine and version give the same bits twice
+    seed        orders and moves the examples, and seeds dropout; one seed, machine and version give the same bits
     recipe      prunes inside the loop, its schedule spread over the whole training
     masks       with a recipe: held from before the first step in place of its choices
     teacher     what `training.distill` learns from, in evaluation mode; it is left as it is

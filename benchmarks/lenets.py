@@ -84,6 +84,7 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
 
     common = {"batch_size": 128, "warmup": 0.03}
     taught = {**common, "distill": Distillation(hardness=0.9, temperature=2.0)}
+
     def layers_of(fc1: float, fc2: float, fc3: float) -> dict[str, object]:
         return {"fc1.weight": sc.sparsity(fc1), "fc2.weight": sc.sparsity(fc2), "fc3.weight": sc.sparsity(fc3)}
 

@@ -32,6 +32,20 @@ BYTES = 20 << 10  # of the tokens that stay in the first
 
 
 @compiled
+def turn(source: Any, n: int, m: int, step: int, target: Any, to: int) -> None:
+    """target[j * to + i] = source[i * step + j] for i < n and j < m, eight i at a time."""
+    whole = n // 8 * 8
+    for i in range(0, whole, 8):
+        a, b = source[i * step :], target[i:]
+        for j in range(m):
+            for k in range(8):
+                b[j * to + k] = a[k * step + j]
+    for i in range(whole, n):
+        for j in range(m):
+            target[j * to + i] = source[i * step + j]
+
+
+@compiled
 def by_mask(
     mask: Any, kept: Any, starts: Any, scales: Any, width: int, x: Any, low: int, high: int, y: Any, wide: Any
 ) -> None:

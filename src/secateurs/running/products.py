@@ -1,14 +1,12 @@
 """Products: y = x W^T + bias with a ready weight, for any number of tokens; which loop runs, on how many threads."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from secateurs.errors import InputError
@@ -18,6 +16,7 @@ from secateurs.running.ready import Bits, Listed, Ready, Tiled
 from secateurs.running.together import n_threads, together
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens, width, x, y)
 
 FEW = 4  # tokens that one loop over the weight serves
 WIDTHS = (8, 16, 32, 64)  # tokens of a tile
@@ -37,28 +36,36 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if x.device.type != "cpu":
         raise InputError(f"Packed weights run on the CPU; x is on {x.device}.")
-    tokens = x.detach().reshape(-1, weight.columns).to(torch.float32)
-    n = len(tokens)
-    if weight.columns == 0 or n == 0 or weight.rows == 0:
-        y = torch.zeros(n, weight.rows)
+    # numpy's small steps cost a third of torch's, and one token of a small layer takes less than ten of them.
+    floats = x.detach() if x.dtype == torch.float32 else x.detach().float()
+    tokens: Floats = floats.contiguous().numpy().reshape(-1, weight.columns)
+    if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
+        y = np.zeros((len(tokens), weight.rows), np.float32)
+    elif len(tokens) <= FEW and not isinstance(weight, Tiled):
+        y = _few(weight, tokens)
     else:
-        y = _few(weight, tokens) if n <= FEW and not isinstance(weight, Tiled) else _many(weight, tokens)
+        y = _many(weight, tokens)
     if bias is not None:
-        y += bias
-    return y.to(x.dtype).reshape(*x.shape[:-1], weight.rows)
+        y += bias.detach().numpy()
+    found = torch.from_numpy(y.reshape(*x.shape[:-1], weight.rows))
+    return found if x.dtype == torch.float32 else found.to(x.dtype)
 
 
-def _few(weight: Ready, tokens: Tensor) -> Tensor:
-    n, beyond = len(tokens), 32 * weight.stride - weight.columns
+def _few(weight: Ready, tokens: Floats) -> Floats:
+    n, columns = len(tokens), 32 * weight.stride
     if isinstance(weight, Bits) and n > 1:
-        x, y = F.pad(tokens, (0, beyond, 0, FEW - n)).reshape(-1).numpy(), np.empty((FEW, weight.rows), np.float32)
-        _rows(weight, 1, partial(_four, weight, x, y))
-        return torch.from_numpy(y[:n])
-    out = torch.empty(n, weight.rows)
-    padded = F.pad(tokens, (0, beyond)) if beyond else tokens.contiguous()
-    for x, y in zip(padded.numpy(), out.numpy(), strict=True):
-        _rows(weight, 1, partial(_one, weight, x, y))
-    return out
+        x, y = np.zeros((FEW, columns), np.float32), np.empty((FEW, weight.rows), np.float32)
+        x[:n, : weight.columns] = tokens
+        _rows(weight, 1, partial(_four, weight, x.reshape(-1), y))
+        return y[:n]
+    if columns > weight.columns:
+        padded = np.zeros((n, columns), np.float32)
+        padded[:, : weight.columns] = tokens
+        tokens = padded
+    y = np.empty((n, weight.rows), np.float32)
+    for i in range(n):
+        _rows(weight, 1, partial(_one, weight, tokens[i], y[i]))
+    return y
 
 
 def _one(weight: Ready, x: Floats, y: Floats, low: int, high: int) -> None:
@@ -72,34 +79,20 @@ def _four(weight: Bits, x: Floats, y: Floats, low: int, high: int) -> None:
     few.four(weight.mask, weight.kept, weight.starts, weight.scales, weight.width, x, low, high, y)
 
 
-@dataclass(frozen=True, eq=False)
-class _Tile:
-    """Tokens `first` to `first + n`, side by side.
-
-    x  (columns * width,)     y  (rows, width)
-    """
-
-    first: int
-    n: int
-    wide: tuple[int, ...]
-    x: Floats
-    y: Floats
-
-
-def _many(weight: Ready, tokens: Tensor) -> Tensor:
-    tiles = []
+def _many(weight: Ready, tokens: Floats) -> Floats:
+    tiles, columns = [], weight.columns
     for first, n, width in _tiles(len(tokens)):
-        mine = F.pad(tokens[first : first + n], (0, 0, 0, width - n)).t().contiguous().reshape(-1)
-        tiles.append(_Tile(first, n, tile(width), mine.numpy(), np.empty((weight.rows, width), np.float32)))
-    out = torch.empty(len(tokens), weight.rows)
+        x = (np.empty if n == width else np.zeros)(columns * width, np.float32)
+        many.turn(tokens[first:].reshape(-1), n, columns, columns, x, width)
+        tiles.append((first, n, tile(width), x, np.empty(weight.rows * width, np.float32)))
+    out = np.empty((len(tokens), weight.rows), np.float32)
     _rows(weight, 8 * len(tiles), partial(_by_tile, weight, tiles, out))
     return out
 
 
-def _by_tile(weight: Ready, tiles: list[_Tile], out: Tensor, low: int, high: int) -> None:
-    kept, starts, scales = weight.kept, weight.starts, weight.scales
-    for each in tiles:
-        x, y, wide = each.x, each.y.reshape(-1), each.wide
+def _by_tile(weight: Ready, tiles: list[Tile], out: Floats, low: int, high: int) -> None:
+    kept, starts, scales, rows = weight.kept, weight.starts, weight.scales, weight.rows
+    for first, n, wide, x, y in tiles:
         if isinstance(weight, Bits):
             many.by_mask(weight.mask, kept, starts, scales, weight.width, x, low, high, y, wide)
         elif isinstance(weight, Listed):
@@ -107,7 +100,8 @@ def _by_tile(weight: Ready, tiles: list[_Tile], out: Tensor, low: int, high: int
         elif isinstance(weight, Tiled):
             h = weight.h
             many.by_block(weight.places, kept, starts, scales, h, weight.w, x, low // h, high // h, y, wide)
-        out[each.first : each.first + each.n, low:high] = torch.from_numpy(each.y[low:high, : each.n]).t()
+        width = 8 * len(wide)
+        many.turn(y[low * width :], high - low, n, width, out[first:].reshape(-1)[low:], rows)
 
 
 def _tiles(n: int) -> Iterator[tuple[int, int, int]]:

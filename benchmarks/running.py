@@ -5,9 +5,10 @@
 
 `layers`: normal weights with zeros at random; float32 inputs, float32 outputs, a bias everywhere. Before every timed
 call 64 MB are read, so that weights come from memory. Every round times all contenders once, in turn; medians, and
-ratios to torch's float32 layer round by round with a bootstrap interval. The limit of a packed layer is its bytes by the rate at
-which torch sums float32 numbers, measured in the same rounds. Each contender's largest error beside the product in
-float64 with its own weights (rounded ones for int8) is in the result. Missing runtimes are said to be.
+ratios to torch's float32 layer round by round with a bootstrap interval. The limit of a packed layer is its bytes by
+the rate at which torch sums float32 numbers, measured in the same rounds. Each contender's largest error, as a share of
+the largest output, beside the product of the float32 weights in float64 is in the result; for blocks, which have
+zeros of their own, none is. Missing runtimes are said to be.
 `start`: seconds of the first product in a new process, with no compiled code kept and with it kept.
 Run it on a machine that does nothing else.
 """
@@ -148,10 +149,11 @@ def case(rows: int, columns: int, sparsity: float, n_tokens: int, n_threads: int
     errors = {}
     for name, each in contenders.items():
         found = torch.as_tensor(each(x)).double()
-        each(x)
+        each(x)  # the second call is as the others will be
+        if name.startswith("blocks"):
+            continue
         errors[name] = float((found - exact).abs().max() / exact.abs().max())
-    limits = {f"torch {each}": errors[f"torch {each}"] for each in ("float32", "bfloat16")}
-    assert errors["bitmask fp32"] < 1e-5 > limits[TORCH], errors
+    assert errors[TORCH] < 1e-5 > errors["bitmask fp32"], errors
     assert errors["bitmask bf16"] < 0.01 > errors["bitmask int8"], errors
     work = {name: (lambda each=each: timed(each, x)) for name, each in contenders.items()}
     readers = linear.weight

@@ -140,6 +140,8 @@ class Pruner:
             "sigmas": dict(self._sigmas),
             "dense": {name: value.clone() for name, value in self._dense.items()},
             "keep": None if self.masks is None else {name: keep.clone() for name, keep in self.masks.items()},
+            # Masks that are held may be another recipe's, or nobody's.
+            "keep_recipe": self.masks.recipe.to_yaml() if self.masks is not None and self.masks.recipe else None,
             "report": [] if self.masks is None else [asdict(line) for line in self.masks.report],
         }
 
@@ -158,12 +160,13 @@ class Pruner:
             sigmas = {str(name): a_number("sigma", value, 0.0, math.inf) for name, value in state["sigmas"].items()}
             report = tuple(LayerReport.read(line) for line in state["report"])
             keep = None if state["keep"] is None else self._tensors("saved pruner's keep", state["keep"])
+            chosen_by = None if state["keep_recipe"] is None else Recipe.from_yaml(state["keep_recipe"])
             dense = self._tensors("saved pruner's dense", state["dense"]) if state["dense"] else {}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"The saved pruner is malformed: {type(error).__name__}: {error}") from error
         self.n_steps, self._n_pending, self._n_chosen = counts
         self._sigmas, self._dense = sigmas, dense
-        self.masks = None if keep is None else Masks(keep, report, self.recipe)
+        self.masks = None if keep is None else Masks(keep, report, chosen_by)
         self._budget = None if self.masks is None else self._budget_at(self._n_chosen)
 
     def _tensors(self, what: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -120,7 +120,12 @@ def _table(results: Results) -> str:
     rows: list[list[Cell]] = []
     for name in dict.fromkeys(point["strategy"] for point in results["points"]):
         points = [by_point[name, s] for s in asked]
-        cells = [(point_text(point), "off" if point["minus_dense"]["is_beyond_noise"] else "") for point in points]
+        # A line may end before the bracket, and nowhere else.
+        texts = [point_text(point).replace(" ", "\u00a0").replace("\u00a0(", " (") for point in points]
+        cells = [
+            (text, "off" if point["minus_dense"]["is_beyond_noise"] else "")
+            for text, point in zip(texts, points, strict=True)
+        ]
         rows.append([COMPARISON[name], *cells, f"{points[-1]['epochs']:g}", *_costs(points[-1])])
     at, dense = percent(asked[-1], 0), results["dense"]
     foot: list[Cell] = [f"dense: {mean_text(dense)}", *[""] * len(asked), f"{dense['epochs']:g}", *_costs(dense)]

@@ -114,7 +114,7 @@ def curves(
     words = [lines[name].word for name in known]
     columns = max(2, width // 170)
     legend = alt.Legend(
-        orient="top", columns=columns, labelLimit=260, columnPadding=16, rowPadding=4, offset=10, symbolDash=[1, 0]
+        orient="top", columns=columns, labelLimit=260, columnPadding=16, rowPadding=4, offset=10, symbolStrokeWidth=0
     )
     used = [lines[name] for name in known]
     color = alt.Color("word:N", scale=alt.Scale(domain=words, range=[line.color for line in used]), legend=legend)

@@ -1,21 +1,24 @@
 """Structure: what removed units cost in accuracy and give in time.
 
     python benchmarks/structure.py halves --data DATA [--seeds 0 1 2]
-    python benchmarks/structure.py resnet --data DATA [--seeds 0 1 2]
+    python benchmarks/structure.py resnet --data DATA [--seeds 0]
     python benchmarks/structure.py time --data DATA [--path MINILM] [--threads 2]
 
 halves  LeNet-300-100 without half of its hidden units, and a CLS transformer without half of its FFN units, on
-        DATA/mnist/mnist.npz: the dense network; cut and fine-tuned; and the controls of Liu et al. 2019
-        (arXiv:1810.05270), the small network from new weights, for as many epochs as the dense one (scratch-E) and for
-        as much computation (scratch-B). Rates are those of the presets, which were chosen on validation data.
-resnet  ResNet-20 from its published weights at half its multiply-adds, by our scores and pools and by torch-pruning's
-        example pruner, each fine-tuned alike on the 10k training images of DATA/cifar10. torch-pruning cannot follow
-        the zero-padded shortcuts, so it is given what it can cut: the channels inside the blocks. Beside it stands our
-        cut of the same channels. The first half of the shuffled test set is for comparing arms; the second half, on
-        which nothing is chosen, is what is reported.
+        DATA/mnist/mnist.npz: the dense network; the same trained on like the cut one ("dense on"); cut; cut and
+        fine-tuned ("shrunk"); and the controls of Liu et al. 2019 (arXiv:1810.05270), the small network from new
+        weights, for as many epochs as the dense one (scratch-E) and for as much computation (scratch-B). Rates are
+        those of the presets, which were chosen on validation data.
+resnet  ResNet-20 from its published weights at half its multiply-adds, by our shrink and repair and by torch-pruning's
+        example pruner, BatchNorm's statistics re-estimated and each fine-tuned alike on 8,000 training images of
+        DATA/cifar10. torch-pruning cannot follow zero-padded shortcuts, so it is given what it can cut: the channels
+        inside the blocks. Beside it stands our cut of the same channels, and one of all channels. Which of our pools is
+        taken, is chosen before fine-tuning on the 2,000 other training images; the test set is looked at once cut and
+        once tuned.
 time    seconds of a batch before and after, side by side; needs no training.
 
-Every result is written to --out as soon as it is known, and what is written is not done again.
+Every result is written to --out as soon as it is known, and what is written is not done again; a training that was
+killed goes on from its last epoch, in --work.
 """
 
 import argparse
@@ -36,8 +39,8 @@ from secateurs.groups.finding import find_groups
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.measure.seconds import side_by_side
-from secateurs.models import ModelSpec, build, load_weights
-from secateurs.structure.repairing import re_estimate
+from secateurs.models import ModelSpec, build, load_model, load_weights, save_model
+from secateurs.structure.repairing import re_estimate, repair
 from secateurs.structure.shrinking import Shrunk
 from secateurs.train.loop import train
 from secateurs.train.training import Training
@@ -45,16 +48,18 @@ from secateurs.train.training import Training
 HALF = sc.Recipe.parse("l2 row layer sparsity(0.5)")
 SPECS = {"mlp": ModelSpec(name="lenet-300-100"), "transformer": ModelSpec.parse("cls-transformer(patch=14)")}
 EPOCHS, FINE_TUNE_EPOCHS, BATCH = 5.0, 2.0, 128
-BLOCKS = "only=[layer*.*.conv1.weight]"
-ARMS = {
-    "ours, all channels, model": "l2 channel model macs(0.5)",
-    "ours, all channels, layer": "l2 channel layer macs(0.5)",
-    "ours, in blocks, model": f"l2 channel model macs(0.5) {BLOCKS}",
-    "ours, in blocks, layer": f"l2 channel layer macs(0.5) {BLOCKS}",
-    "torch-pruning, in blocks": "",
+HALVES_ARMS = ("dense", "dense on", "cut", "shrunk", "scratch-E", "scratch-B")
+IN_BLOCKS = "only=[layer*.*.conv1.weight]"
+POOLS = ("model", "layer")
+RESNET_ARMS = {
+    "ours, in blocks": [f"l2 channel {pool} macs(0.5) {IN_BLOCKS}" for pool in POOLS],
+    "torch-pruning, in blocks": [],
+    "ours, all channels": [f"l2 channel {pool} macs(0.5)" for pool in POOLS],
 }
-# Not chosen: a tenth of the rate that such networks are trained with, for long enough to settle.
-RESNET_TUNING = Training(optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, epochs=15.0, batch_size=128)
+# Not chosen: a tenth of the rate that such networks are trained with, and the moves they are trained with.
+RESNET_TUNING = Training(
+    optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, epochs=6.0, batch_size=128, shift=4, flip=True
+)
 CIFAR = DataSpec(source="cifar10.npz", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -64,9 +69,9 @@ def training(spec: ModelSpec, epochs: float, is_first: bool) -> Training:
     return Training(**{**found.values(), "epochs": epochs, "batch_size": BATCH})
 
 
-def fitted(module: nn.Module, data: Dataset, how: Training, seed: int) -> dict[str, Any]:
-    """Train, then look at the test set once."""
-    last = list(train(module, data, how, seed=seed, n_looks=1))[-1]
+def fitted(module: nn.Module, data: Dataset, how: Training, seed: int, state: Path) -> dict[str, Any]:
+    """Train, from where a killed run was at its last epoch, then look at the test set once."""
+    last = list(train(module, data, how, seed=seed, n_looks=max(1, round(how.epochs)), state_file=state))[-1]
     test = accuracy(module, data.x_test, data.y_test)
     return {"epochs": how.epochs, "validation": last.validation.values(), "test": test.values()}
 
@@ -77,29 +82,43 @@ def about(small: Shrunk) -> dict[str, Any]:
 
 
 def halves(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
-    """Each network, seed by seed."""
+    """Each network, seed by seed, arm by arm."""
     data = load_data(DataSpec(source="mnist", directory=str(arguments.data / "mnist")))
     inputs = data.x_val[:2]
     found |= {"recipe": str(HALF), "n_test": len(data.y_test)}
     for name, spec in SPECS.items():
         for seed in arguments.seeds:
             mine = found.setdefault(name, {}).setdefault(str(seed), {})
-            if "shrunk" in mine:
-                continue
-            module = build(spec, data.shape, seed)
-            mine["dense"] = fitted(module, data, training(spec, EPOCHS, True), seed)
-            small = sc.shrink(module, HALF, inputs)
-            mine["cut"] = about(small) | {"test": accuracy(small.module, data.x_test, data.y_test).values()}
-            tuned = fitted(small.module, data, training(spec, FINE_TUNE_EPOCHS, False), 1000 + seed)
-            before, after = small.macs
-            for arm, epochs in (("scratch-E", EPOCHS), ("scratch-B", EPOCHS * before / after)):
-                new = sc.shrink(build(spec, data.shape, 500 + seed), HALF, inputs).module
-                for layer in new.modules():
-                    if isinstance(layer, nn.Linear) and name == "mlp":
-                        layer.reset_parameters()  # its own bound follows the number of inputs
-                mine[arm] = fitted(new, data, training(spec, epochs, True), 2000 + seed)
-            mine["shrunk"] = tuned
-            yield f"{name}, seed {seed}: " + ", ".join(f"{k} {v['test']['value']:.4f}" for k, v in mine.items())
+            dense = arguments.work / f"{name}-{seed}"
+            for arm in HALVES_ARMS:
+                if arm in mine:
+                    continue
+                state = arguments.work / f"{name}-{seed}-{arm}.state"
+                if arm == "dense":
+                    module, epochs = build(spec, data.shape, seed), EPOCHS
+                    mine[arm] = fitted(module, data, training(spec, epochs, True), seed, state)
+                    save_model(module, spec, data.shape, dense)
+                elif arm in ("dense on", "cut", "shrunk"):
+                    module, _ = load_model(dense)
+                    if arm != "dense on":
+                        small = sc.shrink(module, HALF, inputs)
+                        module = small.module
+                    if arm == "cut":
+                        test = accuracy(module, data.x_test, data.y_test)
+                        mine[arm] = about(small) | {"test": test.values()}
+                    else:
+                        how = training(spec, FINE_TUNE_EPOCHS, False)
+                        mine[arm] = fitted(module, data, how, 1000 + seed, state)
+                else:
+                    small = sc.shrink(build(spec, data.shape, 500 + seed), HALF, inputs)
+                    for layer in small.module.modules():
+                        if isinstance(layer, nn.Linear) and name == "mlp":
+                            layer.reset_parameters()  # its own bound follows the number of inputs
+                    before, after = small.macs
+                    epochs = EPOCHS * before / after if arm == "scratch-B" else EPOCHS
+                    mine[arm] = fitted(small.module, data, training(spec, epochs, True), 2000 + seed, state)
+                yield f"{name}, seed {seed}, {arm}: {mine[arm]['test']['value']:.4f}"
+                state.unlink(missing_ok=True)
 
 
 def by_torch_pruning(module: nn.Module, inputs: torch.Tensor) -> nn.Module:
@@ -128,44 +147,50 @@ def by_torch_pruning(module: nn.Module, inputs: torch.Tensor) -> nn.Module:
 
 
 def resnet(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
-    """Each arm, seed by seed; seeds order the images."""
+    """Each arm, seed by seed; seeds draw the calibration images, and order and move the training's."""
     spec = ModelSpec(name="resnet-20")
     data = load_data(CIFAR.model_copy(update={"source": str(arguments.data / "cifar10" / "cifar10.npz")}))
-    order = torch.randperm(len(data.y_test), generator=torch.Generator().manual_seed(0))
-    inputs, half = data.x_val[:2], len(order) // 2
-    found |= {"training": RESNET_TUNING.values(), "n_test": half}
-
-    def tested(module: nn.Module) -> dict[str, Any]:
-        parts = {"first": order[:half], "second": order[half:]}
-        return {key: accuracy(module, data.x_test[at], data.y_test[at]).values() for key, at in parts.items()}
+    inputs = data.x_val[:2]
+    found |= {"training": RESNET_TUNING.values(), "n_test": len(data.y_test)}
 
     def published() -> nn.Module:
         module = build(spec, data.shape, seed=0)
         load_weights(module, arguments.data / "weights_resnet20_cifar10")
         return module.eval()
 
+    def on(part: str, module: nn.Module) -> dict[str, Any]:
+        return accuracy(module, getattr(data, f"x_{part}"), getattr(data, f"y_{part}")).values()
+
     if "dense" not in found:
-        found["dense"] = tested(published())
-        yield f"dense {found['dense']['second']['value']:.4f}"
+        found["dense"] = {"test": on("test", published()), "macs": find_groups(published(), inputs).trace.macs() // 2}
+        yield f"dense {found['dense']['test']['value']:.4f}"
     for seed in arguments.seeds:
-        for arm, words in ARMS.items():
-            mine = found.setdefault(arm, {"recipe": words or "tp.pruner.GroupNormPruner, p=2, global"})
-            if str(seed) in mine:
+        some = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))[:2048]
+        batches = data.x_train[some].split(256)  # not the first: files may be in the order of classes
+        for arm, words in RESNET_ARMS.items():
+            mine = found.setdefault(arm, {}).setdefault(str(seed), {})
+            state = arguments.work / f"resnet-{seed}-{arm}.state"
+            if "tuned" in mine:
                 continue
-            module = published()
-            small = (
-                sc.shrink(module, sc.Recipe.parse(words), inputs).module if words else by_torch_pruning(module, inputs)
-            )
-            structure = find_groups(small, inputs)
-            mine["macs"] = structure.trace.macs() / find_groups(published(), inputs).trace.macs()
-            mine["n_parameters"] = structure.n_parameters()
-            some = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))[:2048]
-            re_estimate(small, data.x_train[some].split(256))  # not the first: files may be in the order of classes
-            made = {"cut": tested(small)}
-            list(train(small, data, RESNET_TUNING, seed=seed, n_looks=1))
-            mine[str(seed)] = made | {"tuned": tested(small)}
-            cut, tuned = (mine[str(seed)][key]["second"]["value"] for key in ("cut", "tuned"))
-            yield f"{arm}, seed {seed}: {mine['macs']:.3f} of the multiply-adds, {cut:.4f} then {tuned:.4f}"
+            cuts: dict[str, nn.Module] = {}
+            for recipe in words:
+                small = sc.shrink(published(), sc.Recipe.parse(recipe), inputs)
+                repair(published(), small, batches[:2])  # 512 images show each filter half a million places
+                cuts[recipe] = small.module
+            if not words:
+                cuts["tp.pruner.GroupNormPruner, p=2, global"] = by_torch_pruning(published(), inputs)
+            for module in cuts.values():
+                re_estimate(module, batches)
+            validation = {recipe: on("val", module)["value"] for recipe, module in cuts.items()}
+            chosen = max(validation, key=lambda recipe: validation[recipe])
+            module = cuts[chosen]
+            structure = find_groups(module, inputs)
+            mine |= {"cut on validation": validation, "chosen": chosen, "cut": {"test": on("test", module)}}
+            mine |= {"macs": structure.trace.macs() // 2, "n_parameters": structure.n_parameters()}
+            yield f"{arm}, seed {seed}: {mine['macs']:,} multiply-adds, {chosen}: {mine['cut']['test']['value']:.4f}"
+            mine["tuned"] = fitted(module, data, RESNET_TUNING, seed, state)
+            yield f"{arm}, seed {seed}: {mine['tuned']['test']['value']:.4f} when tuned"
+            state.unlink(missing_ok=True)
 
 
 def timed(before: nn.Module, after: nn.Module, inputs: Any) -> dict[str, Any]:
@@ -191,7 +216,7 @@ def time(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
         "resnet-20": (
             build(ModelSpec(name="resnet-20"), cifar, 0),
             (3, 32, 32),
-            sc.Recipe.parse(next(iter(ARMS.values()))),
+            sc.Recipe.parse(RESNET_ARMS["ours, all channels"][0]),
         ),
     }
     for name, (module, size, recipe) in networks.items():
@@ -232,8 +257,10 @@ def main() -> None:
     parser.add_argument("--path", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/structure"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/structure.json"))
     arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     part = results.setdefault(arguments.part, {})

@@ -2,6 +2,7 @@
 
     python benchmarks/structure.py halves --data DATA [--seeds 0 1 2]
     python benchmarks/structure.py resnet --data DATA [--seeds 0]
+    python benchmarks/structure.py minilm --data DATA --path MINILM [--seeds 0 1 2] [--epochs 8]
     python benchmarks/structure.py time --data DATA [--path MINILM] [--threads 2]
 
 halves  LeNet-300-100 without half of its hidden units, and a CLS transformer without half of its FFN units, on
@@ -15,6 +16,10 @@ resnet  ResNet-20 from its published weights at half its multiply-adds, by our s
         inside the blocks. Beside it stands our cut of the same channels, and one of all channels. Which of our pools is
         taken, is chosen before fine-tuning on the 2,000 other training images; the test set is looked at once cut and
         once tuned.
+minilm  all-MiniLM-L6-v2 with a CLS head on DATA/banking77, taught as in minilm_banking77.py; then without half of its
+        FFN units and a third of its heads (Taylor scores on training queries, least-squares repair), fine-tuned with
+        the dense network as its teacher. The dense networks are those that minilm_banking77.py keeps in --work/dense.
+        What is cut is saved and loaded again, and its outputs compared.
 time    seconds of a batch before and after, side by side; needs no training.
 
 Every result is written to --out as soon as it is known, and what is written is not done again; a training that was
@@ -22,6 +27,8 @@ killed goes on from its last epoch, in --work.
 """
 
 import argparse
+import copy
+import dataclasses
 import json
 import sys
 import warnings
@@ -29,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import secateurs as sc
@@ -60,6 +68,9 @@ RESNET_ARMS = {
 RESNET_TUNING = Training(
     optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, epochs=6.0, batch_size=128, shift=4, flip=True
 )
+MINILM_CUT = [
+    sc.Recipe.parse(f"taylor {words}") for words in ("row layer sparsity(0.5)", f"head layer sparsity({1 / 3})")
+]
 CIFAR = DataSpec(source="cifar10.npz", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -69,9 +80,12 @@ def training(spec: ModelSpec, epochs: float, is_first: bool) -> Training:
     return Training(**{**found.values(), "epochs": epochs, "batch_size": BATCH})
 
 
-def fitted(module: nn.Module, data: Dataset, how: Training, seed: int, state: Path) -> dict[str, Any]:
+def fitted(
+    module: nn.Module, data: Dataset, how: Training, seed: int, state: Path, teacher: nn.Module | None = None
+) -> dict[str, Any]:
     """Train, from where a killed run was at its last epoch, then look at the test set once."""
-    last = list(train(module, data, how, seed=seed, n_looks=max(1, round(how.epochs)), state_file=state))[-1]
+    n_looks = max(1, round(how.epochs))
+    last = list(train(module, data, how, seed=seed, n_looks=n_looks, state_file=state, teacher=teacher))[-1]
     test = accuracy(module, data.x_test, data.y_test)
     return {"epochs": how.epochs, "validation": last.validation.values(), "test": test.values()}
 
@@ -193,6 +207,63 @@ def resnet(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
             state.unlink(missing_ok=True)
 
 
+def minilm(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
+    """Seed by seed: dense, cut, shrunk."""
+    import minilm_banking77 as on_banking77
+
+    data = on_banking77.read(arguments.path, arguments.data / "banking77")
+    how = Training(**{**on_banking77.TRAINING.values(), "epochs": arguments.epochs, "distill": on_banking77.DISTILL})
+    found |= {"recipes": list(map(str, MINILM_CUT)), "training": how.values(), "n_test": len(data.y_test)}
+    for seed in arguments.seeds:
+        mine = found.setdefault(str(seed), {})
+        if "shrunk" in mine:
+            continue
+        keep = arguments.work / "dense"
+        dense = on_banking77.run("dense", seed, arguments.epochs, arguments.path, data, keep)
+        right = dense["is_right"]
+        mine["dense"] = {"validation": dense["validation"], "test": {"value": sum(right) / len(right)}}
+        yield f"minilm, seed {seed}, dense: {mine['dense']['test']['value']:.4f}"
+        teacher = on_banking77.load(arguments.path, data.shape.n_classes, seed)
+        teacher.load_state_dict(load_file(keep / f"dense-{seed}" / "weights.safetensors"))
+        teacher.eval()
+        module, small = without(teacher, data, seed)
+        mine["cut"] = about(small) | {"validation": accuracy(module, data.x_val, data.y_val).values()}
+        yield f"minilm, seed {seed}, cut, on validation data: {mine['cut']['validation']['value']:.4f}"
+        state = arguments.work / f"minilm-{seed}.state"
+        mine["shrunk"] = fitted(module, data, how, seed, state, teacher)
+        folder = arguments.work / f"minilm-{seed}"
+        sc.save_shrunk(dataclasses.replace(small, module=module.encoder), folder)
+        ids = data.x_test[:8]
+        inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        first, again = (each.eval()(**inputs).last_hidden_state for each in (module.encoder, sc.load_shrunk(folder)))
+        mine["shrunk"]["is_same_when_loaded"] = torch.equal(first, again)
+        yield f"minilm, seed {seed}, shrunk: {mine['shrunk']['test']['value']:.4f}"
+        state.unlink(missing_ok=True)
+
+
+def without(teacher: Any, data: Dataset, seed: int) -> tuple[Any, Shrunk]:
+    """A copy of the classifier with less of its encoder, repaired, and what was cut."""
+    some = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(seed))[:512]
+    batches = [
+        ({"input_ids": x, "attention_mask": (x != 0).long()}, y)
+        for x, y in zip(data.x_train[some].split(64), data.y_train[some].split(64), strict=True)
+    ]
+
+    def loss(encoder: nn.Module, batch: Any) -> torch.Tensor:
+        logits = teacher.head(encoder(**batch[0]).last_hidden_state[:, 0])
+        return nn.functional.cross_entropy(logits, batch[1])
+
+    module, inputs = copy.deepcopy(teacher), {key: x[:2] for key, x in batches[0][0].items()}
+    before = None
+    for recipe in MINILM_CUT:
+        small = sc.shrink(module.encoder, recipe, inputs, calibration=batches, loss=loss)
+        repair(module.encoder, small, [x for x, _ in batches])
+        module.encoder = small.module
+        before = before or small
+    both = {key: (getattr(before, key)[0], getattr(small, key)[1]) for key in ("n_parameters", "macs")}
+    return module, dataclasses.replace(small, **both)
+
+
 def timed(before: nn.Module, after: nn.Module, inputs: Any) -> dict[str, Any]:
     """Seconds side by side."""
 
@@ -246,7 +317,7 @@ def images(channels: int, side: int) -> Any:
     return InputShape(kind="image", size=(channels, side, side), n_classes=10)
 
 
-PARTS = {"halves": halves, "resnet": resnet, "time": time}
+PARTS = {"halves": halves, "resnet": resnet, "minilm": minilm, "time": time}
 
 
 def main() -> None:
@@ -257,6 +328,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=8.0)
     parser.add_argument("--work", type=Path, default=Path("runs/structure"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/structure.json"))
     arguments = parser.parse_args()

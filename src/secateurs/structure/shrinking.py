@@ -123,7 +123,8 @@ def shrink(
         return finish(small, structure, example_inputs, outputs, gone, dead)
     if how.schedule.name != "one_shot":
         raise RecipeError(
-            f"Units are removed at once, not by a schedule '{how.schedule}'. Leave it out, and shrink again in time."
+            f"Units are removed at once, not by a schedule '{how.schedule}'. Leave it out; with training in between, "
+            "rounds(n) is for shrink_in_rounds."
         )
     if how.unit.kind == "layer":
         return _without_layers(small, how, example_inputs, list(calibration), loss, stock)

@@ -3,6 +3,7 @@
     python benchmarks/structure.py halves --data DATA [--seeds 0 1 2]
     python benchmarks/structure.py resnet --data DATA [--seeds 0]
     python benchmarks/structure.py minilm --data DATA --path MINILM [--seeds 0 1 2] [--epochs 8]
+    python benchmarks/structure.py graphs --data DATA
     python benchmarks/structure.py time --data DATA [--path MINILM] [--threads 2]
 
 halves  LeNet-300-100 without half of its hidden units, and a CLS transformer without half of its FFN units, on
@@ -20,6 +21,8 @@ minilm  all-MiniLM-L6-v2 with a CLS head on DATA/banking77, taught as in minilm_
         FFN units and a third of its heads (Taylor scores on training queries, least-squares repair), fine-tuned with
         the dense network as its teacher. The dense networks are those that minilm_banking77.py keeps in --work/dense.
         What is cut is saved and loaded again, and its outputs compared.
+graphs  the small networks of the tests, half of the units of every layer dead (all weights zero): removed by shrink and
+        by torch-pruning's magnitude pruner, which is told the same layers. No output may change. Needs no training.
 time    seconds of a batch before and after, side by side; needs no training.
 
 Every result is written to --out as soon as it is known, and what is written is not done again; a training that was
@@ -35,6 +38,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -48,8 +52,9 @@ from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.measure.seconds import side_by_side
 from secateurs.models import ModelSpec, build, load_model, load_weights, save_model
+from secateurs.structure.dead import zero
 from secateurs.structure.repairing import re_estimate, repair
-from secateurs.structure.shrinking import Shrunk
+from secateurs.structure.shrinking import Shrunk, outputs_of
 from secateurs.train.loop import train
 from secateurs.train.training import Training
 
@@ -243,11 +248,11 @@ def minilm(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
 
 def without(teacher: Any, data: Dataset, seed: int) -> tuple[Any, Shrunk]:
     """A copy of the classifier with less of its encoder, repaired, and what was cut."""
-    some = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(seed))[:512]
-    batches = [
-        ({"input_ids": x, "attention_mask": (x != 0).long()}, y)
-        for x, y in zip(data.x_train[some].split(64), data.y_train[some].split(64), strict=True)
-    ]
+    some = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(seed))[:256]
+    batches = []
+    for x, y in zip(data.x_train[some].split(64), data.y_train[some].split(64), strict=True):
+        ids = x[:, : int((x != 0).sum(1).max())]
+        batches.append(({"input_ids": ids, "attention_mask": (ids != 0).long()}, y))
 
     def loss(encoder: nn.Module, batch: Any) -> torch.Tensor:
         logits = teacher.head(encoder(**batch[0]).last_hidden_state[:, 0])
@@ -273,7 +278,64 @@ def timed(before: nn.Module, after: nn.Module, inputs: Any) -> dict[str, Any]:
 
     first, second, ratio = side_by_side(lambda: run(before.eval()), lambda: run(after.eval()), n_pairs=100, warmup=10)
     middle = (sorted(times)[len(times) // 2] for times in (first, second))
-    return {"seconds": list(middle), "speed_up": ratio.values()}
+    speed_up = {"ratio": ratio.mean, "low": ratio.low, "high": ratio.high, "n": ratio.n}
+    return {"seconds": list(middle), "speed_up": speed_up}
+
+
+def graphs(found: dict[str, Any], _: argparse.Namespace) -> Any:
+    """Each network of tests/unit/structure/architectures.py, with half of the units of every layer dead."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit" / "structure"))
+    import torch_pruning
+    from architectures import ALL, settle
+
+    found["version"] = torch_pruning.__version__
+    networks = found.setdefault("networks", {})
+    for name, make in ALL.items():
+        if name in networks:
+            continue
+        module, inputs = make()
+        structure = find_groups(settle(module), inputs)
+        groups = [group for group in structure.groups if group.kind != "head"]
+        for group in groups:
+            zero(module, structure, group, np.arange(group.n_units) % 2 == 1)
+        wanted = outputs_of(module, inputs)[0]
+        ours = verdict(wanted, module, inputs, groups, lambda m, x, _: sc.shrink(m, HALF, x).module)
+        networks[name] = {"ours": ours, "torch-pruning": verdict(wanted, module, inputs, groups, their_half)}
+        yield f"{name}: {networks[name]}"
+
+
+def their_half(module: nn.Module, inputs: Any, groups: Any) -> nn.Module:
+    """torch-pruning's magnitude pruner at half, on the layers that make these groups."""
+    import torch_pruning as tp
+
+    if hasattr(module, "config"):
+        module.config.use_cache = False  # it cannot follow outputs without gradients
+    makers = {each.tensor.rpartition(".")[0] for group in groups for each in group.slices if not each.is_consumed}
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    ignored = [each for name, each in module.named_modules() if isinstance(each, kinds) and name not in makers]
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    pruner = tp.pruner.BasePruner(module, inputs, importance, pruning_ratio=0.5, ignored_layers=ignored)
+    pruner.step()
+    return module
+
+
+def verdict(wanted: torch.Tensor, module: nn.Module, inputs: Any, groups: Any, by: Any) -> str:
+    """What became of the dead units, in a few words."""
+    try:
+        small = by(copy.deepcopy(module), inputs, groups)
+        found = outputs_of(small, inputs)[0]
+    except Exception as error:  # whatever it is, is the result
+        return f"fails: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
+    shapes = {name: tuple(each.shape) for name, each in small.named_parameters()}
+    n = sum(
+        any(shapes[each.tensor][each.dim] < len(each.units) for each in group.slices if each.tensor in shapes)
+        for group in groups
+    )
+    if found.shape != wanted.shape:
+        return f"runs, but its output is {tuple(found.shape)} in place of {tuple(wanted.shape)}"
+    difference = float((found - wanted).abs().max() / wanted.abs().max())
+    said = "the same outputs" if difference < 1e-4 else f"other outputs (by {difference:.0%} of the largest)"
+    return f"{n} of {len(groups)} sets cut, {said}"
 
 
 def time(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
@@ -317,7 +379,7 @@ def images(channels: int, side: int) -> Any:
     return InputShape(kind="image", size=(channels, side, side), n_classes=10)
 
 
-PARTS = {"halves": halves, "resnet": resnet, "minilm": minilm, "time": time}
+PARTS = {"halves": halves, "resnet": resnet, "minilm": minilm, "graphs": graphs, "time": time}
 
 
 def main() -> None:

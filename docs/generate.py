@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import commands
 import measured
+import measured_structure
 from pydantic.json_schema import GenerateJsonSchema
 from torch import nn
 
@@ -386,6 +387,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exploration-fields": fields(Exploration),
     "data-fields": fields(DataSpec),
     **measured.TABLES,
+    **measured_structure.TABLES,
 }
 
 

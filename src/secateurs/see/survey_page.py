@@ -3,8 +3,6 @@
 Names come from files and are untrusted: every text is escaped, and the page's policy allows no script at all.
 """
 
-import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
@@ -12,14 +10,12 @@ from secateurs import __version__
 from secateurs.checkpoint.survey import QUANTILES, Survey, Tensor
 from secateurs.see import stats
 from secateurs.see.pictures import svg_of
-from secateurs.see.report import _file, _fill
+from secateurs.see.static_page import Cell, page, region, table, text
+from secateurs.see.static_page import name as broken
 from secateurs.see.style import number, percent, short, sigma_text
 from secateurs.see.survey_charts import drawable, facts, largest, page_chart
 
 MOST_ROWS = 2000  # of a table; the largest tensors'
-_DARK = re.compile(r'\[data-theme="dark"\] \{(.*?)\}', re.DOTALL)
-
-Cell = str | tuple[str, str]  # text, or (text, class of the cell)
 
 
 def survey_page(survey: Survey, counted: Mapping[str, stats.Grid]) -> str:
@@ -31,14 +27,11 @@ def survey_page(survey: Survey, counted: Mapping[str, stats.Grid]) -> str:
     prunable = [tensor for tensor in survey.tensors if tensor.is_prunable and tensor.n]
     drawn = [tensor for tensor in drawable(survey) if tensor.name in counted]
     rows, all_rows = largest(prunable, MOST_ROWS), largest(survey.tensors, MOST_ROWS)
-    # The page has no script that could set a theme: it follows the system's.
-    css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", _file("page.css"))
-    return _fill(
-        _file("survey.html"),
+    return page(
+        "survey.html",
         {
-            "title": _text(f"{name}: secateurs inspect"),
-            "headline": _text(name),
-            "css": _fill(css, {"ramp": "none"}) + _file("survey.css"),
+            "title": text(f"{name}: secateurs inspect"),
+            "headline": text(name),
             "figures": _figures(survey),
             "warnings": "".join(_warnings(survey)),
             "removals": _removals(survey, rows),
@@ -49,18 +42,9 @@ def survey_page(survey: Survey, counted: Mapping[str, stats.Grid]) -> str:
             "tensors": _tensors(all_rows),
             "tensors_left_out": _left_out(len(survey.tensors), len(all_rows), "tensors are listed"),
             "totals": _totals(survey),
-            "notes": _text(" ".join([f"{survey.path}, secateurs {__version__}.", *survey.notes])),
+            "notes": text(" ".join([f"{survey.path}, secateurs {__version__}.", *survey.notes])),
         },
     )
-
-
-def _text(text: str) -> str:
-    return html.escape(short(text, 400))
-
-
-def _name(text: str) -> str:
-    """A name that may be broken behind its dots."""
-    return _text(text).replace(".", ".<wbr>")
 
 
 def _left_out(n: int, n_shown: int, what: str) -> str:
@@ -89,7 +73,7 @@ def _warnings(survey: Survey) -> Iterable[str]:
     for tensor in survey.tensors:
         if not tensor.is_finite:
             yield (
-                f'<p class="warning loud"><b>Not finite:</b> {_text(tensor.name)} holds {tensor.n_nan:,} NaN and '
+                f'<p class="warning loud"><b>Not finite:</b> {text(tensor.name)} holds {tensor.n_nan:,} NaN and '
                 f"{tensor.n_inf:,} infinite of {tensor.n:,} weights; prune refuses it.</p>"
             )
     n = survey.totals["prunable"].n_tensors
@@ -97,21 +81,8 @@ def _warnings(survey: Survey) -> Iterable[str]:
         some = ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
         yield (
             f'<p class="warning"><b>Layer collapse:</b> τ = {sigma_text(tau)} leaves nothing of {len(names):,} of '
-            f"{n:,} prunable tensors: {_text(some)}.</p>"
+            f"{n:,} prunable tensors: {text(some)}.</p>"
         )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]], foot: Sequence[Cell] = ()) -> str:
-    """A table whose first column is its row heads and whose other cells are numbers."""
-
-    def line(cells: Sequence[Cell]) -> str:
-        texts = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
-        body = "".join(f'<td class="number {kind}">{html.escape(text)}</td>' for text, kind in texts[1:])
-        return f'<tr><th scope="row">{_name(texts[0][0])}</th>{body}</tr>'
-
-    heads = "".join(f'<th scope="col"{" class=number" if k else ""}>{_text(word)}</th>' for k, word in enumerate(head))
-    foot_rows = f"<tfoot>{line(foot)}</tfoot>" if foot else ""
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(map(line, rows))}</tbody>{foot_rows}</table>"
 
 
 def _removals(survey: Survey, tensors: Sequence[Tensor]) -> str:
@@ -130,7 +101,7 @@ def _removals(survey: Survey, tensors: Sequence[Tensor]) -> str:
     ]
     sums = [share(total.removed[tau], total.n_in_order) for tau in survey.taus]
     head = ("Tensor", "Weights", "σ", *(f"τ = {sigma_text(tau)}" for tau in survey.taus))
-    return _table(head, rows, ["All prunable", f"{total.n_in_order:,}", "", *sums])
+    return table(head, rows, ["All prunable", f"{total.n_in_order:,}", "", *sums])
 
 
 def _some(value: float | None) -> str:
@@ -147,9 +118,9 @@ def _card(tensor: Tensor, counted: stats.Grid, place: int) -> str:
         if n_beyond
         else "All are drawn"
     )
-    told = f"Histogram of {_text(tensor.name)}: {_text(facts(tensor))}"
+    told = f"Histogram of {text(tensor.name)}: {text(facts(tensor))}"
     return (
-        f'<article class="card"><h3>{_name(tensor.name)}</h3><p class="facts">{_text(facts(tensor))}</p>'
+        f'<article class="card"><h3>{broken(tensor.name)}</h3><p class="facts">{text(facts(tensor))}</p>'
         f'<div class="chart" role="img" aria-label="{told}">{svg}</div><p class="note">{beyond}.</p></article>'
     )
 
@@ -172,10 +143,8 @@ def _structure(tensors: Sequence[Tensor]) -> str:
         for tensor in tensors
     ]
     lead = "Rows are outputs, columns inputs. n:m: the share of groups of m consecutive inputs with at most n weights."
-    table = _table(("Tensor", "Exact zeros", "Dead rows", "Dead columns", "1:4", "2:4", "4:8"), rows)
-    return (
-        f'<p class="lead">{lead}</p><div class="scroll" tabindex="0" role="region" aria-label="Structure">{table}</div>'
-    )
+    rows_table = table(("Tensor", "Exact zeros", "Dead rows", "Dead columns", "1:4", "2:4", "4:8"), rows)
+    return f'<p class="lead">{lead}</p>{region("Structure", rows_table)}'
 
 
 def _tensors(tensors: Sequence[Tensor]) -> str:
@@ -192,7 +161,7 @@ def _tensors(tensors: Sequence[Tensor]) -> str:
         for tensor in tensors
     ]
     sizes = (f"|w| {percent} %" for percent in QUANTILES)
-    return _table(("Tensor", "Shape", "Dtype", "Zeros", "Mean", "σ", "Min", "Max", *sizes, "Prunable"), rows)
+    return table(("Tensor", "Shape", "Dtype", "Zeros", "Mean", "σ", "Min", "Max", *sizes, "Prunable"), rows)
 
 
 def _totals(survey: Survey) -> str:
@@ -200,4 +169,4 @@ def _totals(survey: Survey) -> str:
         [name, f"{t.n_tensors:,}", f"{t.n:,}", f"{t.n_bytes:,}", f"{t.n_zero:,}", _share(t.n_zero, t.n_floating, 2)]
         for name, t in survey.totals.items()
     ]
-    return _table(("Total", "Tensors", "Elements", "Bytes", "Exact zeros", "Sparsity"), rows)
+    return table(("Total", "Tensors", "Elements", "Bytes", "Exact zeros", "Sparsity"), rows)

@@ -118,9 +118,7 @@ def _inputs(shape: InputShape, batch: int, tokens: int | None, generator: torch.
     return torch.randint(1, shape.size[0], (batch, tokens or shape.size[1]), generator=generator)
 
 
-def _stock_inputs(
-    module: Any, batch: int, tokens: int | None, generator: torch.Generator
-) -> dict[str, torch.Tensor]:
+def _stock_inputs(module: Any, batch: int, tokens: int | None, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """By what the network says it takes first."""
     config = module.config
     if module.main_input_name == "pixel_values":

@@ -45,7 +45,7 @@ def weight_rows(found: Bench) -> Table:
                 *map(megabytes, (row.size_bytes, row.resident_bytes, row.peak_bytes)),
                 "–" if row.difference is None else f"{row.difference:.1e}",
                 *(["–" if accuracy is None else _share(accuracy.value, *accuracy.interval)] if has_accuracy else []),
-                "timed" if row.outcome == "timed" else f"{row.outcome}: {row.why}",
+                f"{row.outcome}: {row.why}" if row.why else row.outcome,
             ]
         )
     return (*_who_head(found), *head, "outcome"), rows

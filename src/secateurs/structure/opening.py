@@ -63,6 +63,8 @@ class Opened:
 
 def open_network(path: Path) -> Opened:
     """The network of a path; InputError where there is none, MissingExtraError without transformers."""
+    if not path.exists():
+        raise InputError(f"There is no file or directory '{path}'. Check the path.")
     if (path / ABOUT_FILE).is_file():
         return Opened(load_shrunk(path), shrunk_config(path).reference)
     folder = path if path.is_dir() else path.parent

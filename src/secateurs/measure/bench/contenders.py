@@ -57,6 +57,7 @@ class Contender:
     file     what it reads of the prepared folder; "" where it reads the network's own files
     bound    the largest difference to torch fp32 that is right, as a share of the largest answer
     opening  (job) -> Session
+    on_gpu   whether it needs one
     """
 
     module: str
@@ -64,10 +65,12 @@ class Contender:
     file: str
     bound: float
     opening: Callable[[Job], Session]
+    on_gpu: bool = False
 
-    def why_missing(self) -> str:
-        """What to install, or ""."""
-        return "" if importlib.util.find_spec(self.module) else f"pip install 'secateurs[{self.extra}]'"
+    @property
+    def is_installed(self) -> bool:
+        """Whether its library is there."""
+        return importlib.util.find_spec(self.module) is not None
 
     def import_it(self, job: Job) -> None:
         """Its library, so that opening the network is measured without it."""
@@ -104,8 +107,6 @@ class Torch(Session):
         from secateurs.structure.opening import open_network
 
         torch.set_num_threads(job.threads)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise CannotError("there is no GPU that torch can use")
         self.dtype, self.device = getattr(torch, dtype), device
         self.network = Answering(open_network(Path(job.model))).to(device, self.dtype).eval()
 
@@ -251,6 +252,6 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "openvino-fp32": Contender("openvino", "openvino", "model.onnx", FP32, partial(OpenVino, precision="f32")),
     "openvino-bf16": Contender("openvino", "openvino", "model.onnx", BF16, partial(OpenVino, precision="bf16")),
-    "cuda-fp16": Contender("torch", "", "", BF16, partial(Torch, dtype="float16", device="cuda")),
-    "cuda-2:4": Contender("torch", "", "", BF16, SemiStructured),
+    "cuda-fp16": Contender("torch", "", "", BF16, partial(Torch, dtype="float16", device="cuda"), True),
+    "cuda-2:4": Contender("torch", "", "", BF16, SemiStructured, True),
 }

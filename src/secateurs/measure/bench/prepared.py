@@ -6,6 +6,7 @@ x_test.npy, y_test.npy         test examples, where the accuracy is asked for
 """
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def _export(network: nn.Module, opened: Opened, place: Path, files: Sequence[str
     dims = (0, 1) if opened.longest is not None else (0,)
     dynamic: Any = torch.export.Dim.DYNAMIC
     try:
-        with evaluating(network):
+        with evaluating(network), warnings.catch_warnings(action="ignore"):
             torch.onnx.export(
                 network,
                 tuple(names.values()),
@@ -177,5 +178,8 @@ def _quantize(whole: Path, out: Path) -> dict[str, str]:
 PIP = "pip install 'secateurs[onnx]'"
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+def _first_line(error: BaseException) -> str:
+    """Of what was wrong first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:300]

@@ -4,7 +4,8 @@
     found.rows[3].latencies[0].speedup
 
 A turn is one call that is not counted and as many as fit into 50 ms. In each round everyone has one turn, in an order
-that moves on; the ratio of two contenders is that of their medians in the same round, the interval over the rounds.
+that moves on and turns round. The ratio of two contenders is that of their medians in the same round, its interval over
+the rounds.
 """
 
 import statistics
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,10 @@ def bench(
         if REFERENCE not in names:
             entries.insert(0, _Entry(0, REFERENCE))
         for entry in entries:
-            if missing := entry.contender.why_missing():
-                entry.end("not installed", missing)
+            if not entry.contender.is_installed:
+                entry.end("not installed", f"pip install 'secateurs[{entry.contender.extra}]'")
+            elif entry.contender.on_gpu and not torch.cuda.is_available():
+                entry.end("skipped", "there is no GPU that torch can use")
         files = sorted({entry.contender.file for entry in entries if entry.outcome == "timed"} - {""})
         wanted = {"batches": list(batches), "tokens": list(tokens), "onnx": files, "threads": n_threads}
         facts = [_prepare(path, place / str(k), wanted, data, progress) for k, path in enumerate(paths)]
@@ -137,8 +140,10 @@ def bench(
             _time(entries, k, size, rounds, progress)
         if entries[0].process is None:
             raise InputError(f"'{paths[0]}' cannot be timed: {REFERENCE} {entries[0].outcome}: {entries[0].why}")
-        accuracies = [_accuracy(entry) if data is not None else None for entry in entries]
-        rows = [_row(entry, entries[0], paths, facts, accuracies[i], sizes, place) for i, entry in enumerate(entries)]
+        rows = [_row(entry, entries[0], paths[entry.model], facts[entry.model], sizes, place) for entry in entries]
+        if data is not None:
+            progress.text = "measuring the accuracy"
+            rows = [_with_accuracy(row, entry) for row, entry in zip(rows, entries, strict=True)]
     keys = ("size_bytes", "n_parameters", "n_prunable", "n_zero")
     models = [Model(path, *(fact[key] for key in keys)) for path, fact in zip(paths, facts, strict=True)]
     return Bench(tuple(models), tuple(rows), rounds, machine(n_threads))
@@ -194,8 +199,9 @@ def _time(entries: list[_Entry], k: int, size: tuple[int, int | None], rounds: i
             entry.turns.append([])
     live = [entry for entry in entries if entry in n_calls]
     for r in range(rounds):
-        moved = live[r % len(live) :] + live[: r % len(live)] if live else []
-        for entry in moved if r % 2 == 0 else reversed(moved):
+        first = r // 2 % max(1, len(live))
+        order = live[first:] + live[:first]
+        for entry in order if r % 2 == 0 else reversed(order):
             progress.text = f"{entry.name} at {size_text(*size)}"
             time.sleep(PAUSE_SECONDS)
             if (told := entry.ask("run", n=n_calls[entry])) is not None:
@@ -203,21 +209,22 @@ def _time(entries: list[_Entry], k: int, size: tuple[int, int | None], rounds: i
             progress.n_turns_done += 1
 
 
-def _accuracy(entry: _Entry) -> Accuracy | None:
-    """Of the right ones among the test examples."""
-    found = entry.ask("classify")
-    return None if found is None else Accuracy(found["n_correct"], found["n"])
+def _with_accuracy(row: Row, entry: _Entry) -> Row:
+    """With the right ones among the test examples; what was timed stays, even where this fails."""
+    if (found := entry.ask("classify")) is not None:
+        return replace(row, accuracy=Accuracy(found["n_correct"], found["n"]))
+    return replace(row, why=f"no accuracy: {entry.why}") if row.outcome == "timed" else row
 
 
 def _row(
     entry: _Entry,
     reference: _Entry,
-    paths: list[str],
-    facts: list[dict[str, Any]],
-    accuracy: Accuracy | None,
+    path: str,
+    facts: dict[str, Any],
     sizes: list[tuple[int, int | None]],
     place: Path,
 ) -> Row:
+    """What it came to."""
     known: dict[str, Any] = {key: entry.found.get(key) for key in ("load_s", "difference", "resident_bytes")}
     if entry.process is not None and "before_bytes" in entry.found:
         known["peak_bytes"] = max(entry.process.peak_bytes - entry.found["before_bytes"], entry.found["resident_bytes"])
@@ -228,15 +235,14 @@ def _row(
             ratio = paired_ratio(theirs, own) if entry is not reference else None
             latencies.append(Latency(batch, tokens, tuple(map(tuple, turns)), ratio))
     file, folder = entry.contender.file, place / str(entry.model)
-    files = [path for path in folder.glob(f"{file}*") if path.name in (file, f"{file}.data")] if file else []
+    files = [part for part in folder.glob(f"{file}*") if part.name in (file, f"{file}.data")] if file else []
     return Row(
-        paths[entry.model],
+        path,
         entry.name,
         entry.outcome,
         entry.why,
         entry.contender.bound,
-        size_bytes=sum(path.stat().st_size for path in files) or None if file else facts[entry.model]["size_bytes"],
-        accuracy=accuracy,
+        size_bytes=sum(part.stat().st_size for part in files) or None if file else facts["size_bytes"],
         latencies=tuple(latencies),
         choices=entry.choices if any(entry.choices.values()) else None,
         **known,

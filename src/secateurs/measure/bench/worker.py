@@ -74,13 +74,13 @@ class Worker:
 
         from secateurs.measure.bench.contenders import answer
 
-        folder, (name,) = Path(self.job.folder), self.inputs
+        folder, (first,) = Path(self.job.folder), self.inputs
         x, y = (np.load(folder / f"{part}_test.npy", mmap_mode="r") for part in "xy")
         n_at_once, n_correct = min(N_AT_ONCE, len(y)), 0
         for start in range(0, len(y), n_at_once):
             # The last batch is filled up with examples that were counted: some runtimes compile each shape.
             low = min(start, len(y) - n_at_once)
-            batch = {name: np.ascontiguousarray(x[low : low + n_at_once])}
+            batch = {first: np.array(x[low : low + n_at_once])}
             if start == 0:
                 self.session.fit(batch)
             found = answer(self.session.bind(batch)()).argmax(axis=1) == y[low : low + n_at_once]

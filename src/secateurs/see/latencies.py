@@ -45,7 +45,7 @@ def _panel(rows: list[dict[str, Any]], size: str, models: list[str], domain: lis
         scale=alt.Scale(domain=models, range=[palette.kept, palette.removed][: len(models)]),
         legend=None,
     )
-    base = alt.Chart(data, title=alt.TitleParams(f"At {size}", anchor="start", fontSize=12.5))
+    base = alt.Chart(data)
     bars = base.mark_rule(strokeWidth=5, opacity=0.45).encode(
         x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", y=y, color=color
     )
@@ -53,4 +53,5 @@ def _panel(rows: list[dict[str, Any]], size: str, models: list[str], domain: lis
     words = base.mark_text(align="left", baseline="middle", dx=8, color=palette.muted, fontSize=11).encode(
         x=alt.value("width"), y=y, text="said:N"
     )
-    return alt.layer(bars, marks, words).properties(width=WIDTH, height=STEP * len(rows))
+    title = alt.TitleParams(f"At {size}", anchor="start", fontSize=12.5)
+    return alt.layer(bars, marks, words).properties(width=WIDTH, height=STEP * len(rows), title=title)

@@ -19,10 +19,13 @@ def megabytes(n_bytes: int | None) -> str:
     return "–" if n_bytes is None else f"{n_bytes / 1e6:,.2f} MB"
 
 
-def labels(found: Bench) -> dict[str, str]:
-    """{path: the shortest name that tells the models apart}."""
-    names = {model.path: short(PurePath(model.path).name, 40) for model in found.models}
-    return names if len(set(names.values())) == len(names) else {path: short(path, 60) for path in names}
+def labels(found: Bench) -> list[str]:
+    """The shortest names that tell the models apart."""
+    paths = [model.path for model in found.models]
+    for names in ([short(PurePath(path).name, 40) for path in paths], [short(path, 60) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({word})" for name, word in zip(names, ("first", "again"), strict=True)]
 
 
 def model_text(model: Model) -> str:
@@ -91,7 +94,7 @@ def machine_text(found: Bench) -> str:
         f"{about['cpu']}, {about['cores']} cores, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, "
         f"{about['vectors']}; {', '.join(f'{name} {version}' for name, version in versions.items())}; python "
         f"{about['python']}. {found.n_rounds} rounds, each contender in its own process. Speed-up: the time of "
-        f"{found.rows[0].contender} of {found.rows[0].model} by that of the row, median of the rounds, with a "
+        f"{found.rows[0].contender} of {found.models[0].path} by that of the row, median of the rounds, with a "
         "bootstrap interval; one that contains 1 is no difference. Difference: the largest to torch-fp32 of the same "
         "network, as a share of the largest answer. Memory: anonymous, more than before the network was opened."
     )

@@ -24,7 +24,7 @@ def latency_chart(found: Bench, palette: Palette = PRINT) -> Drawing:
             who = f"{row.contender} · {names[row.model]}" if several else row.contender
             said = f"{milliseconds(middle / 1e3)} ms, {'× ' if at.is_difference else ''}{at.speedup_text}"
             rows.append({"who": who, "model": names[row.model], "low": low, "p50": middle, "high": high, "said": said})
-        panels.append(part(_panel(rows, first.size, list(names.values()), domain, palette)))
+        panels.append(part(_panel(rows, first.size, names, domain, palette)))
     title = {
         "text": "Milliseconds per call",
         "subtitle": "Marks: median; bars: from the 10 % to the 90 % quantile of all calls. In words: speed-up (95 %).",

@@ -73,6 +73,7 @@ class Latency:
 class Row:
     """One contender with one model.
 
+    model           which one of the models, from 0
     why             what went wrong, where it was not timed
     load_s          from its files to the first answer, its libraries imported before
     resident_bytes  anonymous memory more than before it was opened, after its first answer
@@ -82,7 +83,7 @@ class Row:
     choices         {size: what this package decided for each layer}
     """
 
-    model: str
+    model: int
     contender: str
     outcome: Outcome
     why: str
@@ -141,7 +142,7 @@ class Bench:
         return {
             "schema": SCHEMA,
             "models": [{**asdict(model), "sparsity": model.sparsity} for model in self.models],
-            "reference": f"{self.rows[0].contender} of {self.rows[0].model}",
+            "reference": f"{self.rows[0].contender} of {self.models[0].path}",
             "n_rounds": self.n_rounds,
             "rows": [row.values() for row in self.rows],
             "environment": self.environment,

@@ -113,13 +113,11 @@ def bench(
             a_count(what, value, 1)
     n_threads = torch.get_num_threads() if threads is None else a_count("threads", threads, 1)
     progress = progress or Progress()
-    names = [name for name in CONTENDERS if name in (contenders or CONTENDERS)]
+    names = [name for name in CONTENDERS if name == REFERENCE or name in (contenders or CONTENDERS)]
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateurs-bench-")))
         paths = [str(path) for path in (model, vs) if path is not None]
         entries = [_Entry(k, name) for k in range(len(paths)) for name in names]
-        if REFERENCE not in names:
-            entries.insert(0, _Entry(0, REFERENCE))
         for entry in entries:
             if not entry.contender.is_installed:
                 entry.end("not installed", f"pip install 'secateurs[{entry.contender.extra}]'")
@@ -140,7 +138,7 @@ def bench(
             _time(entries, k, size, rounds, progress)
         if entries[0].process is None:
             raise InputError(f"'{paths[0]}' cannot be timed: {REFERENCE} {entries[0].outcome}: {entries[0].why}")
-        rows = [_row(entry, entries[0], paths[entry.model], facts[entry.model], sizes, place) for entry in entries]
+        rows = [_row(entry, entries[0], facts[entry.model], sizes, place) for entry in entries]
         if data is not None:
             progress.text = "measuring the accuracy"
             rows = [_with_accuracy(row, entry) for row, entry in zip(rows, entries, strict=True)]
@@ -195,7 +193,7 @@ def _time(entries: list[_Entry], k: int, size: tuple[int, int | None], rounds: i
             entry.end("wrong", f"{how} at {size_text(*size)}; {bound:g} is allowed")
             continue
         if (tried := entry.ask("run", n=2)) is not None:
-            n_calls[entry] = max(1, min(MOST_CALLS, round(TURN_SECONDS / max(tried["seconds"]))))
+            n_calls[entry] = max(1, min(MOST_CALLS, round(TURN_SECONDS / min(tried["seconds"]))))
             entry.turns.append([])
     live = [entry for entry in entries if entry in n_calls]
     for r in range(rounds):
@@ -219,7 +217,6 @@ def _with_accuracy(row: Row, entry: _Entry) -> Row:
 def _row(
     entry: _Entry,
     reference: _Entry,
-    path: str,
     facts: dict[str, Any],
     sizes: list[tuple[int, int | None]],
     place: Path,
@@ -237,7 +234,7 @@ def _row(
     file, folder = entry.contender.file, place / str(entry.model)
     files = [part for part in folder.glob(f"{file}*") if part.name in (file, f"{file}.data")] if file else []
     return Row(
-        path,
+        entry.model,
         entry.name,
         entry.outcome,
         entry.why,

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secateurs.accelerating import accelerate
     from secateurs.budgets import erk, per_layer, sparsity, threshold, top
     from secateurs.checkpoint.compliance import compliance
     from secateurs.checkpoint.difference import diff
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
     from secateurs.recipe import Recipe
+    from secateurs.running.packed_linear import PackedLinear
     from secateurs.schedules import Schedule
     from secateurs.scores import lamp, magnitude, random
     from secateurs.selection import select
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "secateurs.accelerating": ("accelerate",),
     "secateurs.budgets": ("erk", "per_layer", "sparsity", "threshold", "top"),
     "secateurs.checkpoint.compliance": ("compliance",),
     "secateurs.checkpoint.difference": ("diff",),
@@ -60,6 +63,7 @@ _HOME = {
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.recipe": ("Recipe",),
+    "secateurs.running.packed_linear": ("PackedLinear",),
     "secateurs.schedules": ("Schedule",),
     "secateurs.scores": ("lamp", "magnitude", "random"),
     "secateurs.selection": ("select",),
@@ -73,11 +77,13 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Masks",
+    "PackedLinear",
     "Pruner",
     "Recipe",
     "Schedule",
     "SecateursError",
     "Sharing",
+    "accelerate",
     "accuracy_drop",
     "bench",
     "block",

@@ -11,7 +11,7 @@ import numpy as np
 from secateurs.exact.kinds import Stored
 from secateurs.exact.threads import spread
 from secateurs.formats import kernels
-from secateurs.formats.packed import Grid, Keep, Packed, Places, nbytes, packed_from, weight_from
+from secateurs.formats.packed import Grid, Keep, Packed, Places, linear, nbytes, packed_from, weight_from
 from secateurs.formats.values import Values
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from secateurs.formats.bits import Weight
 
-__all__ = ["nbytes", "pack", "unpack"]
+__all__ = ["linear", "nbytes", "pack", "unpack"]
 
 RUN = 1 << 18  # weights that one task moves: fewer cost more in starting it, more fall out of the cache
 

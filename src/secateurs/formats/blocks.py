@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secateurs.errors import PatternError
 from secateurs.exact.kinds import Stored
-from secateurs.formats.packed import Grid, Keep, Packed, Places, nbytes, packed_from, weight_from
+from secateurs.formats.packed import Grid, Keep, Packed, Places, linear, nbytes, packed_from, weight_from
 from secateurs.formats.values import Values
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from secateurs.formats.bits import Weight
 
-__all__ = ["nbytes", "pack", "unpack"]
+__all__ = ["linear", "nbytes", "pack", "unpack"]
 
 
 def pack(
@@ -49,13 +49,13 @@ def places_of(keep: Keep, grid: Grid, h: int, w: int) -> Places:
 
 def gather(places: Places, grid: Grid, stored: Stored) -> Stored:
     """The weights of the kept blocks, block by block."""
-    return stored[order_of(*_of(places, grid), grid)]
+    return stored[order_of(*block_map(places, grid), grid)]
 
 
 def scatter(places: Places, grid: Grid, kept: Stored) -> Stored:
     """The dense weights."""
     stored = np.zeros(grid[0] * grid[1], kept.dtype)
-    stored[order_of(*_of(places, grid), grid)] = kept
+    stored[order_of(*block_map(places, grid), grid)] = kept
     return stored
 
 
@@ -76,7 +76,8 @@ def order_of(blocks: Keep, h: int, w: int, grid: Grid) -> NDArray[np.int64]:
     return places
 
 
-def _of(places: Places, grid: Grid) -> tuple[Keep, int, int]:
+def block_map(places: Places, grid: Grid) -> tuple[Keep, int, int]:
+    """(whether each block is kept: (block rows, block columns), h, w)."""
     h, w = int(places["h"][0]), int(places["w"][0])
     shape = -(-grid[0] // h), -(-grid[1] // w)
     bits = np.unpackbits(places["map"], count=shape[0] * shape[1], bitorder="little")

@@ -10,7 +10,7 @@ import numpy as np
 
 from secateurs.exact.kinds import Stored
 from secateurs.formats import kernels
-from secateurs.formats.packed import Grid, Keep, Packed, Places, nbytes, packed_from, weight_from
+from secateurs.formats.packed import Grid, Keep, Packed, Places, linear, nbytes, packed_from, weight_from
 from secateurs.formats.values import Values
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from secateurs.formats.bits import Weight
 
-__all__ = ["nbytes", "pack", "unpack"]
+__all__ = ["linear", "nbytes", "pack", "unpack"]
 
 
 def pack(weight: "Weight", keep: "Weight | None" = None, values: str | Values = "exact") -> Packed:
@@ -41,17 +41,18 @@ def places_of(keep: Keep, grid: Grid) -> Places:
 
 def gather(places: Places, grid: Grid, stored: Stored) -> Stored:
     """The kept weights, row by row."""
-    return stored[_where(places, grid)]
+    return stored[where(places, grid)]
 
 
 def scatter(places: Places, grid: Grid, kept: Stored) -> Stored:
     """The dense weights."""
     stored = np.zeros(grid[0] * grid[1], kept.dtype)
-    stored[_where(places, grid)] = kept
+    stored[where(places, grid)] = kept
     return stored
 
 
-def _where(places: Places, grid: Grid) -> Stored:
+def where(places: Places, grid: Grid) -> Stored:
+    """The places of the kept weights among all, row by row."""
     gaps = places["gaps"]
     found = np.empty(int(np.count_nonzero(gaps)), np.int64)
     n = kernels.places_of(gaps, grid[0] * grid[1], found)

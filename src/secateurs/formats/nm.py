@@ -15,7 +15,7 @@ import numpy as np
 from secateurs.errors import PatternError
 from secateurs.exact.kinds import Stored
 from secateurs.formats import kernels
-from secateurs.formats.packed import Grid, Keep, Packed, Places, nbytes, packed_from, weight_from
+from secateurs.formats.packed import Grid, Keep, Packed, Places, linear, nbytes, packed_from, weight_from
 from secateurs.formats.values import Values
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from secateurs.formats.bits import Weight
 
-__all__ = ["nbytes", "pack", "unpack"]
+__all__ = ["linear", "nbytes", "pack", "unpack"]
 
 MAX_M = 16
 
@@ -60,13 +60,13 @@ def places_of(keep: Keep, grid: Grid, n: int, m: int) -> Places:
 
 def gather(places: Places, grid: Grid, stored: Stored) -> Stored:
     """The kept weights, row by row."""
-    return stored[_keep(places, grid)]
+    return stored[keep_of(places, grid)]
 
 
 def scatter(places: Places, grid: Grid, kept: Stored) -> Stored:
     """The dense weights."""
     stored = np.zeros(grid[0] * grid[1], kept.dtype)
-    stored[_keep(places, grid)] = kept
+    stored[keep_of(places, grid)] = kept
     return stored
 
 
@@ -86,7 +86,8 @@ def keep_of_ranks(ranks: Stored, n: int, m: int) -> Keep:
     return (patterns[:, None] >> np.arange(m, dtype=np.uint16) & 1).astype(bool).reshape(-1)
 
 
-def _keep(places: Places, grid: Grid) -> Keep:
+def keep_of(places: Places, grid: Grid) -> Keep:
+    """The keep array (rows * columns,)."""
     n, m = int(places["n"][0]), int(places["m"][0])
     ranks = np.empty(grid[0] * grid[1] // m, np.uint16)
     kernels.widen(places["groups"], _width(n, m), ranks)

@@ -67,6 +67,21 @@ def nbytes(packed: Packed) -> int:
     return packed.nbytes
 
 
+def linear(packed: Packed, x: "Tensor", bias: "Tensor | None" = None) -> "Tensor":
+    """x W^T + bias without the zeros; PackedLinear prepares the weight once, this does so every time.
+
+    x        (..., columns) on the CPU
+    bias     (rows,)
+    returns  (..., rows) in x's dtype, computed in float32
+
+    InputError where the weight is not (out, in), or its values do not run (codebooks, float16).
+    """
+    from secateurs.running.products import product
+    from secateurs.running.ready import ready
+
+    return product(ready(packed), x, bias)
+
+
 def packed_from(
     name: str, weight: "Weight", keep: "Weight | None", values: str | Values, places_of: Any, gather: Gather
 ) -> Packed:

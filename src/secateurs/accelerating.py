@@ -1,0 +1,253 @@
+"""Accelerating: the linear layers of a network swapped by packed ones where measuring says that those are faster.
+
+    accelerated = accelerate(model, x)        # x as the model will see it: its number of tokens decides
+    print(accelerated)                        # every layer: what was tried, what it took, what was chosen
+    accelerated.restore()
+
+All layers are timed in turn, dense and packed one after the other, round after round: each finds in the caches what the
+layers before it have left there, as in the network itself.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateurs.errors import InputError, PatternError
+from secateurs.evaluating import evaluating
+from secateurs.measure.intervals import Interval, paired_ratio
+from secateurs.running.packed_linear import PackedLinear
+
+ROUNDS, WARM_UP = 15, 2
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured for one layer, and what came of it.
+
+    n_tokens   rows of its input in the example
+    seconds    {"dense" or the packed layer's name: median}
+    chosen     one of these names; "" where the layer was not timed
+    speed_up   of the fastest packed one over dense, with its interval; None where nothing was timed
+    n_bytes    {name: bytes of the layer}
+    reason     why it was not timed, or stayed dense
+    """
+
+    name: str
+    shape: tuple[int, int]
+    sparsity: float
+    n_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    n_bytes: dict[str, int] = field(default_factory=dict)
+    chosen: str = ""
+    speed_up: Interval | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        rows, columns = self.shape
+        begun = f"{self.name} ({rows} x {columns}, {self.sparsity:.0%} zeros)"
+        if self.speed_up is None:
+            return f"{begun}: dense, {self.reason}"
+        times = ", ".join(f"{name} {1e6 * each:.0f} us" for name, each in self.seconds.items())
+        ratio = f"{self.speed_up.mean:.2f}x ({self.speed_up.low:.2f} to {self.speed_up.high:.2f})"
+        return f"{begun}, {self.n_tokens} tokens: {self.chosen}; {times}; best packed {ratio}"
+
+
+@dataclass(eq=False)
+class Accelerated:
+    """What `accelerate` did to a model."""
+
+    choices: list[Choice]
+    _swapped: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list, repr=False)
+
+    def restore(self) -> None:
+        """Put the dense layers back; InputError where they were not kept."""
+        if not self._swapped and any(each.chosen not in ("", DENSE) for each in self.choices):
+            raise InputError("The dense layers were not kept; load the model again.")
+        for parent, name, dense in self._swapped:
+            setattr(parent, name, dense)
+        self._swapped.clear()
+        self.choices = []
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.choices))
+
+
+def accelerate(
+    model: nn.Module,
+    *inputs: Any,
+    values: str | Sequence[str] = "fp32",
+    formats: Sequence[str] = ("bitmask", "index"),
+    rounds: int = ROUNDS,
+    is_reversible: bool = True,
+    **keywords: Any,
+) -> Accelerated:
+    """Swap every nn.Linear of the model, in place, for which a packed one was faster; the others stay dense.
+
+    inputs, keywords  what the model is called with, as in the use that shall be fast
+    values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several
+    formats           the positions to try: "bitmask", "index", "nm"
+    rounds            how often everything is timed
+    is_reversible     keep the dense layers in memory, for `restore`
+
+    A packed layer is taken where its whole 95 % interval of paired ratios is faster than dense. InputError where no
+    linear layer was reached.
+    """
+    allowed = (values,) if isinstance(values, str) else tuple(values)
+    found: dict[str, tuple[nn.Linear, Tensor]] = {}
+    linears = {name: each for name, each in model.named_modules() if type(each) is nn.Linear}
+    shared = _shared(model)
+
+    def see(name: str, part: nn.Linear) -> Callable[..., None]:
+        return lambda _, given: found.setdefault(name, (part, given[0].detach().clone())) and None
+
+    hooks = [part.register_forward_pre_hook(see(name, part)) for name, part in linears.items()]
+    try:
+        with evaluating(model), torch.inference_mode():
+            model(*inputs, **keywords)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise InputError("No linear layer was reached by the example; there is nothing to accelerate.")
+    choices, candidates = [], {}
+    for name, part in linears.items():
+        n_zero = int((part.weight == 0).sum())
+        begun: dict[str, Any] = {"name": name, "shape": tuple(part.weight.shape)}
+        begun["sparsity"] = n_zero / max(1, part.weight.numel())
+        reason = _why_not(part, name in found, n_zero, id(part.weight) in shared)
+        packed = {} if reason else _packed(part, allowed, formats)
+        if packed:
+            candidates[name] = (begun, part, found[name][1], packed)
+        else:
+            choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
+    choices += _timed(candidates, rounds)
+    order = list(linears)
+    result = Accelerated(sorted(choices, key=lambda choice: order.index(choice.name)))
+    for choice in choices:
+        if choice.chosen in ("", DENSE):
+            continue
+        parent, last = _parent(model, choice.name)
+        if is_reversible:
+            result._swapped.append((parent, last, getattr(parent, last)))
+        setattr(parent, last, candidates[choice.name][3][choice.chosen])
+    return result
+
+
+# What is known of a layer, itself, its input in the example, and what may replace it.
+Candidate = tuple[dict[str, Any], nn.Linear, Tensor, dict[str, PackedLinear]]
+
+
+def _why_not(part: nn.Linear, is_reached: bool, n_zero: int, is_shared: bool) -> str:
+    if not is_reached:
+        return "not reached by the example"
+    if is_shared:
+        return "its weight is another layer's too"
+    if part.weight.device.type != "cpu":
+        return f"its weight is on {part.weight.device}"
+    return "" if n_zero else "nothing in it is zero"
+
+
+def _packed(part: nn.Linear, values: Sequence[str], formats: Sequence[str]) -> dict[str, PackedLinear]:
+    found = {}
+    for each in values:
+        for format in formats:
+            try:
+                layer = PackedLinear.from_linear(part, format, each)
+            except PatternError:  # this weight has no such pattern
+                continue
+            found[layer.name] = layer
+    return found
+
+
+def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
+    contenders = {name: {DENSE: part, **packed} for name, (_, part, _, packed) in candidates.items()}
+    seconds: dict[str, dict[str, list[float]]] = {
+        name: {each: [] for each in all_} for name, all_ in contenders.items()
+    }
+    kinds = sorted({each for all_ in contenders.values() for each in all_}, key=lambda each: each != DENSE)
+    with torch.inference_mode():
+        for i in range(WARM_UP + rounds):
+            for kind in kinds if i % 2 else reversed(kinds):
+                for name, all_ in contenders.items():
+                    if kind not in all_:
+                        continue
+                    x = candidates[name][2]
+                    start = time.perf_counter()
+                    all_[kind](x)
+                    if i >= WARM_UP:
+                        seconds[name][kind].append(time.perf_counter() - start)
+    choices = []
+    for name, (begun, part, x, packed) in candidates.items():
+        mine = {each: median(values) for each, values in seconds[name].items()}
+        best = min(packed, key=lambda each: mine[each])
+        speed_up = paired_ratio(seconds[name][DENSE], seconds[name][best])
+        chosen = best if speed_up.low > 1.0 else DENSE
+        n_bytes = {DENSE: sum(each.nbytes for each in part.parameters()), **{k: v.nbytes for k, v in packed.items()}}
+        n_tokens = x.numel() // max(1, part.in_features)
+        reason = "" if chosen == best else "no packed format is faster beyond doubt"
+        choices.append(
+            Choice(
+                **begun,
+                n_tokens=n_tokens,
+                seconds=mine,
+                n_bytes=n_bytes,
+                chosen=chosen,
+                speed_up=speed_up,
+                reason=reason,
+            )
+        )
+    return choices
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Ids of the parameters that more than one module has."""
+    seen: dict[int, int] = {}
+    for part in model.modules():
+        for parameter in part.parameters(recurse=False):
+            seen[id(parameter)] = seen.get(id(parameter), 0) + 1
+    return {key for key, n in seen.items() if n > 1}
+
+
+def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    before, _, last = name.rpartition(".")
+    return model.get_submodule(before), last
+
+
+def time_layer(
+    rows: int, columns: int, n_tokens: int, sparsity: float, values: str = "fp32", rounds: int = ROUNDS, seed: int = 0
+) -> Choice:
+    """What this machine would give for one layer at a sparsity, before anything is pruned.
+
+    Normal weights with zeros at random; as many copies, timed in turn, as make 64 MB of dense weights, so that a layer
+    finds in the caches what it would find in a large network. The middle copy by its speed-up is returned.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    copies = []
+    for _ in range(max(1, min(64, round(64e6 / (4 * rows * columns))))):
+        weight = torch.randn(rows, columns, generator=draw)
+        part = nn.Linear(columns, rows, bias=False)
+        part.weight = nn.Parameter(weight * (torch.rand(rows, columns, generator=draw) >= sparsity))
+        copies.append(part)
+    found = accelerate(_Beside(copies), torch.randn(n_tokens, columns, generator=draw), values=values, rounds=rounds)
+    timed = [each for each in found.choices if each.speed_up is not None]
+    if not timed:
+        return found.choices[0]
+    return sorted(timed, key=lambda each: each.speed_up.mean if each.speed_up else 0.0)[len(timed) // 2]
+
+
+class _Beside(nn.Module):
+    """Layers that all see the same input."""
+
+    def __init__(self, parts: list[nn.Linear]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> None:
+        for part in self.parts:
+            part(x)

@@ -1,0 +1,108 @@
+"""Few: products of a packed weight with few tokens, one row of the weight after the other.
+
+mask    (rows * stride,) uint32: bit i of a row's word j is its column 32 j + i; every row begins a word
+starts  (rows + 1,) int64: where each row's kept weights begin in `kept`
+scales  (rows * groups,) float32: what the kept weights of `width` words' columns are multiplied by
+x       (tokens * 32 * stride,): zero beyond the columns
+y       (rows,) or (4, rows): rows `low` to `high` are written
+
+Bytes of the mask decide where the next kept weights go, 8 at once; none is asked one by one.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from secateurs.exact.compiled import compiled
+from secateurs.running.instructions import (
+    add,
+    every8,
+    fma,
+    load8,
+    n_set,
+    number,
+    prefetch,
+    spread8,
+    total,
+    word,
+    zeros8,
+)
+
+AHEAD = 2048  # bytes that are asked for before they are needed
+
+
+@compiled
+def one(mask: Any, kept: Any, starts: Any, scales: Any, width: int, x: Any, low: int, high: int, y: Any) -> None:
+    """One token."""
+    stride = x.size // 32
+    n_groups = (stride + width - 1) // width
+    ahead = AHEAD // kept.itemsize
+    for row in range(low, high):
+        at = starts[row]
+        whole = zeros8()
+        for group in range(n_groups):
+            a, b, c, d = zeros8(), zeros8(), zeros8(), zeros8()
+            for j in range(group * width, min((group + 1) * width, stride)):
+                bits = word(mask, row * stride + j)
+                column = 32 * j
+                prefetch(kept, at + ahead)
+                at1 = at + n_set(bits & 0xFF)
+                at2 = at + n_set(bits & 0xFFFF)
+                at3 = at + n_set(bits & 0xFFFFFF)
+                a = fma(spread8(kept, at, bits & 0xFF), load8(x, column), a)
+                b = fma(spread8(kept, at1, bits >> 8 & 0xFF), load8(x, column + 8), b)
+                c = fma(spread8(kept, at2, bits >> 16 & 0xFF), load8(x, column + 16), c)
+                d = fma(spread8(kept, at3, bits >> 24 & 0xFF), load8(x, column + 24), d)
+                at += n_set(bits)
+            whole = fma(every8(scales[row * n_groups + group]), add(add(a, b), add(c, d)), whole)
+        y[row] = total(whole)
+
+
+@compiled
+def four(mask: Any, kept: Any, starts: Any, scales: Any, width: int, x: Any, low: int, high: int, y: Any) -> None:
+    """Four tokens."""
+    n = x.size // 4
+    stride = n // 32
+    n_groups = (stride + width - 1) // width
+    ahead = AHEAD // kept.itemsize
+    for row in range(low, high):
+        at = starts[row]
+        all_a, all_b, all_c, all_d = zeros8(), zeros8(), zeros8(), zeros8()
+        for group in range(n_groups):
+            a, b, c, d = zeros8(), zeros8(), zeros8(), zeros8()
+            for j in range(group * width, min((group + 1) * width, stride)):
+                bits = word(mask, row * stride + j)
+                prefetch(kept, at + ahead)
+                for i in range(4):
+                    byte = bits >> 8 * i & 0xFF
+                    weights, column = spread8(kept, at, byte), 32 * j + 8 * i
+                    a = fma(weights, load8(x, column), a)
+                    b = fma(weights, load8(x, n + column), b)
+                    c = fma(weights, load8(x, 2 * n + column), c)
+                    d = fma(weights, load8(x, 3 * n + column), d)
+                    at += n_set(byte)
+            scale = every8(scales[row * n_groups + group])
+            all_a, all_b, all_c, all_d = (
+                fma(scale, a, all_a),
+                fma(scale, b, all_b),
+                fma(scale, c, all_c),
+                fma(scale, d, all_d),
+            )
+        y[0, row], y[1, row], y[2, row], y[3, row] = total(all_a), total(all_b), total(all_c), total(all_d)
+
+
+@compiled
+def listed(columns: Any, kept: Any, starts: Any, scales: Any, x: Any, low: int, high: int, y: Any) -> None:
+    """One token; `columns` (as many as kept) says where each kept weight stands in its row."""
+    for row in range(low, high):
+        a = b = c = d = np.float32(0)
+        begin, end = starts[row], starts[row + 1]
+        whole = begin + (end - begin) // 4 * 4
+        for at in range(begin, whole, 4):
+            a += number(kept, at) * x[columns[at]]
+            b += number(kept, at + 1) * x[columns[at + 1]]
+            c += number(kept, at + 2) * x[columns[at + 2]]
+            d += number(kept, at + 3) * x[columns[at + 3]]
+        for at in range(whole, end):
+            a += number(kept, at) * x[columns[at]]
+        y[row] = scales[row] * ((a + b) + (c + d))

@@ -1,0 +1,115 @@
+"""PackedLinear: an nn.Linear for inference whose weight is stored, and run, without its zeros."""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateurs.errors import InputError
+from secateurs.formats.packed import Packed
+from secateurs.formats.table import FORMATS
+from secateurs.running.products import product
+from secateurs.running.ready import RUNNING, Bits, Listed, Ready, Tiled, ready
+
+VALUES = ("fp32", "bf16", "int8", "int4")
+
+_KINDS = {each.__name__: each for each in (Bits, Listed, Tiled)}
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + bias, the weight packed.
+
+    Its arrays are buffers, so that `state_dict` has them and `load_state_dict` of an equally packed layer takes them.
+    It computes in float32 on the CPU, on as many threads as torch may use, and gives back x's dtype; no gradient
+    reaches x. torch.compile takes it as one operation.
+    """
+
+    def __init__(self, weight: Ready, bias: Tensor | None, name: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features = weight.columns, weight.rows
+        self.name = name  # "bitmask int8": what it was packed as
+        self._kind = type(weight)
+        self._sizes = {key: value for key, value in vars(weight).items() if isinstance(value, int)}
+        self._arrays = [key for key in vars(weight) if key not in self._sizes]
+        for key in self._arrays:
+            self.register_buffer(key, torch.from_numpy(getattr(weight, key)))
+        self.bias: Tensor | None
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+        self._ready: Ready | None = None
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Linear, format: str = "bitmask", values: str = "fp32", **options: Any
+    ) -> "PackedLinear":
+        """The layer with the zeros that are there packed away.
+
+        format   "bitmask", "index", "nm" (n=2, m=4) or "blocks" (h=4, w=4); their sizes by name
+        values   "fp32" (lossless), "bf16" (rounded), "int8" or "int4" (one scale per row; "int4/64": per 64 columns)
+
+        InputError where the weight does not fit, PatternError where it does not keep what the format asks for.
+        """
+        if format not in RUNNING:
+            raise InputError(f"Formats that run are {', '.join(RUNNING)}; got {format!r}.")
+        weight, how = linear.weight.detach(), values
+        if values in ("fp32", "bf16"):
+            weight, how = weight.to(torch.float32 if values == "fp32" else torch.bfloat16), "exact"
+        elif not values.startswith("int"):
+            raise InputError(f"Values that run are {', '.join(VALUES)}, and int4/64 for groups; got {values!r}.")
+        # A product does not feel the sign of a zero, which masks leave behind.
+        packed = FORMATS[format].pack(weight, weight != 0, how, **options)
+        return cls.from_packed(packed, linear.bias, values)
+
+    @classmethod
+    def from_packed(cls, packed: Packed, bias: Tensor | None = None, values: str = "") -> "PackedLinear":
+        """A layer of a weight (out, in) that is packed already."""
+        return cls(ready(packed), bias, f"{packed.format} {values or packed.values}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of its arrays."""
+        return sum(each.nbytes for each in self.buffers())
+
+    def ready(self) -> Ready:
+        """What the loops read: the buffers as numpy has them."""
+        if self._ready is None:
+            values: dict[str, Any] = {key: getattr(self, key).numpy() for key in self._arrays}
+            self._ready = self._kind(**values, **dict[str, Any](self._sizes))
+        return self._ready
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) -> (..., out_features)."""
+        if torch.compiler.is_compiling():
+            arrays, sizes = [getattr(self, key) for key in self._arrays], list(self._sizes.values())
+            found: Tensor = packed_product(x, arrays, self.bias, self._kind.__name__, sizes)
+            return found
+        return product(self.ready(), x, self.bias)
+
+    def _apply(self, function: Any, recurse: bool = True) -> "PackedLinear":
+        """Kept as it is: halving or moving a model must not touch bits that mean something else."""
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._ready = None
+        super()._load_from_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own views."""
+        return {**self.__dict__, "_ready": None}
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.name}, {self.nbytes:,} bytes"
+
+
+@torch.library.custom_op("secateurs::packed_product", mutates_args=())
+def packed_product(x: Tensor, arrays: list[Tensor], bias: Tensor | None, kind: str, sizes: list[int]) -> Tensor:
+    """The product as an operation that torch.compile leaves alone."""
+    numbers, stored = iter(sizes), (each.numpy() for each in arrays)
+    values: dict[str, Any] = {each.name: next(numbers if each.type is int else stored) for each in fields(_KINDS[kind])}
+    return product(_KINDS[kind](**values), x, bias)
+
+
+@packed_product.register_fake
+def _(x: Tensor, arrays: list[Tensor], bias: Tensor | None, kind: str, sizes: list[int]) -> Tensor:
+    return x.new_empty(*x.shape[:-1], sizes[0])

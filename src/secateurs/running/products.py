@@ -1,0 +1,123 @@
+"""Products: y = x W^T + bias with a ready weight, for any number of tokens; which loop runs, on how many threads."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateurs.errors import InputError
+from secateurs.running import few, many
+from secateurs.running.instructions import tile
+from secateurs.running.ready import Bits, Listed, Ready, Tiled
+from secateurs.running.together import n_threads, together
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens, width, x, y)
+
+FEW = 4  # tokens that one loop over the weight serves
+WIDTHS = (8, 16, 32, 64)  # tokens of a tile
+ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
+
+
+def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias, computed in float32.
+
+    x        (..., columns), any strides, floating, on the CPU
+    bias     (rows,)
+    returns  (..., rows) in x's dtype
+    """
+    if x.shape[-1:] != (weight.columns,):
+        raise InputError(
+            f"The weight has {weight.columns} columns; x is {tuple(x.shape)}. Its last dimension must match."
+        )
+    if x.device.type != "cpu":
+        raise InputError(f"Packed weights run on the CPU; x is on {x.device}.")
+    # numpy's small steps cost a third of torch's, and one token of a small layer takes less than ten of them.
+    floats = x.detach() if x.dtype == torch.float32 else x.detach().float()
+    tokens: Floats = floats.contiguous().numpy().reshape(-1, weight.columns)
+    if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
+        y = np.zeros((len(tokens), weight.rows), np.float32)
+    elif len(tokens) <= FEW and not isinstance(weight, Tiled):
+        y = _few(weight, tokens)
+    else:
+        y = _many(weight, tokens)
+    if bias is not None:
+        y += bias.detach().numpy()
+    found = torch.from_numpy(y.reshape(*x.shape[:-1], weight.rows))
+    return found if x.dtype == torch.float32 else found.to(x.dtype)
+
+
+def _few(weight: Ready, tokens: Floats) -> Floats:
+    n, columns = len(tokens), 32 * weight.stride
+    if isinstance(weight, Bits) and n > 1:
+        x, y = np.zeros((FEW, columns), np.float32), np.empty((FEW, weight.rows), np.float32)
+        x[:n, : weight.columns] = tokens
+        _rows(weight, 1, partial(_four, weight, x.reshape(-1), y))
+        return y[:n]
+    if columns > weight.columns:
+        padded = np.zeros((n, columns), np.float32)
+        padded[:, : weight.columns] = tokens
+        tokens = padded
+    y = np.empty((n, weight.rows), np.float32)
+    for i in range(n):
+        _rows(weight, 1, partial(_one, weight, tokens[i], y[i]))
+    return y
+
+
+def _one(weight: Ready, x: Floats, y: Floats, low: int, high: int) -> None:
+    if isinstance(weight, Bits):
+        few.one(weight.mask, weight.kept, weight.starts, weight.scales, weight.width, x, low, high, y)
+    elif isinstance(weight, Listed):
+        few.listed(weight.places, weight.kept, weight.starts, weight.scales, x, low, high, y)
+
+
+def _four(weight: Bits, x: Floats, y: Floats, low: int, high: int) -> None:
+    few.four(weight.mask, weight.kept, weight.starts, weight.scales, weight.width, x, low, high, y)
+
+
+def _many(weight: Ready, tokens: Floats) -> Floats:
+    tiles, columns = [], weight.columns
+    for first, n, width in _tiles(len(tokens)):
+        x = (np.empty if n == width else np.zeros)(columns * width, np.float32)
+        many.turn(tokens[first:].reshape(-1), n, columns, columns, x, width)
+        tiles.append((first, n, tile(width), x, np.empty(weight.rows * width, np.float32)))
+    out = np.empty((len(tokens), weight.rows), np.float32)
+    _rows(weight, 8 * len(tiles), partial(_by_tile, weight, tiles, out))
+    return out
+
+
+def _by_tile(weight: Ready, tiles: list[Tile], out: Floats, low: int, high: int) -> None:
+    kept, starts, scales, rows = weight.kept, weight.starts, weight.scales, weight.rows
+    for first, n, wide, x, y in tiles:
+        if isinstance(weight, Bits):
+            many.by_mask(weight.mask, kept, starts, scales, weight.width, x, low, high, y, wide)
+        elif isinstance(weight, Listed):
+            many.listed(weight.places, kept, starts, scales, x, low, high, y, wide)
+        elif isinstance(weight, Tiled):
+            h = weight.h
+            many.by_block(weight.places, kept, starts, scales, h, weight.w, x, low // h, high // h, y, wide)
+        width = 8 * len(wide)
+        many.turn(y[low * width :], high - low, n, width, out[first:].reshape(-1)[low:], rows)
+
+
+def _tiles(n: int) -> Iterator[tuple[int, int, int]]:
+    """(first token, tokens, width) of tiles that cover n tokens, the last one the narrowest that holds the rest."""
+    for first in range(0, n, WIDTHS[-1]):
+        rest = min(n - first, WIDTHS[-1])
+        yield first, rest, next(width for width in WIDTHS if width >= rest)
+
+
+def _rows(weight: Ready, work: int, rows: Callable[[int, int], None]) -> None:
+    """rows(low, high) over all rows, in parts that keep about as many weights each."""
+    n = min(n_threads(), weight.rows)
+    if n == 1 or int(weight.starts[-1]) * work < ALONE:
+        rows(0, weight.rows)
+        return
+    step = weight.h if isinstance(weight, Tiled) else 1
+    asked = weight.starts[-1] * np.arange(1, n) // n
+    cuts = [0, *(step * np.searchsorted(weight.starts, asked)).tolist(), weight.rows]
+    together([partial(rows, low, high) for low, high in pairwise(cuts)])

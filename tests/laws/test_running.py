@@ -1,0 +1,166 @@
+"""A product with a packed weight is the product with the unpacked one, whatever the format, values, tokens, threads."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from secateurs.errors import InputError
+from secateurs.formats.packed import Packed
+from secateurs.formats.table import FORMATS
+from secateurs.running.packed_linear import PackedLinear
+from secateurs.running.products import product
+from secateurs.running.ready import RUNNING, ready
+
+VALUES = ["exact", "bf16", "int8", "int4", "int8/32", "int4/64"]
+
+
+def weight_of(rows: int, columns: int, density: float, format: str, seed: int) -> tuple[Tensor, dict[str, int]]:
+    """A weight with zeros, and the options that its format needs."""
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=draw)
+    keep = torch.rand(rows, columns, generator=draw) < density
+    options: dict[str, int] = {}
+    if format == "nm":
+        keep = torch.zeros(rows, columns, dtype=torch.bool)
+        keep[:, ::4] = keep[:, 3::4] = True
+        options = {"n": 2, "m": 4}
+    if format == "blocks":
+        h, w = (2 if rows % 2 == 0 else 1), (3 if columns % 3 == 0 else 1)
+        keep = torch.rand(rows // h, columns // w, generator=draw) < density
+        keep = keep.repeat_interleave(h, 0).repeat_interleave(w, 1)
+        options = {"h": h, "w": w}
+    return torch.where(keep, weight, 0.0), options
+
+
+def packed_of(weight: Tensor, format: str, values: str, options: dict[str, int]) -> Packed:
+    """The weight packed; "bf16" is exact values of a bfloat16 weight."""
+    found: Packed = FORMATS[format].pack(
+        weight.bfloat16() if values == "bf16" else weight, None, "exact" if values == "bf16" else values, **options
+    )
+    return found
+
+
+def assert_is_product(y: Tensor, dense: Tensor, x: Tensor, bias: Tensor | None) -> None:
+    """Within (n + 8) roundings of float32 of the sum of sizes: each of n products and sums rounds once, at most."""
+    exact = x.double() @ dense.double().T + (0.0 if bias is None else bias.double())
+    sizes = x.double().abs() @ dense.double().abs().T + (0.0 if bias is None else bias.double().abs())
+    assert y.shape == exact.shape
+    bound = (dense.shape[1] + 8) * 2.0**-24 * sizes
+    if y.dtype == torch.bfloat16:
+        bound = bound + 2.0**-8 * exact.abs() + 1e-30
+    assert bool(((y.double() - exact).abs() <= bound + 1e-37).all()), float(((y.double() - exact).abs() - bound).max())
+
+
+@given(
+    st.sampled_from(sorted(RUNNING)),
+    st.sampled_from(VALUES),
+    st.integers(1, 20),
+    st.integers(1, 200),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    st.integers(0, 140),
+    st.booleans(),
+    st.integers(0, 2**16),
+)
+def test_a_packed_product_is_the_unpacked_one(
+    format: str, values: str, rows: int, columns: int, density: float, n_tokens: int, has_bias: bool, seed: int
+) -> None:
+    columns += -columns % 4 if format == "nm" else 0
+    weight, options = weight_of(rows, columns, density, format, seed)
+    packed = packed_of(weight, format, values, options)
+    if format in ("index", "blocks") and "/" in values and packed.scales.size != rows:
+        with pytest.raises(InputError, match="one scale per row"):
+            ready(packed)
+        return
+    draw = torch.Generator().manual_seed(seed + 1)
+    x = torch.randn(n_tokens, columns, generator=draw)
+    bias = torch.randn(rows, generator=draw) if has_bias else None
+    dense = FORMATS[format].unpack(packed).float()
+    assert_is_product(product(ready(packed), x, bias), dense, x, bias)
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("format", RUNNING)
+def test_inputs_of_any_shape_strides_and_type(format: str, values: str) -> None:
+    if format in ("index", "blocks") and "/" in values:
+        pytest.skip("refused; the law above says so")
+    weight, options = weight_of(12, 96, 0.4, format, 0)
+    packed = packed_of(weight, format, values, options)
+    dense, layer = FORMATS[format].unpack(packed).float(), PackedLinear.from_packed(packed)
+    whole = torch.randn(96, 3, 7).permute(2, 1, 0)  # strides of no contiguous tensor
+    assert_is_product(layer(whole), dense, whole, None)
+    assert_is_product(layer(whole[0, 0]), dense, whole[0, 0], None)
+    half = whole.bfloat16()
+    assert layer(half).dtype == torch.bfloat16
+    assert_is_product(layer(half), dense, half, None)
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("n_tokens", [1, 3, 70])
+def test_threads_change_no_bit(values: str, n_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import secateurs.running.products as products
+
+    weight, _ = weight_of(37, 160, 0.3, "bitmask", 1)
+    of = ready(packed_of(weight, "bitmask", values, {}))
+    x = torch.randn(n_tokens, 160)
+    alone = product(of, x)
+    monkeypatch.setattr(products, "ALONE", 0)
+    for n in (2, 3, 64):
+        monkeypatch.setattr(products, "n_threads", lambda n=n: n)
+        assert torch.equal(product(of, x), alone)
+
+
+def test_a_layer_copies_saves_loads_and_stays_itself_when_the_model_is_halved() -> None:
+    linear = nn.Linear(70, 9)
+    linear.weight.data *= torch.rand(9, 70) < 0.3
+    layer = PackedLinear.from_linear(linear, values="int8")
+    x = torch.randn(5, 70)
+    y = layer(x)
+    assert torch.equal(copy.deepcopy(layer)(x), y)
+    assert torch.equal(layer.half()(x), y)
+    other = PackedLinear.from_linear(linear, values="int8")
+    for each in other.buffers():
+        each.zero_()
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), y)
+    compiled: Any = torch.compile(nn.Sequential(layer, nn.ReLU()), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), torch.relu(y))
+    assert layer.nbytes < 9 * 70 * 4
+
+
+def test_what_does_not_run_is_refused() -> None:
+    linear = nn.Linear(8, 4)
+    with pytest.raises(InputError, match="Formats that run are bitmask, index, nm, blocks; got 'rows'"):
+        PackedLinear.from_linear(linear, "rows")
+    with pytest.raises(InputError, match="Values that run are fp32, bf16, int8, int4, and int4/64"):
+        PackedLinear.from_linear(linear, values="codebook:4")
+    with pytest.raises(InputError, match="multiples of 32 columns; these have 4"):
+        PackedLinear.from_linear(linear, values="int8/4")
+    with pytest.raises(InputError, match="codebook:4 values do not run"):
+        ready(FORMATS["bitmask"].pack(linear.weight, None, "codebook:4"))
+    with pytest.raises(InputError, match="run as F32 or BF16; these are F16"):
+        ready(FORMATS["bitmask"].pack(linear.weight.half()))
+    with pytest.raises(InputError, match=r"\(out, in\); this one is \(4,\)"):
+        ready(FORMATS["bitmask"].pack(linear.bias))
+    with pytest.raises(InputError, match="they divide the weight"):
+        PackedLinear.from_linear(linear, "blocks", h=3, w=3)
+    layer = PackedLinear.from_linear(linear)
+    with pytest.raises(InputError, match=r"8 columns; x is \(2, 7\)"):
+        layer(torch.randn(2, 7))
+
+
+def test_no_weight_beyond_a_row_is_felt() -> None:
+    """Kept weights of the next row, and the room behind the last, are read and must not be used."""
+    weight = torch.zeros(2, 64)
+    weight[0, 5], weight[1] = 2.0, float("inf")
+    of = ready(FORMATS["bitmask"].pack(weight))
+    for n in (1, 4, 9):
+        y = product(of, torch.ones(n, 64))
+        assert torch.equal(y[:, 0], torch.full((n,), 2.0))
+        assert bool(torch.isinf(y[:, 1]).all())
+    assert isinstance(of.starts, np.ndarray)

@@ -1,0 +1,96 @@
+"""Layers are swapped only where that is faster, every layer is told of, and all of it can be undone."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateurs as sc
+from secateurs import accelerating
+from secateurs.accelerating import Choice, time_layer
+from secateurs.errors import InputError
+
+
+class Net(nn.Module):
+    """Layers of every kind that is told apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sparse, self.full = nn.Linear(256, 256), nn.Linear(256, 256)
+        self.first, self.second, self.unused = nn.Linear(256, 64), nn.Linear(256, 64), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        with torch.no_grad():
+            for each in (self.sparse, self.first, self.unused):
+                each.weight[torch.rand(each.weight.shape) < 0.97] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.full(torch.relu(self.sparse(x)))
+        return self.first(x) + self.second(x)
+
+
+def assert_swapped(model: nn.Module, choices: list[Choice]) -> None:
+    """Exactly the layers whose choice says so are packed."""
+    for each in choices:
+        is_packed = isinstance(model.get_submodule(each.name), sc.PackedLinear)
+        assert is_packed == (each.chosen not in ("", "dense")), each.name
+
+
+def test_what_is_measured_decides_and_all_of_it_can_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(3, 256)
+    y, before = model(x), dict(model.named_modules())
+    found = sc.accelerate(model, x, rounds=3)
+    reasons = {each.name: each.reason for each in found.choices}
+    assert list(reasons) == ["sparse", "full", "first", "second", "unused"]
+    assert reasons["full"] == "nothing in it is zero"
+    assert reasons["first"] == reasons["second"] == "its weight is another layer's too"
+    assert reasons["unused"] == "not reached by the example"
+    sparse = found.choices[0]
+    assert set(sparse.seconds) == {"dense", "bitmask fp32", "index fp32"}
+    assert sparse.n_tokens == 3
+    assert sparse.n_bytes["index fp32"] < sparse.n_bytes["bitmask fp32"] < sparse.n_bytes["dense"]
+    assert_swapped(model, found.choices)
+    assert torch.allclose(model(x), y, atol=1e-5)
+    found.restore()
+    assert dict(model.named_modules()) == before
+
+
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_a_layer_is_swapped_where_the_whole_interval_says_so(is_faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**9))
+    cost = {"PackedLinear": 1.0 if is_faster else 3.0, "Linear": 2.0}
+    now = [0.0]
+
+    def spend(part: nn.Module, _: object) -> None:
+        now[0] += cost.get(type(part).__name__, 0.0) + 1e-9 * next(clock)
+
+    monkeypatch.setattr(accelerating.time, "perf_counter", lambda: now[0])
+    handle = nn.modules.module.register_module_forward_pre_hook(spend)
+    try:
+        model, x = Net(), torch.randn(3, 256)
+        found = sc.accelerate(model, x, values=("fp32", "int8"), rounds=4, is_reversible=False)
+    finally:
+        handle.remove()
+    assert_swapped(model, found.choices)
+    sparse = found.choices[0]
+    assert (sparse.chosen != "dense") == is_faster
+    assert sparse.speed_up is not None
+    assert sparse.speed_up.mean == pytest.approx(2.0 if is_faster else 2 / 3, rel=1e-3)
+    if is_faster:
+        with pytest.raises(InputError, match="The dense layers were not kept"):
+            found.restore()
+    else:
+        assert "no packed format is faster beyond doubt" in sparse.reason
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="No linear layer was reached"):
+        sc.accelerate(nn.ReLU(), torch.randn(2))
+
+
+def test_one_layer_can_be_timed_before_anything_is_pruned() -> None:
+    found = time_layer(64, 128, 2, 0.9, values="int8", rounds=2)
+    assert found.shape == (64, 128)
+    assert found.n_tokens == 2
+    assert 0.85 < found.sparsity < 0.95
+    assert found.speed_up is not None
+    assert "bitmask int8" in str(found)

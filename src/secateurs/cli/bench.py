@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", metavar="DIR", help="Also write results.json, latency.png and report.html, which needs no network."
 )
+@click.option(
+    "--plan", is_flag=True, help="Instead: what packed layers of these shapes would give here, at 50 to 95 % zeros."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every number as JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def bench(
@@ -64,6 +67,7 @@ def bench(
     rounds: int,
     threads: int | None,
     out: str | None,
+    plan: bool,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -78,6 +82,12 @@ def bench(
     from secateurs.measure.bench.running import Progress
     from secateurs.measure.bench.running import bench as run
 
+    if plan:
+        given = {"--vs": vs, "--data": data, "--data-dir": data_dir, "--contender": contenders, "--out": out}
+        if other := [name for name, value in given.items() if value]:
+            raise RecipeError(f"--plan times layers with random weights: leave {other[0]} out.")
+        _plan(model, batches, tokens, threads, as_json)
+        return
     spec = _spec(data, data_dir)
     if out is not None:
         if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
@@ -105,6 +115,28 @@ def bench(
     print_bench(plain_console(), found)
     if out is not None:
         plain_console().print(f"\nEvery number, the chart, the page: {plain(out)}/")
+
+
+def _plan(model: str, batches: tuple[int, ...], tokens: tuple[int, ...], threads: int | None, as_json: bool) -> None:
+    """Time the layers and say what was found."""
+    from secateurs.cli.inspect_tables import print_table
+    from secateurs.cli.screen import Shown, watch
+    from secateurs.measure.bench.plan import plan
+    from secateurs.measure.bench.running import Progress
+    from secateurs.measure.environment import machine
+    from secateurs.see.bench_tables import plan_rows
+
+    progress = Progress()
+    with watch(lambda: Shown(progress.n_turns_done, progress.n_turns, progress.text)):
+        lines = plan(model, batches=batches, tokens=tokens, threads=threads, progress=progress)
+    if as_json:
+        import torch
+
+        found = {"lines": [line.as_values() for line in lines], "environment": machine(torch.get_num_threads())}
+        click.echo(json.dumps(found, allow_nan=False))
+        return
+    head, rows = plan_rows(lines)
+    print_table(plain_console(), "Dense seconds by packed seconds, at each share of zeros", head, rows, texts=(0, 1, 2))
 
 
 def _spec(data: str | None, data_dir: str | None) -> "DataSpec | None":

@@ -1,8 +1,10 @@
 """Bench tables: a receipt as rows of text, which the terminal and the page both show."""
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from secateurs.measure.bench.plan import SPARSITIES, Line
 from secateurs.measure.bench.results import Bench, Model, Row
 from secateurs.see.style import number, percent, short
 
@@ -76,14 +78,29 @@ def choice_rows(found: Bench) -> Table:
         for size, choices in (row.choices or {}).items():
             for choice in choices:
                 shape = " × ".join(map(str, choice["shape"]))
-                key = (*_who(found, row), size, shape, percent(choice["sparsity"], 0), choice["chosen"])
+                key = (*_who(found, row), size, shape, percent(choice["sparsity"], 0))
+                key += (choice["chosen"] or f"dense: {choice['reason']}",)
                 groups.setdefault(key, []).append(choice)
     rows = []
     for key, alike in groups.items():
-        ratios = sorted(choice["ratio"]["mean"] for choice in alike if choice["ratio"] is not None)
+        ratios = sorted(choice["speed_up"]["mean"] for choice in alike if choice["speed_up"] is not None)
         span = f"{ratios[0]:.2f} to {ratios[-1]:.2f}" if ratios else "–"
         rows.append([*key, f"{len(alike)}", span])
-    return (*_who_head(found), "size", "layer", "zeros", "runs as", "layers", "× dense"), rows
+    return (*_who_head(found), "size", "layer", "zeros", "runs as", "layers", "× dense at best"), rows
+
+
+def plan_rows(lines: Sequence[Line]) -> Table:
+    """What each sparsity would give for the layers."""
+    rows = []
+    for line in lines:
+        ratios = [line.speedups.get(sparsity) for sparsity in SPARSITIES]
+        cells = [
+            "–" if each is None else "no difference" if each.low <= 1 <= each.high else f"{each.mean:.2f}"
+            for each in ratios
+        ]
+        even = "none of these" if line.break_even is None else percent(line.break_even, 0)
+        rows.append([f"{line.shape[0]} × {line.shape[1]}", line.size, line.values, f"{len(line.names)}", *cells, even])
+    return ("layer", "size", "values", "layers", *(percent(each, 0) for each in SPARSITIES), "pays from"), rows
 
 
 def machine_text(found: Bench) -> str:

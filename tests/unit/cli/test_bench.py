@@ -46,6 +46,7 @@ def test_what_it_refuses(secateurs, source, tmp_path):
         ([str(source), "--batch", "0"], 2, "0 is not in the range"),
         ([str(source), "--contender", "tensorrt"], 2, "There is no contender 'tensorrt'"),
         ([str(source), "--data-dir", "x"], 2, "say on which data"),
+        ([str(source), "--plan", "--vs", "x"], 2, "leave --vs out"),
         ([str(source), "-o", str(source)], 4, "is not an empty directory"),
         ([str(tmp_path / "none")], 3, "There is no file or directory"),  # said by the process that looked
     ]:

@@ -20,9 +20,9 @@ CHOICE = {"shape": (64, 32), "n_tokens": 8, "sparsity": 0.7, "chosen": "bitmask 
 def row(model: int, name: str, seconds: float, speedup: Interval | None) -> Row:
     turns = ((seconds, 1.1 * seconds), (1.2 * seconds,))
     layers = [
-        {**CHOICE, "name": "a", "ratio": {"mean": 1.9}},
-        {**CHOICE, "name": "b", "ratio": {"mean": 1.5}},
-        {**CHOICE, "name": "c", "chosen": "dense", "ratio": None},
+        {**CHOICE, "name": "a", "speed_up": {"mean": 1.9}},
+        {**CHOICE, "name": "b", "speed_up": {"mean": 1.5}},
+        {**CHOICE, "name": "c", "chosen": "", "reason": "nothing in it is zero", "speed_up": None},
     ]
     return Row(
         *(model, name, "timed", "", 0.1),
@@ -65,7 +65,7 @@ def test_the_tables(found: Bench) -> None:
     _, choices = choice_rows(found)
     assert [line[2:] for line in choices] == [
         ["1", "64 × 32", "70 %", "bitmask fp32", "2", "1.50 to 1.90"],
-        ["1", "64 × 32", "70 %", "dense", "1", "–"],
+        ["1", "64 × 32", "70 %", "dense: nothing in it is zero", "1", "–"],
     ]
     assert "2 threads" in machine_text(found)
     same = Bench((found.models[0], Model("other/dense", 1, 1, 1, 0)), found.rows[:1], 2, found.environment)

@@ -165,15 +165,16 @@ class Accelerated(Session):
     def fit(self, inputs: Inputs) -> list[dict[str, Any]]:
         import torch
 
+        from secateurs.accelerating import accelerate
         from secateurs.measure.bench.prepared import Answering
-        from secateurs.running.accelerating import accelerate
         from secateurs.structure.opening import open_network
 
         self.network = None  # opened anew, so that no dense copy of what was packed stays in memory
         network = Answering(open_network(self.path)).float().eval()
-        choices = accelerate(network, tuple(map(torch.from_numpy, inputs.values())), values=self.values).choices
+        tensors = map(torch.from_numpy, inputs.values())
+        found = accelerate(network, *tensors, values=self.values, is_reversible=False)
         self.network = network
-        return [asdict(choice) for choice in choices]
+        return [{**asdict(each), "name": each.name.removeprefix("inside.")} for each in found.choices]
 
     def bind(self, inputs: Inputs) -> Call:
         import torch

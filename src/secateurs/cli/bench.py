@@ -119,24 +119,25 @@ def bench(
 
 def _plan(model: str, batches: tuple[int, ...], tokens: tuple[int, ...], threads: int | None, as_json: bool) -> None:
     """Time the layers and say what was found."""
+    import torch
+
     from secateurs.cli.inspect_tables import print_table
     from secateurs.cli.screen import Shown, watch
     from secateurs.measure.bench.plan import plan
     from secateurs.measure.bench.running import Progress
     from secateurs.measure.environment import machine
-    from secateurs.see.bench_tables import plan_rows
+    from secateurs.see.bench_tables import machine_text, plan_rows
 
     progress = Progress()
     with watch(lambda: Shown(progress.n_turns_done, progress.n_turns, progress.text)):
         lines = plan(model, batches=batches, tokens=tokens, threads=threads, progress=progress)
+    about = machine(torch.get_num_threads())
     if as_json:
-        import torch
-
-        found = {"lines": [line.as_values() for line in lines], "environment": machine(torch.get_num_threads())}
-        click.echo(json.dumps(found, allow_nan=False))
+        click.echo(json.dumps({"lines": [line.as_values() for line in lines], "environment": about}, allow_nan=False))
         return
     head, rows = plan_rows(lines)
     print_table(plain_console(), "Dense seconds by packed seconds, at each share of zeros", head, rows, texts=(0, 1, 2))
+    plain_console().print(f"\n{plain(machine_text(about))}")
 
 
 def _spec(data: str | None, data_dir: str | None) -> "DataSpec | None":
@@ -164,7 +165,7 @@ def _write(out: Path, found: "Bench", values: dict[str, Any]) -> None:
 def print_bench(console: "Console", found: "Bench") -> None:
     """What each is, how fast it is at each size, what was decided for the layers, and the machine."""
     from secateurs.cli.inspect_tables import print_table
-    from secateurs.see.bench_tables import choice_rows, latency_rows, machine_text, model_text, weight_rows
+    from secateurs.see.bench_tables import choice_rows, how_text, latency_rows, machine_text, model_text, weight_rows
 
     for model in found.models:
         console.print(plain(model_text(model)))
@@ -178,4 +179,4 @@ def print_bench(console: "Console", found: "Bench") -> None:
         if rows:
             places = [place % len(head) for place in texts]
             print_table(console, title, head, [[plain(cell) for cell in row] for row in rows], places)
-    console.print(f"\n{plain(machine_text(found))}")
+    console.print(f"\n{plain(how_text(found))} {plain(machine_text(found.environment))}")

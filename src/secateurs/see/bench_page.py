@@ -4,7 +4,7 @@ Names come from files and are untrusted: every text is escaped, and the page's p
 """
 
 from secateurs.measure.bench.results import Bench
-from secateurs.see.bench_tables import Table, choice_rows, latency_rows, machine_text, model_text, weight_rows
+from secateurs.see.bench_tables import Table, choice_rows, how_text, latency_rows, machine_text, model_text, weight_rows
 from secateurs.see.latencies import latency_chart
 from secateurs.see.pictures import svg_of
 from secateurs.see.static_page import page, region, table, text
@@ -27,7 +27,7 @@ def bench_page(found: Bench, command: str) -> str:
             ),
             "weights": _table(weight_rows(found), "Contenders"),
             "choices": _table(choices, "Layers") if choices[1] else "<p class=lead>Nothing was packed.</p>",
-            "notes": text(machine_text(found), 2000),
+            "notes": text(f"{how_text(found)} {machine_text(found.environment)}", 2000),
             "features": text(" ".join(found.environment["cpu_features"]), 2000),
         },
     )

@@ -1,6 +1,6 @@
 """Bench tables: a receipt as rows of text, which the terminal and the page both show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -99,21 +99,45 @@ def plan_rows(lines: Sequence[Line]) -> Table:
             for each in ratios
         ]
         even = "none of these" if line.break_even is None else percent(line.break_even, 0)
-        rows.append([f"{line.shape[0]} × {line.shape[1]}", line.size, line.values, f"{len(line.names)}", *cells, even])
-    return ("layer", "size", "values", "layers", *(percent(each, 0) for each in SPARSITIES), "pays from"), rows
+        rows.append(
+            [
+                f"{line.shape[0]} × {line.shape[1]}",
+                line.size,
+                line.values,
+                f"{line.n_tokens}",
+                f"{len(line.names)}",
+                *cells,
+                even,
+            ]
+        )
+    return (
+        "layer",
+        "size",
+        "values",
+        "rows of input",
+        "layers",
+        *(percent(each, 0) for each in SPARSITIES),
+        "pays from",
+    ), rows
 
 
-def machine_text(found: Bench) -> str:
-    """What it was measured on, and how."""
-    about = found.environment
+def machine_text(about: Mapping[str, Any]) -> str:
+    """What it was measured on."""
     versions = {"torch": about["torch"], "secateurs": about["secateurs"], **about["libraries"]}
     return (
         f"{about['cpu']}, {about['cores']} cores, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, "
         f"{about['vectors']}; {', '.join(f'{name} {version}' for name, version in versions.items())}; python "
-        f"{about['python']}. {found.n_rounds} rounds, each contender in its own process. Speed-up: the time of "
-        f"{found.rows[0].contender} of {found.models[0].path} by that of the row, median of the rounds, with a "
-        "bootstrap interval; one that contains 1 is no difference. Difference: the largest to torch-fp32 of the same "
-        "network, as a share of the largest answer. Memory: anonymous, more than before the network was opened."
+        f"{about['python']}."
+    )
+
+
+def how_text(found: Bench) -> str:
+    """What the numbers are."""
+    return (
+        f"{found.n_rounds} rounds, each contender in its own process. Speed-up: the time of {found.rows[0].contender} "
+        f"of {found.models[0].path} by that of the row, median of the rounds, with a bootstrap interval; one that "
+        "contains 1 is no difference. Difference: the largest to torch-fp32 of the same network, as a share of the "
+        "largest answer. Memory: more than before the network was opened, mapped weights counted."
     )
 
 

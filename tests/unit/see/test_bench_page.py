@@ -67,7 +67,7 @@ def test_the_tables(found: Bench) -> None:
         ["1", "64 × 32", "70 %", "bitmask fp32", "2", "1.50 to 1.90"],
         ["1", "64 × 32", "70 %", "dense: nothing in it is zero", "1", "–"],
     ]
-    assert "2 threads" in machine_text(found)
+    assert "2 threads" in machine_text(found.environment)
     same = Bench((found.models[0], Model("other/dense", 1, 1, 1, 0)), found.rows[:1], 2, found.environment)
     assert labels(same) == ["runs/dense", "other/dense"]
     assert labels(replace(same, models=same.models[:1] * 2)) == ["runs/dense (first)", "runs/dense (again)"]

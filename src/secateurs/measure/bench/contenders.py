@@ -240,7 +240,7 @@ class OpenVino(Session):
         return run
 
 
-FP32, BF16, INT8 = 1e-3, 0.1, 0.3
+FP32, BF16, INT8 = 1e-3, 0.1, 0.5
 
 CONTENDERS: dict[str, Contender] = {
     "torch-fp32": Contender("torch", "", "", FP32, partial(Torch, dtype="float32")),

@@ -88,7 +88,7 @@ def plan(
     for (rows, columns), n, values in jobs:
         found = timed.setdefault(((rows, columns), n, values), {})
         for sparsity in SPARSITIES:
-            progress.text = f"{rows} × {columns} with {n} rows of input, {sparsity:.0%} zeros, {values}"
+            progress.text = f"{rows} × {columns} on {n} × {columns} inputs, {sparsity:.0%} zeros, {values}"
             if (ratio := time_layer(rows, columns, n, sparsity, values).speed_up) is not None:
                 found[sparsity] = ratio
             progress.n_turns_done += 1

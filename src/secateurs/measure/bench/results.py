@@ -76,7 +76,7 @@ class Row:
     model           which one of the models, from 0
     why             what went wrong, where it was not timed
     load_s          from its files to the first answer, its libraries imported before
-    resident_bytes  anonymous memory more than before it was opened, after its first answer
+    resident_bytes  memory more than before it was opened, after its first answer; mapped weights count
     peak_bytes      the most of it that was seen while it was opened and got ready
     difference      the largest to torch fp32 on the same inputs, as a share of the largest answer
     bound           what of that is right

@@ -172,9 +172,10 @@ def _open(entry: _Entry, path: str, place: Path, facts: dict[str, Any], threads:
     entry.fitted = entry.ask("fit", is_watched=True, size=0)
     if chosen is not None and entry.fitted is not None:
         entry.found = {"load_s": entry.fitted["seconds"]}
-        if (before := chosen["anonymous_bytes"]) is not None:
-            entry.found["before_bytes"] = before
-            entry.found["resident_bytes"] = entry.fitted["anonymous_bytes"] - before
+        if (own := chosen["anonymous_bytes"]) is not None:
+            mapped = entry.fitted["mapped_bytes"] - chosen["mapped_bytes"]
+            entry.found["before_bytes"] = own - mapped  # so that what is mapped counts in the peak, too
+            entry.found["resident_bytes"] = entry.fitted["anonymous_bytes"] - own + mapped
 
 
 def _time(entries: list[_Entry], k: int, size: tuple[int, int | None], rounds: int, progress: Progress) -> None:

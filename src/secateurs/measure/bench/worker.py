@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from secateurs.measure.memory import anonymous_bytes
+from secateurs.measure.memory import anonymous_bytes, mapped_bytes
 
 N_AT_ONCE = 64  # test examples
 
@@ -33,7 +33,7 @@ class Worker:
         self.job, self.contender = Job(**job), CONTENDERS[name]
         self.contender.import_it(self.job)
         self.session: Any = None
-        return {"anonymous_bytes": anonymous_bytes()}
+        return {"anonymous_bytes": anonymous_bytes(), "mapped_bytes": mapped_bytes()}
 
     def fit(self, size: int) -> dict[str, Any]:
         """Get ready for a size, the first time from the files; the seconds until its first answer, and the error."""
@@ -54,6 +54,7 @@ class Worker:
         return {
             "seconds": seconds,
             "anonymous_bytes": anonymous_bytes(),
+            "mapped_bytes": mapped_bytes(),
             "difference": difference(answer(found), np.load(folder / f"answer-{size}.npy")),
             "choices": choices,
         }

@@ -10,6 +10,8 @@ from secateurs.measure.bench import prepared
 from secateurs.measure.bench.contenders import CONTENDERS, answer, difference
 from secateurs.measure.bench.worker import Worker
 from secateurs.models import ModelSpec, build, save_model
+from secateurs.pruning import zero_out
+from secateurs.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,22 @@ def test_why_there_is_no_export_is_told(folder: Path, tmp_path: Path, monkeypatc
     assert prepared.prepare(*asked)["why_no_onnx"]["model.onnx"] == (
         "torch exports with onnx, which is not installed: pip install 'secateurs[onnx]'"
     )
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_packed_layers_are_chosen_for_each_size_and_say_so(values: str, tmp_path: Path):
+    shape, spec = InputShape(kind="image", size=(1, 4, 4), n_classes=3), ModelSpec.parse("lenet-300-100")
+    network = build(spec, shape, 0)
+    zero_out(network, Recipe.parse("magnitude element layer sparsity(0.95)"))
+    save_model(network, spec, shape, tmp_path)
+    prepared.prepare(str(tmp_path), str(tmp_path), (1, 3), (), None, (), threads=1)
+    worker, name = Worker(), f"secateurs-{values}"
+    worker.choose(name, model=str(tmp_path), folder=str(tmp_path), threads=1)
+    for size, batch in enumerate((1, 3)):
+        found = worker.fit(size)
+        assert found["difference"] <= CONTENDERS[name].bound
+        assert [choice["name"] for choice in found["choices"]] == ["fc1", "fc2", "fc3"]
+        assert {choice["n_tokens"] for choice in found["choices"]} == {batch}
+        assert all(
+            choice["chosen"] == "dense" or choice["chosen"].endswith(f" {values}") for choice in found["choices"]
+        )

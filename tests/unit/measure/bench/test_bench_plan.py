@@ -41,8 +41,8 @@ def test_every_shape_is_timed_once_and_its_break_even_found(tmp_path, monkeypatc
     even = {line.values: line.break_even for line in up}
     assert even == {"fp32": 0.8, "int8": 0.5}
     head, rows = plan_rows(up)
-    assert head[4:] == ("50 %", "70 %", "80 %", "90 %", "95 %", "pays from")
-    assert rows[0] == ["64 × 16", "1", "fp32", "1", "0.71", "no difference", "1.14", "1.29", "1.36", "80 %"]
+    assert head[5:] == ("50 %", "70 %", "80 %", "90 %", "95 %", "pays from")
+    assert rows[0] == ["64 × 16", "1", "fp32", "5", "1", "0.71", "no difference", "1.14", "1.29", "1.36", "80 %"]
     assert json.loads(json.dumps(up[0].as_values()))["speedups"]["0.9"]["median"] == pytest.approx(0.9 / 0.7)
 
 

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from secateurs.measure.bench.processes import Process, WorkerError
-from secateurs.measure.memory import anonymous_bytes
+from secateurs.measure.memory import anonymous_bytes, mapped_bytes
 
 NOISY = """
 import secateurs.measure.bench.worker as worker
@@ -48,3 +49,13 @@ def test_memory_of_its_own_is_counted():
     assert 45_000_000 < after - before < 70_000_000
     assert len(held) == 50_000_000
     assert anonymous_bytes(2**22 + 1) is None
+
+
+def test_a_mapped_file_counts_once_it_was_looked_at(tmp_path: Path):
+    before = mapped_bytes()
+    if anonymous_bytes() is None:
+        pytest.skip("this system does not say")
+    np.save(tmp_path / "weights.npy", np.ones(5_000_000, np.uint8))
+    weights = np.load(tmp_path / "weights.npy", mmap_mode="r")
+    assert int(weights.sum(dtype=np.int64)) == 5_000_000
+    assert 4_900_000 < mapped_bytes() - before < 5_300_000

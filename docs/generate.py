@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import commands
 import measured
-import measured_structure
 from pydantic.json_schema import GenerateJsonSchema
 from torch import nn
 
@@ -34,6 +33,7 @@ from secateurs.experiments.lottery import Lottery
 from secateurs.experiments.presets import DEFAULT, PRESETS
 from secateurs.experiments.strategies import STRATEGIES
 from secateurs.layers import layers
+from secateurs.measure.bench.contenders import CONTENDERS
 from secateurs.models import MODELS, ModelSpec, build
 from secateurs.pools import Pool
 from secateurs.recipe import Recipe
@@ -294,6 +294,17 @@ def prune_recipes() -> str:
     return table(["options", "recipe", "what goes"], commands.recipes())
 
 
+def contenders() -> str:
+    """What `secateurs bench` times."""
+    rows = []
+    for name, each in CONTENDERS.items():
+        opening, given = getattr(each.opening, "func", each.opening), getattr(each.opening, "keywords", {})
+        how = ", ".join(str(value) for key, value in given.items() if key != "device")
+        needs = f"`pip install 'secateurs[{each.extra}]'`" if each.extra else "a GPU" if each.on_gpu else ""
+        rows.append([f"`{name}`", first_line(opening), how, needs, f"{each.bound:g}"])
+    return table(["contender", "what it is", "with", "needs", "bound"], rows)
+
+
 def exit_codes() -> str:
     """The codes of the command line's help, with the errors that give them."""
     line = re.search(r"Exit codes: (.*?)\.(\s|$)", inspect.getdoc(secateurs.callback) or "", re.DOTALL)
@@ -380,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"{name}-options": options(name) for name in COMMANDS},
     "prune-recipes": prune_recipes,
     **{name: commands.shown(words) for name, words in commands.SHOWN.items()},
+    "contenders": contenders,
     "exit-codes": exit_codes,
     "recipe-fields": fields(Recipe),
     "training-fields": fields(Training),
@@ -387,7 +399,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "exploration-fields": fields(Exploration),
     "data-fields": fields(DataSpec),
     **measured.TABLES,
-    **measured_structure.TABLES,
 }
 
 

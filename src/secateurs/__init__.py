@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from secateurs.column_order import permutation
     from secateurs.errors import SecateursError
     from secateurs.masks import Masks
+    from secateurs.measure.bench.running import bench
     from secateurs.measure.drop import accuracy_drop
     from secateurs.permuting import permute
     from secateurs.pools import layer, model, neighbours
@@ -57,6 +58,7 @@ _HOME = {
     "secateurs.column_order": ("permutation",),
     "secateurs.errors": ("SecateursError",),
     "secateurs.masks": ("Masks",),
+    "secateurs.measure.bench.running": ("bench",),
     "secateurs.measure.drop": ("accuracy_drop",),
     "secateurs.permuting": ("permute",),
     "secateurs.pools": ("layer", "model", "neighbours"),
@@ -85,6 +87,7 @@ __all__ = [
     "Sharing",
     "accelerate",
     "accuracy_drop",
+    "bench",
     "block",
     "column",
     "compliance",

@@ -21,6 +21,7 @@ FLOORS = {
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 EXTRAS = ["altair", "vl_convert", "sklearn", "PIL", "transformers", "datasets", "pyarrow", "backports"]
+EXTRAS += ["onnx", "onnxscript", "onnxruntime", "openvino"]
 
 ROOT = Path(secateurs.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
     "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
     "shrink": "Remove neurons, filters and heads for real; an ordinary smaller network.",
+    "bench": "Time and weigh a network under every runtime: the receipt, never noise as a speed-up.",
     "diff": "See what changed from one checkpoint to another.",
     "pack": "Store a checkpoint without its zeros, in one file that checks itself.",
     "unpack": "Write a packed file as plain, dense safetensors.",

@@ -21,7 +21,7 @@ from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.errors import InputError
 from secateurs.measure.accuracy import Accuracy, correct
 from secateurs.models import ModelSpec, build
-from secateurs.models.files import config_of, fill
+from secateurs.models.files import ModelConfig, config_of, fill
 
 Z = 1.959963984540054
 
@@ -111,6 +111,16 @@ def evaluation_of(
 def _network(source: Path, data: DataSpec | Dataset, model: ModelSpec | None) -> tuple[nn.Module, Dataset]:
     """The network of a checkpoint, filled, and the data as it reads them."""
     config = None if model is not None else _config(source)
+    data = read_as(config, data, source)
+    spec = config.model if config is not None else model
+    assert spec is not None
+    network = build(spec, data.shape, seed=0)
+    fill(network, load(source), source)
+    return network, data
+
+
+def read_as(config: ModelConfig | None, data: DataSpec | Dataset, source: Path) -> Dataset:
+    """The data, with images scaled as the network of `source` was trained on them; InputError where they do not fit."""
     scaling = config.about.get("scaling") if config is not None else None
     if isinstance(data, DataSpec):
         if isinstance(scaling, dict) and data.mean is None:
@@ -126,11 +136,7 @@ def _network(source: Path, data: DataSpec | Dataset, model: ModelSpec | None) ->
             f"'{source}' was trained on pixels scaled by {scaling}, and the data are scaled by {found}: its accuracy "
             "would mean nothing. Leave mean and std out, and give pixels of the same range."
         )
-    spec = config.model if config is not None else model
-    assert spec is not None
-    network = build(spec, data.shape, seed=0)
-    fill(network, load(source), source)
-    return network, data
+    return data
 
 
 def _config(source: Path) -> Any:

@@ -1,14 +1,19 @@
 """Environment: the machine and the versions a number was measured with."""
 
+import importlib.metadata
 import os
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 
 import secateurs
+
+LIBRARIES = ("transformers", "numba", "onnx", "onnxscript", "onnxruntime", "openvino")
+_FEATURES = ("avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16")
 
 
 @cache
@@ -26,12 +31,31 @@ def environment() -> dict[str, str | int]:
     }
 
 
+def cpu_features() -> list[str]:
+    """What the CPU can do with vectors and matrices, as Linux calls it; empty where it does not say."""
+    words = {word for line in _cpu_info() if line.startswith(("flags", "Features")) for word in line.split()}
+    return sorted(word for word in words if word.startswith(_FEATURES))
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """JSON-able: the environment, and what a time depends on beside it."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**environment(), "threads": threads, "cpu_features": cpu_features(), "libraries": versions}
+
+
 def _cpu_name() -> str:
     """The CPU's name: /proc/cpuinfo where there is one."""
+    names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpu_info() -> list[str]:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return []

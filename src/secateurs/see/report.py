@@ -9,9 +9,7 @@ import copy
 import functools
 import hashlib
 import html
-import importlib.resources
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +17,7 @@ from secateurs.checks import extra
 from secateurs.errors import OutputError
 from secateurs.measure.intervals import wilson
 from secateurs.see import charts, pictures
+from secateurs.see.static_page import fill, template_text
 from secateurs.see.style import COMPONENTS, STRATEGIES
 
 LARGEST_PAGE = 5_000_000  # bytes
@@ -34,10 +33,6 @@ def _vega() -> str:
 def _inside_script(code: str) -> str:
     """The same JavaScript, with nothing in its strings that would end or comment the element around it."""
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _file(name: str) -> str:
-    return importlib.resources.files("secateurs.see").joinpath("page", name).read_text("utf-8")
 
 
 def embedded_json(value: Any) -> str:
@@ -66,11 +61,6 @@ def _specs(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _hash(code: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with each {{name}} replaced, once: what is inserted is not read again."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
 
 
 def _slimmer(results: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -102,11 +92,11 @@ def report_page(results: Mapping[str, Any]) -> str:
     position are; the page says so. OutputError where even that is not enough.
     """
     ramp = ", ".join(f"rgb({r} {g} {b})" for r, g, b in pictures.RAMP)
-    js = _inside_script(_file("page.js"))
+    js = _inside_script(template_text("page.js"))
     values = {
         "title": html.escape(f"{results['model']['name']} on {results['data']['name']}, pruned: secateurs"),
         "headline": html.escape(str(results["headline"])),
-        "css": _fill(_file("page.css"), {"ramp": ramp}),
+        "css": fill(template_text("page.css"), {"ramp": ramp}),
         "vega": _vega(),
         "js": js,
         "script_hashes": f"{_hash(_vega())} {_hash(js)}",
@@ -115,7 +105,7 @@ def report_page(results: Mapping[str, Any]) -> str:
     for shown, left_out in _slimmer(_with_intervals(results)):
         note = {"left_out": f"{left_out}, so that this page stays below 5 MB."} if left_out else {}
         data = {"results": embedded_json(shown), "charts": embedded_json({**specs, **note})}
-        page = _fill(_file("page.html"), {**values, **data})
+        page = fill(template_text("page.html"), {**values, **data})
         size = len(page.encode())
         if size <= LARGEST_PAGE:
             return page

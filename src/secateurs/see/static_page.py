@@ -4,10 +4,10 @@ Names come from files and are untrusted: every text is escaped, and the pages' p
 """
 
 import html
+import importlib.resources
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from secateurs.see.report import _file, _fill
 from secateurs.see.style import short
 
 _DARK = re.compile(r'\[data-theme="dark"\] \{(.*?)\}', re.DOTALL)
@@ -18,14 +18,26 @@ Cell = str | tuple[str, str]  # text, or (text, class of the cell)
 def static_page(name: str, values: Mapping[str, str]) -> str:
     """The page of this name, its {{words}} replaced by HTML."""
     # The page has no script that could set a theme: it follows the system's.
-    css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", _file("page.css"))
-    own = {"css": _fill(css, {"ramp": "none"}) + _file("static.css") + _file(f"{name}.css")}
-    return _fill(_file(f"{name}.html"), {**values, **own})
+    css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", template_text("page.css"))
+    has_own = importlib.resources.files("secateurs.see").joinpath("page", f"{name}.css").is_file()
+    own_css = template_text(f"{name}.css") if has_own else ""
+    own = {"css": fill(css, {"ramp": "none"}) + template_text("static.css") + own_css}
+    return fill(template_text(f"{name}.html"), {**values, **own})
 
 
-def escaped(text: str) -> str:
+def template_text(name: str) -> str:
+    """A file of the folder `page`."""
+    return importlib.resources.files("secateurs.see").joinpath("page", name).read_text("utf-8")
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with each {{name}} replaced, once: what is inserted is not read again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
+
+
+def escaped(text: str, longest: int = 400) -> str:
     """Text that may stand anywhere in the page."""
-    return html.escape(short(text, 400))
+    return html.escape(short(text, longest))
 
 
 def breakable(text: str) -> str:
@@ -51,6 +63,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], foot: Sequence[Ce
     )
     foot_rows = f"<tfoot>{line(foot)}</tfoot>" if foot else ""
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(map(line, rows))}</tbody>{foot_rows}</table>"
+
+
+def region(label: str, inside: str) -> str:
+    """What may be wider than the window."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(label)}">{inside}</div>'
 
 
 def apart(svg: str, name: str) -> str:

@@ -7,7 +7,7 @@ from secateurs import __version__
 from secateurs.checkpoint.survey import QUANTILES, Survey, Tensor
 from secateurs.see import stats
 from secateurs.see.pictures import svg_of
-from secateurs.see.static_page import Cell, apart, breakable, escaped, figures, static_page, table
+from secateurs.see.static_page import Cell, apart, breakable, escaped, figures, region, static_page, table
 from secateurs.see.style import number, percent, short, sigma_text
 from secateurs.see.survey_charts import drawable, facts, largest, page_chart
 
@@ -139,9 +139,7 @@ def _structure(tensors: Sequence[Tensor]) -> str:
     ]
     lead = "Rows are outputs, columns inputs. n:m: the share of groups of m consecutive inputs with at most n weights."
     body = table(("Tensor", "Exact zeros", "Dead rows", "Dead columns", "1:4", "2:4", "4:8"), rows)
-    return (
-        f'<p class="lead">{lead}</p><div class="scroll" tabindex="0" role="region" aria-label="Structure">{body}</div>'
-    )
+    return f'<p class="lead">{lead}</p>{region("Structure", body)}'
 
 
 def _tensors(tensors: Sequence[Tensor]) -> str:

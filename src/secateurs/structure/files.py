@@ -93,16 +93,7 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     InputError where the files are missing, damaged or of another network.
     """
     folder = Path(directory)
-    if not (folder / ABOUT_FILE).is_file():
-        raise InputError(
-            f"'{folder}' holds no {ABOUT_FILE}. If it holds config.json and model.safetensors, it is a stock "
-            "directory: open it with from_pretrained."
-        )
-    try:
-        values = json.loads((folder / ABOUT_FILE).read_text("utf-8"))
-        about = ShrunkConfig(**values)
-    except (OSError, ValueError, TypeError, RecipeError) as error:
-        raise InputError(f"'{folder / ABOUT_FILE}' does not describe a shrunk network: {error}") from error
+    about = shrunk_config(folder)
     module = unwrap(into) if into is not None else _build(about, folder)
     _thin(module, about, folder)
     _assert_fits(module, about, folder)
@@ -118,6 +109,19 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     if lost or unexpected:
         raise InputError(f"'{folder / WEIGHTS_FILE}' lacks {lost[:5]} and has {unexpected[:5]} too many.")
     return module.eval()
+
+
+def shrunk_config(folder: Path) -> ShrunkConfig:
+    """What `save_shrunk` wrote into shrunk.json; InputError where there is none, or it is damaged."""
+    if not (folder / ABOUT_FILE).is_file():
+        raise InputError(
+            f"'{folder}' holds no {ABOUT_FILE}. If it holds config.json and model.safetensors, it is a stock "
+            "directory: open it with from_pretrained."
+        )
+    try:
+        return ShrunkConfig(**json.loads((folder / ABOUT_FILE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecipeError) as error:
+        raise InputError(f"'{folder / ABOUT_FILE}' does not describe a shrunk network: {error}") from error
 
 
 def _attributes(about: ShrunkConfig) -> Attributes:

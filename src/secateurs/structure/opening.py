@@ -1,9 +1,10 @@
-"""Opening: the network of a directory, live, with inputs to run it on: one of ours, or one of transformers.
+"""Opening: the network of a path, live, with inputs to run it on: one of ours, or one of transformers.
 
-    open_network(directory) -> Opened(module, example_inputs, reference)
+    open_network(path) -> Opened(module, reference); .inputs(batch, tokens), .example_inputs
 
-What a directory of transformers is built from is the class that its config.json names, which must be one of the
-installed library: no code of the directory runs.
+A path is a directory with config.json and weights, one that `save_shrunk` wrote, or a file of weights (a packed one,
+too) beside its config.json. What a directory of transformers is built from is the class that its config.json names,
+which must be one of the installed library: no code of the directory runs.
 """
 
 import json
@@ -14,37 +15,75 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateurs.checkpoint.packing import load
 from secateurs.checks import extra
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError
-from secateurs.models.files import CONFIG_FILE, SCHEMA, ModelConfig, load_model
+from secateurs.models.files import CONFIG_FILE, SCHEMA, WEIGHTS_FILE, ModelConfig, config_of, fill, load_model
+from secateurs.models.table import build
+from secateurs.structure.files import ABOUT_FILE, load_shrunk, shrunk_config
 
 BATCH, TOKENS = 2, 16
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A network, inputs of its shape (random numbers), and, where it is one of ours, how it is built."""
+    """A network, and, where it is one of ours, how it is built."""
 
     module: nn.Module
-    example_inputs: Any
     reference: ModelConfig | None
 
+    @property
+    def example_inputs(self) -> Any:
+        """A small batch of inputs."""
+        return self.inputs(BATCH)
 
-def open_network(directory: Path) -> Opened:
-    """The network in a directory; InputError where there is none, MissingExtraError without transformers."""
-    try:
-        config = json.loads((directory / CONFIG_FILE).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"'{directory}' has no readable {CONFIG_FILE}: {error}. Give the directory of a network that save_model, "
-            "or save_pretrained of transformers, wrote."
-        ) from error
-    if isinstance(config, dict) and config.get("schema") == SCHEMA:
-        network, about = load_model(directory)
-        return Opened(network, _inputs(about.shape), about)
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that it reads; None where it reads images."""
+        if self.reference is not None:
+            return self.reference.shape.size[1] if self.reference.shape.kind == "tokens" else None
+        module: Any = self.module
+        if module.main_input_name == "input_ids":
+            return int(getattr(module.config, "max_position_embeddings", 1 << 20))
+        return None
+
+    def inputs(self, batch: int, tokens: int | None = None) -> Any:
+        """Random images or token ids, the same every time: a tensor, or {name: tensor} for one of transformers.
+
+        tokens  of each text; by default 16, or, for one of ours, the most that it reads
+
+        InputError where it takes something else.
+        """
+        generator = torch.Generator().manual_seed(0)
+        if self.reference is not None:
+            return _inputs(self.reference.shape, batch, tokens, generator)
+        return _stock_inputs(self.module, batch, tokens, generator)
+
+
+def open_network(path: Path) -> Opened:
+    """The network of a path; InputError where there is none, MissingExtraError without transformers."""
+    if not path.exists():
+        raise InputError(f"There is no file or directory '{path}'. Check the path.")
+    if (path / ABOUT_FILE).is_file():
+        return Opened(load_shrunk(path), shrunk_config(path).reference)
+    folder = path if path.is_dir() else path.parent
+    if _config(folder).get("schema") == SCHEMA:
+        return _ours(path, folder)
+    found = stock_class(folder)
+    if path.is_dir():
+        return Opened(found.from_pretrained(path, local_files_only=True).eval(), None)
+    config = found.config_class.from_pretrained(folder, local_files_only=True)
+    return Opened(found.from_pretrained(None, config=config, state_dict=load(path)).eval(), None)
+
+
+def stock_class(directory: Path) -> Any:
+    """The class of transformers that a config.json names; None where the network is one of ours."""
+    config = _config(directory)
+    if config.get("schema") == SCHEMA:
+        return None
     transformers: Any = extra("transformers", "hf")
-    names = config.get("architectures") if isinstance(config, dict) else None
+    names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     found: Any = getattr(transformers, str(name), None)
     is_network = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
@@ -52,28 +91,46 @@ def open_network(directory: Path) -> Opened:
         raise InputError(
             f"'{directory / CONFIG_FILE}' names the architecture {name!r}, which the installed transformers lacks."
         )
-    module: Any = found.from_pretrained(directory, local_files_only=True).eval()
-    return Opened(module, _stock_inputs(module), None)
+    return found
 
 
-def _inputs(shape: InputShape) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
+def _config(directory: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((directory / CONFIG_FILE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{directory}' has no readable {CONFIG_FILE}: {error}. Give the directory of a network that save_model, "
+            "or save_pretrained of transformers, wrote."
+        ) from error
+    return config if isinstance(config, dict) else {}
+
+
+def _ours(path: Path, folder: Path) -> Opened:
+    if (path / WEIGHTS_FILE).is_file():
+        return Opened(*load_model(path))
+    about = config_of(folder)
+    network = build(about.model, about.shape, seed=0)
+    fill(network, load(path), path)
+    return Opened(network.eval(), about)
+
+
+def _inputs(shape: InputShape, batch: int, tokens: int | None, generator: torch.Generator) -> torch.Tensor:
     if shape.kind == "image":
-        return torch.randn(BATCH, *shape.size, generator=generator)
-    return torch.randint(1, shape.size[0], (BATCH, shape.size[1]), generator=generator)
+        return torch.randn(batch, *shape.size, generator=generator)
+    return torch.randint(1, shape.size[0], (batch, tokens or shape.size[1]), generator=generator)
 
 
-def _stock_inputs(module: Any) -> dict[str, torch.Tensor]:
-    """Random images or token ids, by what the network says it takes first."""
-    config, generator = module.config, torch.Generator().manual_seed(0)
+def _stock_inputs(module: Any, batch: int, tokens: int | None, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """By what the network says it takes first."""
+    config = module.config
     if module.main_input_name == "pixel_values":
         side = config.image_size
         height, width = side if isinstance(side, list | tuple) else (side, side)
-        return {"pixel_values": torch.randn(BATCH, config.num_channels, height, width, generator=generator)}
+        return {"pixel_values": torch.randn(batch, config.num_channels, height, width, generator=generator)}
     if module.main_input_name != "input_ids":
         raise InputError(
             f"{type(module).__name__} takes {module.main_input_name!r}, for which no example can be made here. Use "
             "secateurs.shrink in Python with example inputs of your own."
         )
-    n = min(TOKENS, getattr(config, "max_position_embeddings", TOKENS))
-    return {"input_ids": torch.randint(1, config.vocab_size, (BATCH, n), generator=generator)}
+    n = tokens or min(TOKENS, getattr(config, "max_position_embeddings", TOKENS))
+    return {"input_ids": torch.randint(1, config.vocab_size, (batch, n), generator=generator)}

@@ -1,10 +1,9 @@
-"""Measured structure: the tables of docs/structure.md, read from benchmarks/results/structure.json."""
+"""Structure: the tables of docs/structure.md, from benchmarks/results/structure.json."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from measured import machine, not_yet, part, table
-
+from measured.common import machine, not_yet, part, table
 from secateurs.measure.intervals import over_seeds
 
 COMMAND = "python benchmarks/structure.py"

@@ -1,0 +1,96 @@
+"""Running: the tables of docs/running.md."""
+
+from typing import Any
+
+from measured.common import RESULTS, machine, not_yet, part, read, table
+
+RIVALS = ("torch bfloat16", "torch CSR", "ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32")
+
+
+def _cell(run: dict[str, Any] | None) -> str:
+    """The ratio to torch's float32 layer; "no difference" where the interval contains 1."""
+    if run is None:
+        return "—"
+    ratio = run["faster"]
+    if ratio["low"] <= 1.0 <= ratio["high"]:
+        return "no difference"
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+
+
+def layers() -> str:
+    """Every measured case: how many times faster than torch's float32 layer."""
+    cases = part("running", "layers")
+    if not cases:
+        return not_yet("python benchmarks/running.py layers")
+    found = []
+    shapes = sorted({(tuple(case["shape"]), case["threads"]) for case in cases})
+    for shape, threads in shapes:
+        mine = [case for case in cases if (tuple(case["shape"]), case["threads"]) == (shape, threads)]
+        sparsities = sorted({case["sparsity"] for case in mine})
+        for tokens in sorted({case["tokens"] for case in mine}):
+            of = {case["sparsity"]: case["runs"] for case in mine if case["tokens"] == tokens}
+            ours = {name for runs in of.values() for name in runs if "to_limit" in runs[name]}
+            rows = [
+                [f"**{name}**" if name in ours else name, *(_cell(of.get(each, {}).get(name)) for each in sparsities)]
+                for name in [*RIVALS, *sorted(ours)]
+                if any(name in runs for runs in of.values())
+            ]
+            head = [f"{tokens} rows of input", *(f"{each:.0%} zeros" for each in sparsities)]
+            title = f"**{shape[0]} × {shape[1]}, {threads} thread{'s' * (threads > 1)}, {tokens} rows of input**"
+            found.append(f"{title}\n\n{table(head, rows)}")
+    n = sorted({case["rounds"] for case in cases})
+    said = (
+        "Times faster than torch's float32 layer in the same run: median of paired ratios and its 95 % interval; "
+        f"packed layers bold; {n[0]} to {n[-1]} rounds, weights at random (seed 1), read from memory. "
+        f"{machine(read('running'))}"
+    )
+    return "\n\n".join([said, *found])
+
+
+def limits() -> str:
+    """One row of input: how far the packed layers are from the time that reading their bytes takes."""
+    cases = [case for case in part("running", "layers") or [] if case["tokens"] == 1]
+    if not cases:
+        return not_yet("python benchmarks/running.py layers")
+    rows = []
+    for case in sorted(cases, key=lambda case: (case["shape"], case["threads"], case["sparsity"])):
+        mine = {name: run for name, run in case["runs"].items() if "to_limit" in run}
+        about = f"{case['shape'][0]} × {case['shape'][1]}, {case['threads']} threads, {case['sparsity']:.0%}"
+        rate = f"{case['read_gb_per_s']:.1f}"
+        rows.append([about, rate, *(f"{mine[name]['to_limit']:.1f}" if name in mine else "—" for name in FORMATS)])
+    return table(["layer", "read, GB/s", *FORMATS], rows)
+
+
+FORMATS = ("bitmask fp32", "bitmask bf16", "bitmask int8", "bitmask int4/64", "index fp32", "index int8")
+
+
+def start() -> str:
+    """Compilation of the loops."""
+    found = part("running", "start")
+    if found is None:
+        return not_yet("python benchmarks/running.py start")
+    first, kept = (sorted(found[key]) for key in ("first", "kept"))
+    return (
+        f"The first six products of a process (float32 and int8; 1, 4 and 64 rows) take {first[len(first) // 2]:.1f} s "
+        f"where nothing is compiled yet ({first[0]:.1f}–{first[-1]:.1f}, n = {len(first)}), and "
+        f"{kept[len(kept) // 2]:.2f} s ({kept[0]:.2f}–{kept[-1]:.2f}) with the compiled loops kept on disk."
+    )
+
+
+def guarded() -> str:
+    """Products whose arrays end where the memory ends."""
+    if not (RESULTS / "guarded.json").exists():
+        return not_yet("python benchmarks/guarded.py")
+    found = read("guarded")
+    return (
+        f"{found['calls']:,} random products of {found['weights']:,} weights, every array ending where the memory of "
+        f"the process ends, read nothing beyond and were right (`{found['command']}`)."
+    )
+
+
+TABLES = {
+    "measured-running": layers,
+    "measured-running-limits": limits,
+    "measured-running-start": start,
+    "measured-guarded": guarded,
+}

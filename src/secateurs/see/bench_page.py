@@ -1,0 +1,37 @@
+"""Bench page: a receipt as one HTML page without a script, that needs no network and no other file.
+
+Names come from files and are untrusted: every text is escaped, and the page's policy allows no script at all.
+"""
+
+from secateurs.measure.bench.results import Bench
+from secateurs.see.bench_tables import Table, choice_rows, how_text, latency_rows, machine_text, model_text, weight_rows
+from secateurs.see.latencies import latency_chart
+from secateurs.see.pictures import svg_of
+from secateurs.see.static_page import escaped, region, static_page, table
+from secateurs.see.style import PAGE
+
+
+def bench_page(found: Bench, command: str) -> str:
+    """The page: chart, times at each size, weights, decisions, machine."""
+    choices = choice_rows(found)
+    return static_page(
+        "bench",
+        {
+            "title": escaped("secateurs bench"),
+            "headline": "<br>".join(escaped(model_text(model)) for model in found.models),
+            "command": escaped(command),
+            "chart": svg_of(latency_chart(found, PAGE)),
+            "latencies": "".join(
+                f"<h3>At {escaped(size)}</h3>{_table(rows, f'Times at {size}')}"
+                for size, rows in latency_rows(found).items()
+            ),
+            "weights": _table(weight_rows(found), "Contenders"),
+            "choices": _table(choices, "Layers") if choices[1] else "<p class=lead>Nothing was packed.</p>",
+            "notes": escaped(f"{how_text(found)} {machine_text(found.environment)}", 2000),
+            "features": escaped(" ".join(found.environment["cpu_features"]), 2000),
+        },
+    )
+
+
+def _table(rows: Table, label: str) -> str:
+    return region(label, table(*rows))

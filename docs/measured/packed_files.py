@@ -128,10 +128,16 @@ def packed_lenets() -> str:
             rows.append([name, stage, f"{each['fewer']:.1f} ×", size, f"{each['validation_error']:.2f}", error])
     head = ["network", "stage", "fewer weights", "the file", "validation error, %", "test error, % (95 % t interval)"]
     seeds = {name: ", ".join(net["seeds"]) for name, net in nets.items()}
-    said = "; ".join(f"{name}: seeds {each}" for name, each in seeds.items())
+    shifts = {
+        name: ", ".join(f"{stage} {each['training'].get('shift', 0)}" for stage, each in net["stages"].items())
+        for name, net in nets.items()
+    }
+    said = "; ".join(
+        f"{name}: seeds {seeds[name]}, images shifted by up to so many pixels: {shifts[name]}" for name in nets
+    )
     return (
         f"{table(head, rows)}\n\nMNIST, 55,000 images to learn from, 5,000 to choose by, 10,000 for the test, looked "
-        f"at once; no augmentation, the teacher is the own dense network; means. {said}. The error of *small-shared* "
+        f"at once; the teacher is the own dense network; means. {said}. The error of *small-shared* "
         f"is that of the file, read again. {machine(next(iter(nets.values())))}"
     )
 

@@ -54,7 +54,7 @@ def resnet() -> str:
     arms = {name: _tuned(arm) for name, arm in found.items() if isinstance(arm, dict) and _tuned(arm)}
     for name, seeds in arms.items():
         cut, tuned = ([each[key]["test"]["value"] for each in seeds] for key in ("cut", "tuned"))
-        chosen = ", ".join(dict.fromkeys(f"`{each['chosen']}`" for each in seeds))
+        chosen = ", ".join(dict.fromkeys(f"`{each['by']}`" for each in seeds))
         macs = sum(each["macs"] for each in seeds) / len(seeds)
         rows.append(
             [

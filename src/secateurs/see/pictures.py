@@ -9,6 +9,7 @@ import base64
 import io
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,13 @@ def enlarged(png: str, width: int, height: int) -> str:
 def svg_of(chart: Any) -> str:
     """A chart as SVG. MissingExtraError without vl-convert."""
     svg: str = extra("vl_convert", "explore").vegalite_to_svg(chart.to_dict(), allowed_base_urls=[])
-    return svg
+    # Clips are counted on from picture to picture: numbered anew, the same chart is the same text.
+    numbers: dict[str, int] = {}
+    return re.sub(r'(?<=id="clip)\d+(?=")|(?<=url\(#clip)\d+(?=\))', lambda n: _nth(n[0], numbers), svg)
+
+
+def _nth(name: str, known: dict[str, int]) -> str:
+    return str(known.setdefault(name, len(known)))
 
 
 def png_of(svg: str) -> bytes:

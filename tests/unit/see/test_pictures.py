@@ -53,3 +53,17 @@ def test_files_appear_whole_under_names_with_dots(run, tmp_path):
 def test_a_missing_folder_is_an_error(run, tmp_path):
     with pytest.raises(OutputError, match=r"Cannot write .*missing"):
         pictures.save_picture(charts.tradeoff_chart(run[0]), tmp_path / "missing" / "picture")
+
+
+def test_the_same_chart_is_the_same_text_however_many_were_drawn_before() -> None:
+    chart = pictures.extra("altair", "explore").Chart.from_dict(
+        {
+            "data": {"values": [{"x": 1}]},
+            "vconcat": [{"mark": {"type": "point", "clip": True}, "encoding": {"x": {"field": "x"}}}] * 2,
+        }
+    )
+    first, second = pictures.svg_of(chart), pictures.svg_of(chart)
+    assert first == second
+    assert 'id="clip0"' in first
+    assert 'id="clip1"' in first
+    assert "url(#clip1)" in first

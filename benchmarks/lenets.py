@@ -4,10 +4,10 @@
     python benchmarks/lenets.py NET DATA --seeds 100 --trial '{"small": {"training": {"learning_rate": 0.001}}}'
 
 DATA holds mnist/mnist.npz: 55,000 images to learn from, 5,000 (validation) to choose by, 10,000 (test) for the end.
-Images are shifted by a pixel or two in training; the only teacher is the network's own dense self. Every stage's weights are kept in --work under the hash
-of all that led to them, and a killed run goes on at its last look, to the same bits. A trial changes some settings,
-shows validation figures alone, and is noted in the results, so that they say what the settings were chosen from. The
-test set is looked at once per network, when all seeds are done.
+Images are shifted by a pixel or two in training; the only teacher is the network's own dense self. Every stage's
+weights are kept in --work under the hash of all that led to them, and a killed run goes on at its last look, to the
+same bits. A trial changes some settings, shows validation figures alone, and is noted in the results, so that they say
+what the settings were chosen from. The test set is looked at once per network, when all seeds are done.
 """
 
 import argparse

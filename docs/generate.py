@@ -1,4 +1,4 @@
-"""Generate: the tables between `<!-- generated: NAME -->` and `<!-- end -->` in docs/*.md, and docs/schema/*.json.
+"""Generate: the tables between `<!-- generated: NAME -->` and `<!-- end -->` in docs/*.md, schemas and pictures.
 
     python docs/generate.py            write what is stale
     python docs/generate.py --check    write nothing; exit 1 and name what is stale
@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import commands
 import measured
+import measured_structure
 from pydantic.json_schema import GenerateJsonSchema
 from torch import nn
 
@@ -249,7 +250,7 @@ def claims() -> str:
 def strategies() -> str:
     """Every strategy of STRATEGIES."""
     rows = [
-        [f"`{name}`", COMPARISON[name].word, first_line(function), source_of(function)]
+        [f"`{name}`", COMPARISON[name], first_line(function), source_of(function)]
         for name, function in STRATEGIES.items()
     ]
     return table(["name", "in tables and plots", "what is done", "source"], rows)
@@ -399,6 +400,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exploration-fields": fields(Exploration),
     "data-fields": fields(DataSpec),
     **measured.TABLES,
+    **measured_structure.TABLES,
 }
 
 
@@ -432,7 +434,8 @@ def wanted() -> dict[Path, str]:
     files = {page: filled(page.read_text("utf-8"), page.name, shown) for page in pages}
     if lost := set(TABLES) - shown:
         raise SystemExit(f"No page shows the table(s) {', '.join(sorted(lost))}.")
-    return files | {DOCS / "schema" / f"{name}.json": schema(kind) for name, kind in SCHEMAS.items()}
+    images = {DOCS / "images" / f"{name}.svg": make() for name, make in measured.IMAGES.items()}
+    return files | images | {DOCS / "schema" / f"{name}.json": schema(kind) for name, kind in SCHEMAS.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:

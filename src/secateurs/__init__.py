@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from secateurs.selection import select
     from secateurs.structure.files import load_shrunk, save_shrunk
     from secateurs.structure.shrinking import shrink
+    from secateurs.train.in_rounds import shrink_in_rounds
     from secateurs.train.pruner import Pruner
     from secateurs.train.sharing import Sharing
     from secateurs.units import block, column, element, row
@@ -69,6 +70,7 @@ _HOME = {
     "secateurs.selection": ("select",),
     "secateurs.structure.files": ("load_shrunk", "save_shrunk"),
     "secateurs.structure.shrinking": ("shrink",),
+    "secateurs.train.in_rounds": ("shrink_in_rounds",),
     "secateurs.train.pruner": ("Pruner",),
     "secateurs.train.sharing": ("Sharing",),
     "secateurs.units": ("block", "column", "element", "row"),
@@ -113,6 +115,7 @@ __all__ = [
     "save_shrunk",
     "select",
     "shrink",
+    "shrink_in_rounds",
     "sparsity",
     "threshold",
     "top",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
@@ -69,6 +69,27 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name.replace("_orig_mod.", ""): parameter for name, parameter in found}
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor; one that FSDP2 spread over processes is gathered, so all of them have to come here together."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of the tensor: the same memory."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def local_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Of a whole tensor of the parameter's shape, the part that lies where `local(parameter)` lies."""
+    if not hasattr(parameter, "placements"):
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    # No process asks another: all hold the same whole tensor.
+    return local(distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None))
+
+
 def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()) -> list[Layer]:
     """Every parameter of `module` once, in its order, each prunable or with the reason why not.
 
@@ -109,6 +130,7 @@ def owners_of(module: nn.Module) -> dict[str, nn.Module]:
 
 def _has_memory(parameter: nn.Parameter) -> bool:
     is_plain = not isinstance(parameter, UninitializedParameter) and parameter.layout == torch.strided
+    is_plain = is_plain and not hasattr(parameter, "placements")  # a process holds a part, at a place of its own
     return is_plain and not parameter.is_meta and parameter.numel() > 0
 
 

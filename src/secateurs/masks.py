@@ -31,7 +31,7 @@ from secateurs.errors import CollapseWarning, InputError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.parts import PIECE
 from secateurs.layer_report import Count, LayerReport, Status
-from secateurs.layers import Layer, layers, named_parameters
+from secateurs.layers import Layer, layers, local, local_like, named_parameters, whole
 from secateurs.recipe import Recipe
 from secateurs.selection import select
 
@@ -148,7 +148,8 @@ class Masks(Mapping[str, Tensor]):
                 )
         with torch.no_grad():
             for place, keep in places:
-                by_name[place].masked_fill_(~keep.to(by_name[place].device), 0.0)
+                there = local(by_name[place])
+                there.masked_fill_(~local_like(keep.to(there.device), by_name[place]), 0.0)
 
     def names_of(self, name: str) -> tuple[str, ...]:
         """All names of a layer: its own, then those it is tied under."""
@@ -246,7 +247,7 @@ def _checksum(text: str, bits: "Mapping[str, np.ndarray[Any, Any]]") -> str:
 
 
 def _values(layer: Layer, weights: Mapping[str, Tensor] | None) -> Tensor:
-    value = layer.parameter.detach() if weights is None else weights[layer.name].detach()
+    value = whole((layer.parameter if weights is None else weights[layer.name]).detach())
     if not bool(value.isfinite().all()):
         n_nan, n_inf = int(value.isnan().sum()), int(value.isinf().sum())
         raise InputError(

@@ -110,8 +110,10 @@ UNITS: dict[str, Callable[..., Unit]] = {
     "block": block,
 }
 
-# What only a whole network has: heads of attention, and channels of convolutions (a `row` there, rows of matrices too).
+# What only a whole network has: heads of attention, channels of convolutions (a `row` there, rows of matrices too), and
+# layers, such as the blocks of a transformer.
 OF_NETWORKS: dict[str, Callable[..., Unit]] = {
     "head": lambda: Unit("head"),
     "channel": lambda: Unit("channel"),
+    "layer": lambda: Unit("layer"),
 }

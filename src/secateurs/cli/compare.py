@@ -8,12 +8,13 @@ import click
 from rich.table import Table
 
 from secateurs.checks import extra
+from secateurs.cli import options
 from secateurs.cli.recipes import read_recipe
 from secateurs.cli.runs import command, numbers, print_work, shown
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import watch
 from secateurs.data import DataSpec, load_data
-from secateurs.experiments.backends import BACKENDS, connected
+from secateurs.experiments.backends import connected
 from secateurs.experiments.comparison import LADDER, Comparison, ComparisonRun
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import Experiment
@@ -23,6 +24,7 @@ from secateurs.experiments.work import Work
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, build
 from secateurs.recipe import Recipe
+from secateurs.see.comparison_page import mean_text, point_text
 from secateurs.see.curves import COMPARISON
 from secateurs.see.style import percent
 from secateurs.train.training import Training
@@ -32,28 +34,22 @@ MARK = "comparison.yaml"
 DEFAULT_RECIPE = "lamp element model sparsity(0.9) cubic(begin=0.1, end=0.7, every=4)"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option(
-    "--data", "source", default="digits", show_default=True, help="digits, mnist, a file, a directory, hub:org/name."
-)
-@click.option("--data-dir", help="Where the files of mnist are.")
+@click.command(context_settings=options.SETTINGS)
+@options.DATA
+@options.DATA_DIR
 @click.option("--model", "model_text", default="lenet-300-100", show_default=True, help="A reference network.")
 @click.option("--recipe", "recipe_text", help="A YAML file or one line; its budget is replaced by each sparsity.")
 @click.option("--strategies", help=f"Some of {', '.join(STRATEGIES)}.  [default: all]")
 @click.option("--sparsities", help="Where they are compared, such as 0.5,0.9.  [default: 0.5 … 0.98]")
 @click.option("--rounds", default=4, show_default=True, type=click.IntRange(1, 100), help="Of iterative pruning.")
-@click.option(
-    "--epochs", type=click.FloatRange(0, min_open=True), help="Of the training; fine-tuning gets half as many."
-)
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many; the first is 0.")
-@click.option(
-    "--out", default="runs/compare", show_default=True, help="The run's directory; an interrupted run goes on there."
-)
-@click.option("--jobs", type=click.IntRange(1), help="Processes at a time.  [default: the number of cores]")
-@click.option("--backend", default="loky", show_default=True, type=click.Choice(BACKENDS), help="What runs them.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
-@click.option("--dry-run", is_flag=True, help="Print what would be run and written. Nothing is run.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@options.EPOCHS
+@options.SEEDS
+@options.out("runs/compare")
+@options.JOBS
+@options.BACKEND
+@options.JSON
+@options.dry_run()
+@options.DEBUG
 def compare(
     source: str,
     data_dir: str | None,
@@ -112,14 +108,14 @@ def compare(
         click.echo(json.dumps(results, allow_nan=False))
         return
     print_points(results)
-    plain_console().print(f"\nPictures, results.json, the networks: {plain(out)}/")
+    plain_console().print(f"\nPage (report.html), picture, results.json, the networks: {plain(out)}/")
 
 
 def print_points(results: dict[str, Any]) -> None:
     """Every strategy (rows) at every sparsity (columns), and what the sparsest ones take."""
     dense, n = results["dense"], len(results["seeds"])
     asked = list(dict.fromkeys(point["asked"] for point in results["points"]))
-    title = f"Test accuracy in %, mean of {n} seed{'s' if n > 1 else ''}; dense {_mean(dense)}"
+    title = f"Test accuracy in %, mean of {n} seed{'s' if n > 1 else ''}; dense {mean_text(dense, 2)}"
     columns = [percent(s, 0) for s in asked]
     table = Table("strategy", *columns, "epochs", "bytes", "multiply-adds", title=title, title_justify="left")
     by_point = {(point["strategy"], point["asked"]): point for point in results["points"]}
@@ -127,8 +123,8 @@ def print_points(results: dict[str, Any]) -> None:
         points = [by_point[name, s] for s in asked]
         last = points[-1]
         size, work = f"{last['packed_bytes']:,.0f}", f"{last['multiply_adds']:,.0f}"
-        cells = [_mean(point) + _reached(point) for point in points]
-        table.add_row(COMPARISON[name].word, *cells, f"{last['epochs']:g}", size, work)
+        cells = [point_text(point, 2) for point in points]
+        table.add_row(COMPARISON[name], *cells, f"{last['epochs']:g}", size, work)
     size, work = f"{dense['packed_bytes']:,.0f}", f"{dense['multiply_adds']:,.0f}"
     table.add_row("dense", *[""] * len(asked), f"{dense['epochs']:g}", size, work)
     console = plain_console()
@@ -137,16 +133,3 @@ def print_points(results: dict[str, Any]) -> None:
         f"* differs from dense beyond seed noise (95 % interval, seed by seed). Bytes (packed without loss) and "
         f"theoretical multiply-adds of one example: at {columns[-1]}."
     )
-
-
-def _mean(point: dict[str, Any]) -> str:
-    if point["low"] is None:
-        return f"{100 * point['mean']:.2f}"
-    return f"{100 * point['mean']:.2f} ± {50 * (point['high'] - point['low']):.2f}"
-
-
-def _reached(point: dict[str, Any]) -> str:
-    """Whether a point is off the dense network, and what it really is where that is not what was asked."""
-    text = "*" if point["minus_dense"]["is_beyond_noise"] else ""
-    text += "" if abs(point["sparsity"] - point["asked"]) < 5e-3 else f" (at {percent(point['sparsity'])})"
-    return text + (f" ({point['n_collapsed']} layers empty)" if point["n_collapsed"] else "")

@@ -7,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from secateurs.budgets import threshold
+from secateurs.cli import options
 from secateurs.cli.recipes import read_recipe, read_text
 from secateurs.cli.runs import command, numbers, shown
 from secateurs.cli.screen import watch
@@ -25,38 +26,30 @@ from secateurs.words import parse_argument
 DEFAULT_RECIPE = "magnitude element model sparsity(0.7) cubic(begin=0.1, end=0.6, every=4)"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option(
-    "--data", "source", default="digits", show_default=True, help="digits, mnist, a file, a directory, hub:org/name."
-)
-@click.option("--data-dir", help="Where the files of mnist are.")
+@click.command(context_settings=options.SETTINGS)
+@options.DATA
+@options.DATA_DIR
 @click.option(
     "--model", "model_text", help="A reference network, such as cls-transformer(dim=64).  [default: cls-transformer]"
 )
-@click.option(
-    "--recipe", "recipe_text", help="A YAML file, or one line: 'magnitude element model sparsity(0.7) cubic'."
-)
+@options.RECIPE
 @click.option(
     "--tau", help="The story's threshold: 0.9sigma (of each layer) or 0.4 (absolute).  [default: takes about 70 %]"
 )
 @click.option("--absolute-tau", default=0.4, show_default=True, help="The extra stage, cut once at this tau.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many; the first is 0.")
+@options.SEEDS
 @click.option("--sparsities", help="Where the trade-off is measured, such as 0.5,0.9.  [default: 0.5 … 0.98]")
-@click.option(
-    "--epochs", type=click.FloatRange(0, min_open=True), help="Of the training; fine-tuning gets half as many."
-)
+@options.EPOCHS
 @click.option(
     "--experiment",
     "file",
     help="An exploration.yaml of an earlier run; only --recipe and --tau change it.",
 )
-@click.option(
-    "--out", default="runs/explore", show_default=True, help="The run's directory; an interrupted run goes on there."
-)
-@click.option("--jobs", type=click.IntRange(1), help="Processes at a time.  [default: the number of cores]")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
-@click.option("--dry-run", is_flag=True, help="Print the plan: what would be pruned, run and written. Nothing is run.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@options.out("runs/explore")
+@options.JOBS
+@options.JSON
+@options.dry_run("the plan: what would be pruned, run and written")
+@options.DEBUG
 def explore(
     source: str,
     data_dir: str | None,

@@ -8,12 +8,13 @@ import click
 from rich.table import Table
 
 from secateurs.checks import extra
+from secateurs.cli import options
 from secateurs.cli.recipes import read_recipe
 from secateurs.cli.runs import command, print_work, shown
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import watch
 from secateurs.data import DataSpec, load_data
-from secateurs.experiments.backends import BACKENDS, connected
+from secateurs.experiments.backends import connected
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import Experiment
 from secateurs.experiments.lottery import KINDS, Lottery, LotteryPlan
@@ -30,11 +31,9 @@ from secateurs.train.training import Training
 MARK = "lottery.yaml"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option(
-    "--data", "source", default="digits", show_default=True, help="digits, mnist, a file, a directory, hub:org/name."
-)
-@click.option("--data-dir", help="Where the files of mnist are.")
+@click.command(context_settings=options.SETTINGS)
+@options.DATA
+@options.DATA_DIR
 @click.option(
     "--model", "model_text", default="lenet-300-100(init=glorot)", show_default=True, help="A reference network."
 )
@@ -44,15 +43,13 @@ MARK = "lottery.yaml"
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1, 100), help="Levels after the dense.")
 @click.option("--steps", default=50_000, show_default=True, type=click.IntRange(1), help="Of every training.")
 @click.option("--rewind", default=0, show_default=True, type=click.IntRange(0), help="The step survivors return to.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many; the first is 0.")
-@click.option(
-    "--out", default="runs/lottery", show_default=True, help="The run's directory; an interrupted run goes on there."
-)
-@click.option("--jobs", type=click.IntRange(1), help="Processes at a time.  [default: the number of cores]")
-@click.option("--backend", default="loky", show_default=True, type=click.Choice(BACKENDS), help="What runs them.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
-@click.option("--dry-run", is_flag=True, help="Print what would be run and written. Nothing is run.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@options.SEEDS
+@options.out("runs/lottery")
+@options.JOBS
+@options.BACKEND
+@options.JSON
+@options.dry_run()
+@options.DEBUG
 def lottery(
     source: str,
     data_dir: str | None,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--unit",
     default="row",
     show_default=True,
-    help="What is removed: row (neurons and filters), channel (of convolutions alone), head.",
+    help="What is removed: row (neurons and filters), channel (of convolutions alone), head, layer (whole blocks).",
 )
 @click.option("--score", default="l2", show_default=True, help="What is kept first: l2, magnitude, batch_norm, random.")
 @click.option("--pool", default="layer", show_default=True, help="Who competes: layer, or model.")
@@ -68,7 +68,7 @@ def shrink(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Remove neurons, filters and heads for real, and write an ordinary smaller network.
+    """Remove neurons, filters, heads and layers for real, and write an ordinary smaller network.
 
     SRC is a directory with a network of this package or of transformers; it is only read. OUT opens with
     from_pretrained where a stock configuration can say the sizes, else with secateurs.load_shrunk.
@@ -83,6 +83,8 @@ def shrink(
         chosen = [read_recipe(text, {"skip": skip, "only": only}) for text in recipes]
     else:
         chosen = [Recipe(score=score, unit=unit, pool=pool, budget=text, skip=skip, only=only) for text in budgets]
+    if picture is not None and any(how.unit.kind == "layer" for how in chosen[:-1]):
+        raise RecipeError("A --picture needs the names that the weights had: put the recipe of unit layer last.")
     if out is None and not dry_run:
         raise RecipeError("Say where to write: -o DIRECTORY; or --dry-run, which writes nothing.")
 

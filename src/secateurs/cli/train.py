@@ -9,6 +9,7 @@ import click
 import torch
 from rich.table import Table
 
+from secateurs.cli import options
 from secateurs.cli.recipes import read_recipe, read_text
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import Shown, watch
@@ -27,18 +28,12 @@ from secateurs.train.distillation import Distillation, loss_with
 from secateurs.train.training import Training
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option(
-    "--data", "source", default="digits", show_default=True, help="digits, mnist, a file, a directory, hub:org/name."
-)
-@click.option("--data-dir", help="Where the files of mnist are.")
+@click.command(context_settings=options.SETTINGS)
+@options.DATA
+@options.DATA_DIR
 @click.option("--model", "model_text", help="A reference network, such as lenet-5.  [default: cls-transformer]")
 @click.option("--start", help="The model/ directory of a run, which is trained on; in place of --model.")
-@click.option(
-    "--recipe",
-    "recipe_text",
-    help="A YAML file, or one line: 'magnitude element model sparsity(0.7) cubic'.",
-)
+@options.RECIPE
 @click.option("--training", "training_file", help="A YAML file of training settings.  [default: the network's preset]")
 @click.option("--epochs", type=click.FloatRange(0), help="In place of the training's.")
 @click.option("--teacher", help="The model/ directory of a run, whose answers are learned from.")
@@ -46,9 +41,9 @@ from secateurs.train.training import Training
 @click.option("--looks", default=20, show_default=True, type=click.IntRange(1), help="How often it measures and saves.")
 @click.option("-o", "--out", required=True, help="The directory to write; an interrupted run goes on there.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads that work.  [default: the number of cores]")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
-@click.option("--dry-run", is_flag=True, help="Print what would be pruned, run and written. Nothing is run.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@options.JSON
+@options.dry_run("what would be pruned, run and written")
+@options.DEBUG
 def train(
     source: str,
     data_dir: str | None,

@@ -174,6 +174,11 @@ def same_environment(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     return {**there, "cores": 0} == {**here, "cores": 0}
 
 
+def read(path: Path) -> Any:
+    """A JSON file that a run wrote."""
+    return json.loads(path.read_text("utf-8"))
+
+
 def data_of(cell: Cell) -> Dataset:
     """The cell's data, kept in memory; InputError if they are no longer what the run began with."""
     data = _load(json.dumps(cell.data.values()))

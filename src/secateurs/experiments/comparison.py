@@ -1,7 +1,7 @@
 """Comparison: strategies side by side at several sparsities and seeds, all with the same training budget.
 
 comparison = Comparison(experiment, fine_tune, ...)     what is asked, one frozen value
-ComparisonRun(...).run() -> results                     also results.json and the picture
+ComparisonRun(...).run() -> results                     also results.json, the picture and the page
 """
 
 import math
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 from pydantic import BeforeValidator
 
 import secateurs
@@ -23,20 +21,33 @@ from secateurs.data import Dataset
 from secateurs.data.shape import as_tuple
 from secateurs.durable import write_json, write_text
 from secateurs.errors import RecipeError
-from secateurs.experiments.cells import Cell, same_environment
+from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.exploration import Experiment
-from secateurs.experiments.facts import about_data, about_model, found_values, paired, spread
-from secateurs.experiments.gather import read
+from secateurs.experiments.facts import (
+    about_data,
+    about_model,
+    common_step,
+    found_values,
+    latency,
+    measured_once,
+    paired,
+    spread,
+    weights_of,
+)
+from secateurs.experiments.gather import TITLES
 from secateurs.experiments.strategies import STRATEGIES, Ground, dense
 from secateurs.experiments.work import Work
 from secateurs.layers import layers, named_parameters
 from secateurs.masks import Masks
+from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.measure.operations import multiply_adds, uses
-from secateurs.measure.seconds import side_by_side
-from secateurs.models import Network
+from secateurs.models import Network, build
 from secateurs.recipe import with_words
-from secateurs.see import curves, pictures
+from secateurs.see import curves, pictures, stats
+from secateurs.see.comparison_page import comparison_page
+from secateurs.see.curves import COMPARISON
+from secateurs.see.style import percent
 from secateurs.settings import Settings
 from secateurs.train.training import Training
 
@@ -133,6 +144,7 @@ class ComparisonRun:
         lines = [(cell.directory(self.out) / "metrics.jsonl").read_text("utf-8") for cell in work.planned]
         write_text(self.out / "metrics.jsonl", "".join(lines))
         pictures.save_picture(curves.comparison_chart(results), self.out / "comparison")
+        write_text(self.out / "report.html", comparison_page(results))
         return results
 
 
@@ -155,12 +167,21 @@ def gather(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> dict[s
                 "values": found_values(seeds, accuracies),
                 "minus_dense": paired(accuracies, baseline, n_test),
                 "epochs": epochs_of(cells[0]),
+                "mask_epochs": mask_epochs_of(cells[0]),
                 **_costs(run, cells, used),
             }
         )
+    dense = {
+        **spread(baseline, n_test),
+        "values": found_values(seeds, baseline),
+        "epochs": epochs_of(run.dense()[0]),
+        "mask_epochs": 0.0,
+        **_costs(run, run.dense(), used),
+    }
     return {
         "schema": SCHEMA,
         "version": secateurs.__version__,
+        "headline": headline(points, dense),
         "command": run.command,
         "environment": environment(),
         "comparison": run.comparison.values(),
@@ -168,13 +189,9 @@ def gather(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> dict[s
         "model": about_model(run.comparison.experiment.model, run.network),
         "seeds": list(seeds),
         "interval": "95 % Student t interval over the seeds",
-        "dense": {
-            **spread(baseline, n_test),
-            "values": found_values(seeds, baseline),
-            "epochs": epochs_of(run.dense()[0]),
-            **_costs(run, run.dense(), used),
-        },
+        "dense": dense,
         "points": points,
+        "stages": _stages(run, done),
         "latency": _latency(run),
     }
 
@@ -185,9 +202,19 @@ def epochs_of(cell: Cell) -> float:
     Masks for other weights (another seed's, or shuffled) are found elsewhere and not counted.
     """
     before = epochs_of(cell.start) if cell.start else 0.0
-    if cell.masks and not cell.is_shuffled and _first(cell).seed == cell.seed:
+    if cell.masks and _are_its_own(cell):
         before = max(before, epochs_of(cell.masks))
     return cell.training.epochs + before
+
+
+def mask_epochs_of(cell: Cell) -> float:
+    """Epochs of another network that found its masks."""
+    return epochs_of(cell.masks) if cell.masks and not _are_its_own(cell) else 0.0
+
+
+def _are_its_own(cell: Cell) -> bool:
+    """Whether the masks were found by training these very weights."""
+    return not cell.is_shuffled and _first(cell).seed == cell.seed
 
 
 def _first(cell: Cell) -> Cell:
@@ -217,26 +244,65 @@ def _cost(run: ComparisonRun, cell: Cell, used: dict[str, int]) -> dict[str, flo
 
 def _latency(run: ComparisonRun) -> dict[str, Any]:
     """Seconds of the dense network and of the sparsest one of the first strategy; measured once per run and kept."""
-    kept = run.out / "latency.json"
-    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
-        measured: dict[str, Any] = found["measured"]
-        return measured
     name, s, cells = max(run.points(), key=lambda point: (point[1], point[0] == run.comparison.strategies[0]))
-    first, second = run.dense()[0].load(run.out).eval(), cells[0].load(run.out).eval()
-    x = run.data.x_test[:64]
-    with torch.inference_mode():
-        a, b, ratio = side_by_side(lambda: first(x), lambda: second(x), n_pairs=60)
-    measured = {
-        "strategy": name,
-        "sparsity": s,
-        "dense_s": float(np.median(a)),
-        "pruned_s": float(np.median(b)),
-        "ratio": ratio.mean,
-        "low": ratio.low,
-        "high": ratio.high,
-        "n": ratio.n,
-        "threads": torch.get_num_threads(),
-        "batch": len(x),
+
+    def measure() -> dict[str, Any]:
+        seconds = latency(run.dense()[0].load(run.out), cells[0].load(run.out), run.data.x_test[:64])
+        return {"strategy": name, "sparsity": s, **seconds}
+
+    return measured_once(run.out / "latency.json", measure)
+
+
+def _stages(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The weights of the first seed's networks, at the largest sparsity: what a picture of each stage shows."""
+    most, seed = max(run.comparison.sparsities), run.comparison.experiment.seeds[0]
+    at = {name: cells[0] for name, s, cells in run.points() if s == most}
+    loop = next((name for name in ("in-loop", "gradual") if name in at), None)
+    cells = {"trained": run.dense()[0]}
+    cells |= {"in-loop": at[loop]} if loop else {}
+    cells |= {"one-shot": at["one-shot"]} if "one-shot" in at else {}
+    first = build(run.comparison.experiment.model, run.data.shape, seed)
+    names = list(dict.fromkeys(run.network.tracked.values()))
+    networks = {"initialised": first} | {stage: cell.load(run.out) for stage, cell in cells.items()}
+    values = {stage: weights_of(network, names) for stage, network in networks.items()}
+    found: dict[str, Any] = {stage: done[cell] for stage, cell in cells.items()}
+    found["initialised"] = {"test": accuracy(first, run.data.x_test, run.data.y_test).values(), "taus": {}}
+    captions = {
+        "initialised": "Freshly drawn weights; nothing is learned yet.",
+        "trained": f"After {epochs_of(cells['trained']):g} epochs; nothing is removed.",
+        "in-loop": f"From the same first weights and for as long: {COMPARISON.get(loop or '', '')}.",
+        "one-shot": "The trained network, cut once; no training after it.",
     }
-    write_json(kept, {"environment": environment(), "measured": measured})
-    return measured
+    step = common_step(values)
+    return [
+        {
+            "id": stage,
+            "title": TITLES[stage],
+            "caption": captions[stage],
+            "seed": seed,
+            "sparsity": found[stage].get("n_zero", 0) / found[stage].get("n_prunable", 1),
+            "accuracy": {"test": found[stage]["test"]},
+            "layers": {
+                name: stats.describe(weight, absolute_step=step, tau=found[stage]["taus"].get(name))
+                for name, weight in weights.items()
+            },
+        }
+        for stage, weights in values.items()
+    ]
+
+
+def headline(points: Sequence[Mapping[str, Any]], dense: Mapping[str, Any]) -> str:
+    """One sentence: what became of the network at the largest sparsity."""
+    most = max(point["asked"] for point in points)
+    told = {
+        "one-shot": "cut once",
+        "fine-tuned": "fine-tuned after the cut",
+        "gradual": "pruned little by little inside the training loop",
+        "scratch-e": "trained from scratch with the same zeros",
+    }
+    at = {point["strategy"]: point["mean"] for point in points if point["asked"] == most}
+    parts = [f"{percent(at[name])} {what}" for name, what in told.items() if name in at]
+    text = f"Dense, this network gets {percent(dense['mean'])} of the test examples right."
+    if parts:
+        text += f" With {percent(most, 0)} of its weights gone it gets {', '.join(parts)}."
+    return text.replace(" %", "\u00a0%")  # no line ends before a sign

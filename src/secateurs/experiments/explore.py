@@ -19,7 +19,8 @@ from secateurs.checks import extra
 from secateurs.data import load_data
 from secateurs.durable import make_directory, write_bytes, write_json, write_text
 from secateurs.experiments.exploration import Exploration, Rule
-from secateurs.experiments.gather import Run, gather, weights_of
+from secateurs.experiments.facts import weights_of
+from secateurs.experiments.gather import Run, gather
 from secateurs.experiments.work import Work
 from secateurs.masks import Masks
 from secateurs.models import build

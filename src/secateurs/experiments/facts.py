@@ -1,12 +1,24 @@
-"""Facts: what the results of every run say in the same words: data, network, and values over the seeds."""
+"""Facts: what the results of every run say in the same words: data, network, values over the seeds, two speeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
 from secateurs.data import Dataset
-from secateurs.layers import layers
+from secateurs.durable import write_json
+from secateurs.experiments.cells import read, same_environment
+from secateurs.layers import layers, named_parameters
+from secateurs.measure.environment import environment
 from secateurs.measure.intervals import over_seeds
+from secateurs.measure.seconds import side_by_side
 from secateurs.models import ModelSpec, Network
+from secateurs.see import stats
+
+Weights = dict[str, "np.ndarray[Any, Any]"]
 
 
 def about_data(data: Dataset) -> dict[str, Any]:
@@ -29,6 +41,7 @@ def about_model(spec: ModelSpec, network: Network) -> dict[str, Any]:
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "n_prunable": sum(layer.n for layer in layers(network) if layer.is_prunable),
         "initialiser": network.initialiser,
+        "tracked": dict(network.tracked),
     }
 
 
@@ -52,3 +65,43 @@ def paired(first: Sequence[float], second: Sequence[float], n_examples: int) -> 
 def found_values(seeds: Sequence[int], accuracies: Sequence[float]) -> list[dict[str, float]]:
     """One value per seed."""
     return [{"seed": seed, "accuracy": value} for seed, value in zip(seeds, accuracies, strict=True)]
+
+
+def weights_of(module: nn.Module, names: Sequence[str]) -> Weights:
+    """{name: float32 values} of some parameters."""
+    by_name = named_parameters(module)
+    return {name: by_name[name].detach().float().cpu().numpy() for name in names}
+
+
+def common_step(values: Mapping[str, Weights]) -> float:
+    """One step of the absolute grid for every layer of every stage; "trained" is among the stages."""
+    sigmas = [float(weight.std()) for weight in values["trained"].values()]
+    sizes = [float(np.abs(weight).max(initial=0.0)) for weights in values.values() for weight in weights.values()]
+    return stats.absolute_step(sigmas, max(sizes))
+
+
+def latency(first: nn.Module, second: nn.Module, x: Tensor) -> dict[str, Any]:
+    """Median seconds of both networks for a batch, interleaved, and how many times faster the second is."""
+    first.eval(), second.eval()
+    with torch.inference_mode():
+        a, b, ratio = side_by_side(lambda: first(x), lambda: second(x), n_pairs=60)
+    return {
+        "dense_s": float(np.median(a)),
+        "zeroed_s": float(np.median(b)),
+        "ratio": ratio.mean,
+        "low": ratio.low,
+        "high": ratio.high,
+        "n": ratio.n,
+        "threads": torch.get_num_threads(),
+        "batch": len(x),
+    }
+
+
+def measured_once(kept: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` gives: from the file that the same machine and versions kept, else measured now and kept."""
+    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
+        known: dict[str, Any] = found["measured"]
+        return known
+    measured = measure()
+    write_json(kept, {"environment": environment(), "measured": measured})
+    return measured

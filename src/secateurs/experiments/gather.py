@@ -3,7 +3,6 @@
 gather(run, done, tau, why) -> results     plain JSON; `done` is {cell: its result}
 """
 
-import json
 import math
 import shlex
 import zlib
@@ -13,20 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 import secateurs
 from secateurs.budgets import Sparsity, Threshold, threshold
 from secateurs.data import Dataset
-from secateurs.durable import write_json
-from secateurs.experiments.cells import Cell, same_environment
+from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.claims import CLAIMS, Facts
 from secateurs.experiments.exploration import Exploration, Plan, Rule
-from secateurs.layers import layers, named_parameters
+from secateurs.experiments.facts import Weights, about_data, common_step, latency, measured_once, weights_of
+from secateurs.layers import layers
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import over_seeds
-from secateurs.measure.seconds import side_by_side
 from secateurs.models import Network
 from secateurs.recipe import Recipe
 from secateurs.see import pictures, stats
@@ -44,7 +40,6 @@ TITLES = {
 }
 
 Done = Mapping[Cell, dict[str, Any]]
-Weights = dict[str, "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
     stage_cells = run.plan.stages(rule)
     values = {stage: run.weights(cell) for stage, cell in stage_cells.items()}
     trained = values["trained"]
-    step = _absolute_step(values)
+    step = common_step(values)
     limits = {name: pictures.color_limit(weight) for name, weight in trained.items()}
     stages = [_stage(run, stage, cell, done[cell], values[stage], step, rule) for stage, cell in stage_cells.items()]
     by_id = {stage["id"]: stage for stage in stages}
@@ -111,15 +106,7 @@ def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
         "recipe_yaml": recipe.to_yaml(),
         "command": f"{run.command} --recipe {shlex.quote(str(recipe))}",
         "environment": environment(),
-        "data": {
-            "name": run.data.name,
-            "source": run.data.source,
-            "n_train": len(run.data.y_train),
-            "n_validation": len(run.data.y_val),
-            "n_test": len(run.data.y_test),
-            "n_classes": len(run.data.class_names),
-            "fingerprint": run.data.fingerprint,
-        },
+        "data": about_data(run.data),
         "model": {
             "name": str(run.exploration.experiment.model),
             "n_parameters": sum(parameter.numel() for parameter in run.network.parameters()),
@@ -158,32 +145,16 @@ def gather(run: Run, done: Done, rule: Rule, why: str) -> dict[str, Any]:
 
 def zeros_alone(run: Run, dense: Cell, zeroed: Cell) -> dict[str, Any]:
     """Bytes and seconds of the dense network and of the same with zeros in it; measured once per run and kept."""
-    kept = zeroed.directory(run.out) / "zeros_alone.json"
-    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
-        measured: dict[str, Any] = found["measured"]
-        return measured
-    files = {
-        name: cell.directory(run.out) / "model.safetensors" for name, cell in (("dense", dense), ("zeroed", zeroed))
-    }
-    size = {name: path.stat().st_size for name, path in files.items()}
-    deflated = {f"{name}_deflate": len(zlib.compress(path.read_bytes(), 6)) for name, path in files.items()}
-    first, second = dense.load(run.out).eval(), zeroed.load(run.out).eval()
-    x = run.data.x_test[:64]
-    with torch.inference_mode():
-        a, b, ratio = side_by_side(lambda: first(x), lambda: second(x), n_pairs=60)
-    latency = {
-        "dense_s": float(np.median(a)),
-        "zeroed_s": float(np.median(b)),
-        "ratio": ratio.mean,
-        "low": ratio.low,
-        "high": ratio.high,
-        "n": ratio.n,
-        "threads": torch.get_num_threads(),
-        "batch": len(x),
-    }
-    measured = {"size_bytes": {**size, **deflated}, "latency": latency}
-    write_json(kept, {"environment": environment(), "measured": measured})
-    return measured
+
+    def measure() -> dict[str, Any]:
+        both = {"dense": dense, "zeroed": zeroed}
+        files = {name: cell.directory(run.out) / "model.safetensors" for name, cell in both.items()}
+        size = {name: path.stat().st_size for name, path in files.items()}
+        deflated = {f"{name}_deflate": len(zlib.compress(path.read_bytes(), 6)) for name, path in files.items()}
+        seconds = latency(dense.load(run.out), zeroed.load(run.out), run.data.x_test[:64])
+        return {"size_bytes": {**size, **deflated}, "latency": seconds}
+
+    return measured_once(zeroed.directory(run.out) / "zeros_alone.json", measure)
 
 
 def headline(stages: Mapping[str, Mapping[str, Any]]) -> str:
@@ -208,24 +179,6 @@ def rule_text(rule: Rule) -> str:
 
 def _sigmas(rule: Rule) -> float | None:
     return rule.tau if isinstance(rule, Threshold) and rule.per_sigma else None
-
-
-def read(path: Path) -> Any:
-    """A JSON file that a cell wrote."""
-    return json.loads(path.read_text("utf-8"))
-
-
-def weights_of(module: nn.Module, names: list[str]) -> Weights:
-    """{name: float32 values} of some parameters."""
-    by_name = named_parameters(module)
-    return {name: by_name[name].detach().float().cpu().numpy() for name in names}
-
-
-def _absolute_step(values: Mapping[str, Weights]) -> float:
-    """One step of the absolute grid for every layer and stage."""
-    sigmas = [float(weight.std()) for weight in values["trained"].values()]
-    sizes = [float(np.abs(weight).max(initial=0.0)) for weights in values.values() for weight in weights.values()]
-    return stats.absolute_step(sigmas, max(sizes))
 
 
 def _stage(

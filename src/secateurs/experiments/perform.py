@@ -1,11 +1,13 @@
-"""Perform: what one cell does: build or load, train or prune once, look, measure, write; the result last."""
+"""Perform: what one cell does: build or load, train or prune once, look, measure, write; the result last.
+
+A killed training goes on from its last look, in the middle of an epoch, to the same bytes."""
 
 import copy
+import hashlib
 import json
 import math
-import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from secateurs.data.splits import stratified
 from secateurs.durable import make_directory, sync_directory, write_json
 from secateurs.errors import CollapseWarning
 from secateurs.experiments.cells import Cell, data_of
+from secateurs.experiments.measurements import measurements
 from secateurs.layers import layers, named_parameters
 from secateurs.locks import held
 from secateurs.masks import Masks, sigma_of
@@ -58,6 +61,8 @@ def perform(cell: Cell, directory: Path) -> Cell:
 
 
 def _perform(cell: Cell, directory: Path, here: Path) -> None:
+    for left_over in here.glob(".*.tmp"):  # of a run that was killed
+        left_over.unlink()
     data = data_of(cell)
     module = cell.start.load(directory) if cell.start else build(cell.model, data.shape, cell.seed)
     teacher = cell.teacher.load(directory) if cell.teacher else None
@@ -69,22 +74,17 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
     film = []
     steps = {name: FILM_STEP * sigma_of(named_parameters(module)[name]) or 1.0 for name in shown}
     masks: Masks | None = None
-    with open(here / "metrics.jsonl", "w", encoding="utf-8") as metrics:
-
-        def record(line: Mapping[str, Any]) -> None:
-            metrics.write(json.dumps({"cell": cell.hash, **line}) + "\n")
-            metrics.flush()
-
-        for look in _looks(cell, module, data, quick, given, teacher):
+    state = None if cell.is_story else _state_file(here)  # a film is kept in memory: it begins anew
+    with measurements(here / "metrics.jsonl") as record:
+        for look in _looks(cell, module, data, quick, given, teacher, state):
             masks, line = look.masks, _line(look)
-            record(line)
+            record({"cell": cell.hash, **line})
             if cell.is_story and look.n_steps:
                 weights = {name: named_parameters(module)[name].detach().float().numpy() for name in shown}
                 film.append({**line, "layers": {name: stats.grid(w, steps[name]) for name, w in weights.items()}})
         sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
         validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
-        record({"sweep": sweep, "validation": validation.values(), "test": test.values()})
-        os.fsync(metrics.fileno())
+        record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
     scaling = asdict(data.scaling) if data.scaling else None
     save_model(module, cell.model, data.shape, here, about={"data": data.name, "scaling": scaling})
     if masks is not None:
@@ -106,8 +106,16 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         "collapsed": [line.name for line in report if line.n_pruned == line.n > 0],
         "taus": {line.name: line.tau for line in report if line.tau is not None},
     }
+    for old in here.glob("*.state"):
+        old.unlink()
     sync_directory(here)
     write_json(here / "result.json", result)
+
+
+def _state_file(here: Path) -> Path:
+    """Where a killed training goes on; another machine's or version's state has another name, and is not taken."""
+    where = json.dumps({**environment(), "cores": 0}, sort_keys=True)
+    return here / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}.state"
 
 
 def put_channels_last(module: nn.Module) -> None:
@@ -154,6 +162,7 @@ def _looks(
     quick: tuple[Tensor, Tensor],
     given: Masks | None,
     teacher: nn.Module | None,
+    state_file: Path | None,
 ) -> Iterator[Look]:
     """The training; a cell that trains nothing is pruned once and looked at."""
     if cell.training.epochs:
@@ -167,6 +176,7 @@ def _looks(
             teacher=teacher,
             n_looks=cell.n_looks,
             validation=quick,
+            state_file=state_file,
         )
         return
     dense = copy.deepcopy(module) if "repair" in cell.recover else module

@@ -6,7 +6,6 @@ A killed run goes on from training.state, in the middle of an epoch, to the same
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from secateurs.data import Dataset, DataSpec
 from secateurs.durable import sync_directory, write_json, write_text
 from secateurs.errors import InputError
+from secateurs.experiments.measurements import measurements
 from secateurs.layers import layers
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
@@ -72,7 +72,6 @@ class TrainingRun:
             return found
         before = {"validation": accuracy(self.module, data.x_val, data.y_val).values()}
         before["test"] = accuracy(self.module, data.x_test, data.y_test).values()
-        lines = _lines(out / "metrics.jsonl")
         looks = train(
             self.module,
             data,
@@ -83,21 +82,10 @@ class TrainingRun:
             n_looks=self.run.n_looks,
             state_file=out / STATE,
         )
-        metrics = None
-        try:
+        with measurements(out / "metrics.jsonl") as record:
             for look in looks:
-                if metrics is None:
-                    # What a killed run had measured after its last state is measured again, to the same numbers.
-                    kept = [line for line in lines if line["step"] < look.step]
-                    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-                    metrics = open(out / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed below)
                 self.latest = look
-                metrics.write(json.dumps(_line(look)) + "\n")
-                metrics.flush()
-                os.fsync(metrics.fileno())
-        finally:
-            if metrics is not None:
-                metrics.close()
+                record(_line(look))
         assert self.latest is not None
         found = self._write(self.latest, before)
         (out / STATE).unlink(missing_ok=True)
@@ -184,19 +172,6 @@ def _line(look: Look) -> dict[str, Any]:
         "sparsity": look.sparsity,
         "learning_rate": look.learning_rate,
     }
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The measurements that are complete; a killed run's last line may not be."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
 
 
 def _results(path: Path) -> dict[str, Any]:

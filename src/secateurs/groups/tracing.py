@@ -9,6 +9,7 @@ It runs in evaluation mode; nothing in it changes.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ FROM_OUTSIDE = "from outside the network"
 
 
 @dataclass
+class Run:
+    """One run of a module: the axes of the tensor it was given first, and of the first it gave; its products."""
+
+    given: Axes
+    gave: Axes
+    products: slice
+
+
+@dataclass
 class Trace:
     """What one run showed.
 
@@ -34,6 +44,7 @@ class Trace:
     consumed   {(name of a weight, dimension)}: its products sum over it
     products   the axes of each matrix product or convolution; their sizes multiplied are its multiply-adds
     pads       (name of a module, axis before, axis after): zeros it puts around an axis
+    steps      {name of an element of a list of modules: each of its runs}
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
@@ -41,6 +52,7 @@ class Trace:
     consumed: set[tuple[str, int]] = field(default_factory=set)
     products: list[tuple[Axis, ...]] = field(default_factory=list)
     pads: list[tuple[str, Axis, Axis]] = field(default_factory=list)
+    steps: dict[str, list["Run"]] = field(default_factory=dict)
 
     def macs(self, kept: Mapping[Axis, int] | None = None) -> int:
         """Multiply-adds of the run, when of each leaf in `kept` only so many indices are left."""
@@ -107,6 +119,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.running: list[str] = []
+        self._starts: list[int] = []
         self._axes = WeakTensorKeyDictionary()
         self._weight_names = WeakTensorKeyDictionary()
         for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
@@ -122,7 +135,11 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def naming(self, module: nn.Module) -> Iterator[None]:
         """Know inside which module is running."""
         hooks = []
+        lists = {name for name, each in module.named_modules() if isinstance(each, nn.ModuleList | nn.Sequential)}
         for name, each in module.named_modules():
+            if name.rpartition(".")[0] in lists and name:
+                hooks.append(each.register_forward_pre_hook(self._arrive))
+                hooks.append(each.register_forward_hook(partial(self._step, name), with_kwargs=True))
             hooks.append(each.register_forward_pre_hook(lambda *_, name=name: self.running.append(name)))
             hooks.append(each.register_forward_hook(lambda *_: self._leave(), always_call=True))
         try:
@@ -133,6 +150,16 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leave(self) -> None:
         self.running.pop()
+
+    def _arrive(self, *_: Any) -> None:
+        self._starts.append(len(self.trace.products))
+
+    def _step(self, name: str, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        products = slice(self._starts.pop(), len(self.trace.products))
+        given, gave = (
+            next((self.axes(t) for t in tree_leaves(v) if isinstance(t, Tensor)), []) for v in ((args, kwargs), output)
+        )
+        self.trace.steps.setdefault(name, []).append(Run(given, gave, products))
 
     def set(self, tensor: Tensor, axes: Axes) -> None:
         """These are the axes of a tensor."""

@@ -21,6 +21,7 @@ from secateurs.running.instructions import (
     load8,
     n_set,
     number,
+    picked,
     prefetch,
     spread8,
     total,
@@ -99,10 +100,10 @@ def listed(columns: Any, kept: Any, starts: Any, scales: Any, x: Any, low: int, 
         begin, end = starts[row], starts[row + 1]
         whole = begin + (end - begin) // 4 * 4
         for at in range(begin, whole, 4):
-            a += number(kept, at) * x[columns[at]]
-            b += number(kept, at + 1) * x[columns[at + 1]]
-            c += number(kept, at + 2) * x[columns[at + 2]]
-            d += number(kept, at + 3) * x[columns[at + 3]]
+            a += number(kept, at) * picked(x, columns, at)
+            b += number(kept, at + 1) * picked(x, columns, at + 1)
+            c += number(kept, at + 2) * picked(x, columns, at + 2)
+            d += number(kept, at + 3) * picked(x, columns, at + 3)
         for at in range(whole, end):
-            a += number(kept, at) * x[columns[at]]
+            a += number(kept, at) * picked(x, columns, at)
         y[row] = scales[row] * ((a + b) + (c + d))

@@ -360,6 +360,19 @@ def word(typing: Any, mask: Any, at: Any) -> Any:
 
 
 @instruction
+def picked(typing: Any, x: Any, places: Any, at: Any) -> Any:
+    """x[places[at]], the same way; places are unsigned, x float32."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = ir.IntType(places.dtype.bitwidth)
+        stored = builder.load(_at(context, builder, places, args[1], args[2], element), align=element.width // 8)
+        place = builder.zext(stored, I64) if element.width < 64 else stored
+        return builder.load(_at(context, builder, x, args[0], place, FLOAT), align=4)
+
+    return types.float32(x, places, types.int64), code
+
+
+@instruction
 def n_set(typing: Any, bits: Any) -> Any:
     """How many bits of an int64 are set."""
 

@@ -101,9 +101,11 @@ def listed(columns: Any, kept: Any, starts: Any, scales: Any, x: Any, low: int, 
             for row in range(begin, end):
                 at, last = places[row - begin], starts[row + 1]
                 sums, scale = load_tile(y, row, wide), scales[row]
-                while at < last and columns[at] < limit:
-                    weight = every_tile(scale * number(kept, at), wide)
-                    sums = fma(weight, load_tile(x, np.int64(columns[at]), wide), sums)
+                while at < last:
+                    column = np.int64(columns[np.uint64(at)])
+                    if column >= limit:
+                        break
+                    sums = fma(every_tile(scale * number(kept, at), wide), load_tile(x, column, wide), sums)
                     at += 1
                 store_tile(y, row, wide, sums)
                 places[row - begin] = at

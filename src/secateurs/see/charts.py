@@ -203,8 +203,9 @@ def _annotations(
     return found
 
 
-def _small_histogram(alt: Any, layer: Mapping[str, Any], limit: float, palette: Palette, width: int) -> Any:
+def small_histogram(layer: Mapping[str, Any], limit: float, palette: Palette, width: int) -> Any:
     """A histogram of the overview, from the counted grid, with the share of exact zeros above it."""
+    alt = altair()
     wanted = limit / float(np.clip(round(1.5 * layer["n"] ** (1 / 3)), 12, 36))
     is_fine = layer["absolute_grid"]["step"] <= wanted
     counted: stats.Grid = layer["absolute_grid" if is_fine else "sigma_grid"]
@@ -261,7 +262,7 @@ def overview_chart(results: Results) -> Drawing:
             layer = stage["layers"][name]
             place = results["positions"].get(stage["id"], {}).get(component)
             parts = [
-                part(_small_histogram(alt, layer, limit, palette, width)),
+                part(small_histogram(layer, limit, palette, width)),
                 *([part(_small_map(alt, place, palette, width))] if place else []),
                 part(
                     text_block(

@@ -1,4 +1,4 @@
-"""Static page: what pages without a script are put together from: templates, escaped text, tables.
+"""Static page: what the pages without a script share: their style, escaped text, tables.
 
 Names come from files and are untrusted: every text is escaped, and the pages' policy allows no script at all.
 """
@@ -15,12 +15,14 @@ _DARK = re.compile(r'\[data-theme="dark"\] \{(.*?)\}', re.DOTALL)
 Cell = str | tuple[str, str]  # text, or (text, class of the cell)
 
 
-def page(template: str, values: Mapping[str, str]) -> str:
-    """A template of the folder `page`, filled; what is given is HTML already."""
+def static_page(name: str, values: Mapping[str, str]) -> str:
+    """The page of this name, its {{words}} replaced by HTML."""
     # The page has no script that could set a theme: it follows the system's.
     css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", template_text("page.css"))
-    whole = fill(css, {"ramp": "none"}) + template_text("survey.css")
-    return fill(template_text(template), {"css": whole, **values})
+    has_own = importlib.resources.files("secateurs.see").joinpath("page", f"{name}.css").is_file()
+    own_css = template_text(f"{name}.css") if has_own else ""
+    own = {"css": fill(css, {"ramp": "none"}) + template_text("static.css") + own_css}
+    return fill(template_text(f"{name}.html"), {**values, **own})
 
 
 def template_text(name: str) -> str:
@@ -33,14 +35,19 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
 
 
-def text(words: str, longest: int = 400) -> str:
-    """Words as HTML."""
-    return html.escape(short(words, longest))
+def escaped(text: str, longest: int = 400) -> str:
+    """Text that may stand anywhere in the page."""
+    return html.escape(short(text, longest))
 
 
-def name(words: str) -> str:
+def breakable(text: str) -> str:
     """A name that may be broken behind its dots."""
-    return text(words).replace(".", ".<wbr>")
+    return escaped(text).replace(".", ".<wbr>")
+
+
+def figures(pairs: Iterable[tuple[str, str, str]]) -> str:
+    """(term, value, more) as the large numbers at the top."""
+    return "".join(f"<div><dt>{term}</dt><dd>{value}<small>{more}</small></dd></div>" for term, value, more in pairs)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], foot: Sequence[Cell] = ()) -> str:
@@ -48,14 +55,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], foot: Sequence[Ce
 
     def line(cells: Sequence[Cell]) -> str:
         texts = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
-        body = "".join(f'<td class="number {kind}">{html.escape(words)}</td>' for words, kind in texts[1:])
-        return f'<tr><th scope="row">{name(texts[0][0])}</th>{body}</tr>'
+        body = "".join(f'<td class="number {kind}">{html.escape(text)}</td>' for text, kind in texts[1:])
+        return f'<tr><th scope="row">{breakable(texts[0][0])}</th>{body}</tr>'
 
-    heads = "".join(f'<th scope="col"{" class=number" if k else ""}>{text(word)}</th>' for k, word in enumerate(head))
+    heads = "".join(
+        f'<th scope="col"{" class=number" if k else ""}>{escaped(word)}</th>' for k, word in enumerate(head)
+    )
     foot_rows = f"<tfoot>{line(foot)}</tfoot>" if foot else ""
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(map(line, rows))}</tbody>{foot_rows}</table>"
 
 
 def region(label: str, inside: str) -> str:
     """What may be wider than the window."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}">{inside}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(label)}">{inside}</div>'
+
+
+def apart(svg: str, name: str) -> str:
+    """A picture whose clips have names of their own: a page has one space of names."""
+    return svg.replace('id="clip', f'id="{name}-clip').replace("url(#clip", f"url(#{name}-clip")

@@ -34,6 +34,7 @@ class Palette:
     removed: str
     zero: str
     strategies: tuple[str, str, str]
+    other: str
     font: str
 
 
@@ -47,6 +48,7 @@ PRINT = Palette(
     removed="#e3a35c",
     zero="#bf3f26",
     strategies=("#c9812f", "#4f86b8", "#16324f"),
+    other="#2f8a6a",
     font=FONT,
 )
 PAGE = Palette(
@@ -59,6 +61,7 @@ PAGE = Palette(
     removed="var(--removed)",
     zero="var(--zero)",
     strategies=("var(--one-shot)", "var(--fine-tuned)", "var(--in-loop)"),
+    other="var(--other)",
     font="-apple-system, Segoe UI, Roboto, Helvetica Neue, Liberation Sans, Arial, sans-serif",
 )
 

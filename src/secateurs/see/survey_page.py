@@ -1,7 +1,4 @@
-"""Survey page: what `inspect` found as one HTML page without a script, that needs no network and no other file.
-
-Names come from files and are untrusted: every text is escaped, and the page's policy allows no script at all.
-"""
+"""Survey page: what `inspect` found as one HTML page without a script, that needs no network and no other file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -10,8 +7,7 @@ from secateurs import __version__
 from secateurs.checkpoint.survey import QUANTILES, Survey, Tensor
 from secateurs.see import stats
 from secateurs.see.pictures import svg_of
-from secateurs.see.static_page import Cell, page, region, table, text
-from secateurs.see.static_page import name as broken
+from secateurs.see.static_page import Cell, apart, breakable, escaped, figures, region, static_page, table
 from secateurs.see.style import number, percent, short, sigma_text
 from secateurs.see.survey_charts import drawable, facts, largest, page_chart
 
@@ -27,11 +23,11 @@ def survey_page(survey: Survey, counted: Mapping[str, stats.Grid]) -> str:
     prunable = [tensor for tensor in survey.tensors if tensor.is_prunable and tensor.n]
     drawn = [tensor for tensor in drawable(survey) if tensor.name in counted]
     rows, all_rows = largest(prunable, MOST_ROWS), largest(survey.tensors, MOST_ROWS)
-    return page(
-        "survey.html",
+    return static_page(
+        "survey",
         {
-            "title": text(f"{name}: secateurs inspect"),
-            "headline": text(name),
+            "title": escaped(f"{name}: secateurs inspect"),
+            "headline": escaped(name),
             "figures": _figures(survey),
             "warnings": "".join(_warnings(survey)),
             "removals": _removals(survey, rows),
@@ -42,7 +38,7 @@ def survey_page(survey: Survey, counted: Mapping[str, stats.Grid]) -> str:
             "tensors": _tensors(all_rows),
             "tensors_left_out": _left_out(len(survey.tensors), len(all_rows), "tensors are listed"),
             "totals": _totals(survey),
-            "notes": text(" ".join([f"{survey.path}, secateurs {__version__}.", *survey.notes])),
+            "notes": escaped(" ".join([f"{survey.path}, secateurs {__version__}.", *survey.notes])),
         },
     )
 
@@ -62,7 +58,7 @@ def _figures(survey: Survey) -> str:
         ("Sparsity, prunable", _share(prunable.n_zero, prunable.n_floating, 2), f"{prunable.n_zero:,} exact zeros"),
         ("Model sparsity", _share(total.n_zero, total.n_floating, 2), f"{total.n_zero:,} exact zeros"),
     ]
-    return "".join(f"<div><dt>{term}</dt><dd>{value}<small>{more}</small></dd></div>" for term, value, more in pairs)
+    return figures(pairs)
 
 
 def _share(n: int, of: int, digits: int = 1) -> str:
@@ -73,7 +69,7 @@ def _warnings(survey: Survey) -> Iterable[str]:
     for tensor in survey.tensors:
         if not tensor.is_finite:
             yield (
-                f'<p class="warning loud"><b>Not finite:</b> {text(tensor.name)} holds {tensor.n_nan:,} NaN and '
+                f'<p class="warning loud"><b>Not finite:</b> {escaped(tensor.name)} holds {tensor.n_nan:,} NaN and '
                 f"{tensor.n_inf:,} infinite of {tensor.n:,} weights; prune refuses it.</p>"
             )
     n = survey.totals["prunable"].n_tensors
@@ -81,7 +77,7 @@ def _warnings(survey: Survey) -> Iterable[str]:
         some = ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
         yield (
             f'<p class="warning"><b>Layer collapse:</b> τ = {sigma_text(tau)} leaves nothing of {len(names):,} of '
-            f"{n:,} prunable tensors: {text(some)}.</p>"
+            f"{n:,} prunable tensors: {escaped(some)}.</p>"
         )
 
 
@@ -111,16 +107,15 @@ def _some(value: float | None) -> str:
 def _card(tensor: Tensor, counted: stats.Grid, place: int) -> str:
     """A tensor's histogram and what it shows in words."""
     chart, n_beyond = page_chart(tensor, counted)
-    # Every picture calls its clips by the same names, and a page has one space of names.
-    svg = svg_of(chart).replace('id="clip', f'id="t{place}-clip').replace("url(#clip", f"url(#t{place}-clip")
+    svg = apart(svg_of(chart), f"t{place}")
     beyond = (
         f"{n_beyond:,} weights lie beyond, the farthest at |w| = {_some(tensor.largest)}"
         if n_beyond
         else "All are drawn"
     )
-    told = f"Histogram of {text(tensor.name)}: {text(facts(tensor))}"
+    told = f"Histogram of {escaped(tensor.name)}: {escaped(facts(tensor))}"
     return (
-        f'<article class="card"><h3>{broken(tensor.name)}</h3><p class="facts">{text(facts(tensor))}</p>'
+        f'<article class="card"><h3>{breakable(tensor.name)}</h3><p class="facts">{escaped(facts(tensor))}</p>'
         f'<div class="chart" role="img" aria-label="{told}">{svg}</div><p class="note">{beyond}.</p></article>'
     )
 
@@ -143,8 +138,8 @@ def _structure(tensors: Sequence[Tensor]) -> str:
         for tensor in tensors
     ]
     lead = "Rows are outputs, columns inputs. n:m: the share of groups of m consecutive inputs with at most n weights."
-    rows_table = table(("Tensor", "Exact zeros", "Dead rows", "Dead columns", "1:4", "2:4", "4:8"), rows)
-    return f'<p class="lead">{lead}</p>{region("Structure", rows_table)}'
+    body = table(("Tensor", "Exact zeros", "Dead rows", "Dead columns", "1:4", "2:4", "4:8"), rows)
+    return f'<p class="lead">{lead}</p>{region("Structure", body)}'
 
 
 def _tensors(tensors: Sequence[Tensor]) -> str:

@@ -1,6 +1,6 @@
 """Choosing: which units of a network a recipe removes, until its budget is met.
 
-    choose(structure, groups, scores, recipe, measure) -> {group: bool per unit}      True = goes
+    choose(groups, scores, recipe, left) -> {group: bool per unit}      True = goes
 
 `sparsity(s)` is exact per pool, by the same `select` as for single weights. `params(s)`, `macs(s)` and `latency(t)`
 find the fewest units, in the order of their scores, that bring the network down to the target. With pool=model the
@@ -9,6 +9,7 @@ with pool=layer every group loses the same share.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
@@ -22,7 +23,18 @@ from secateurs.selection import select
 from secateurs.units import element
 
 Gone = dict[str, Bools]
+
+
 LATENCY_STEPS = 7  # halvings of the interval that holds the answer: 1 % of the units
+
+
+class Units(Protocol):
+    """A set of units that compete with each other: a group, or a stack of layers."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def n_units(self) -> int: ...
 
 
 def chosen_groups(structure: Structure, recipe: Recipe) -> list[Group]:
@@ -30,14 +42,10 @@ def chosen_groups(structure: Structure, recipe: Recipe) -> list[Group]:
     kind = recipe.unit.kind
     kinds = {"row": ("row", "channel"), "channel": ("channel",), "head": ("head",)}.get(kind)
     if kinds is None:
-        raise RecipeError(f"The unit '{recipe.unit}' cannot be removed from a network: use row, channel or head.")
-    if recipe.pool.kind not in ("layer", "model"):
-        raise RecipeError(f"Units of a network compete in pool=layer or pool=model; the recipe says '{recipe.pool}'.")
-    if not isinstance(recipe.budget, Sparsity | Target):
         raise RecipeError(
-            f"The budget '{recipe.budget}' does not say how many units go: use sparsity(s), params(s), macs(s) or "
-            "latency(8ms)."
+            f"The unit '{recipe.unit}' cannot be removed from a network: use row, channel, head or layer."
         )
+    check_recipe(recipe)
     found = [group for group in structure.groups if group.kind in kinds]
     if not found:
         there = sorted({group.kind for group in structure.groups})
@@ -49,16 +57,23 @@ def chosen_groups(structure: Structure, recipe: Recipe) -> list[Group]:
     return found
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """RecipeError for a pool, a budget or a schedule that means nothing for units of a network."""
+    if recipe.pool.kind not in ("layer", "model"):
+        raise RecipeError(f"Units of a network compete in pool=layer or pool=model; the recipe says '{recipe.pool}'.")
+    if not isinstance(recipe.budget, Sparsity | Target):
+        raise RecipeError(
+            f"The budget '{recipe.budget}' does not say how many units go: use sparsity(s), params(s), macs(s) or "
+            "latency(8ms)."
+        )
+
+
 def choose(
-    structure: Structure,
-    groups: Sequence[Group],
-    scores: Mapping[str, Tensor],
-    recipe: Recipe,
-    measure: Callable[[Gone], float],
+    groups: Sequence[Units], scores: Mapping[str, Tensor], recipe: Recipe, left: Callable[[str, Gone], float]
 ) -> Gone:
     """The units that go.
 
-    measure  seconds of the network without such units; called for latency only
+    left  (what, gone) -> the share of "params" or "macs" that is left without such units, or the seconds of "latency"
 
     RecipeError where the target is out of reach.
     """
@@ -68,13 +83,7 @@ def choose(
     of, most = recipe.budget.of, recipe.budget.most
 
     def reached(s: float) -> float:
-        gone = _at(groups, scores, recipe, s)
-        if of == "latency":
-            return measure(gone)
-        counts = {group.axis: int((~gone[group.name]).sum()) for group in groups}
-        if of == "params":
-            return structure.n_parameters(counts) / structure.n_parameters()
-        return structure.trace.macs(counts) / structure.trace.macs()
+        return left(of, _at(groups, scores, recipe, s))
 
     least = reached(1.0)
     if least > most:
@@ -93,7 +102,7 @@ def choose(
 
 
 def _at(
-    groups: Sequence[Group], scores: Mapping[str, Tensor], recipe: Recipe, s: float, is_exact: bool = False
+    groups: Sequence[Units], scores: Mapping[str, Tensor], recipe: Recipe, s: float, is_exact: bool = False
 ) -> Gone:
     """The units that go at sparsity s; as many as min_keep allows, unless it is_exact, which may be an error."""
     least = recipe.min_keep if recipe.min_keep else 1

@@ -22,7 +22,7 @@ Attributes = dict[str, dict[str, Any]]
 HEADS = ("heads", "num_heads", "n_heads", "n_head", "num_attention_heads", "num_key_value_heads", "num_kv_heads")
 WIDTHS = ("all_head_size", "split_size", "inner_dim")
 
-_CHANGED = "_changed_by_shrink"  # goes with the network, so that what is shrunk twice is saved whole
+CHANGED = "_changed_by_shrink"  # goes with the network, so that what is shrunk twice is saved whole
 # {class: {attribute: dimension of the weight}}; transformers' Conv1D is known by name, so that nobody needs it.
 SIZES: dict[str, dict[str, int]] = {
     "Linear": {"out_features": 0, "in_features": 1},
@@ -55,7 +55,7 @@ def cut(module: nn.Module, structure: Structure, live: Mapping[str, Bools]) -> A
             value = value.index_select(d, torch.from_numpy(keep.nonzero()[0]).to(value.device))
         _replace(module, (name, *structure.trace.aliases.get(name, ())), value)
     _set(module, _beyond_shapes(module, structure, kept))
-    return dict(module.__dict__[_CHANGED])
+    return dict(module.__dict__[CHANGED])
 
 
 def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Attributes) -> None:
@@ -107,7 +107,7 @@ def _set_sizes(layer: nn.Module) -> None:
 
 
 def _set(module: nn.Module, attributes: Attributes) -> None:
-    changed = module.__dict__.setdefault(_CHANGED, {})
+    changed = module.__dict__.setdefault(CHANGED, {})
     for name, values in attributes.items():
         changed[name] = {**changed.get(name, {}), **values}
         for attribute, value in values.items():

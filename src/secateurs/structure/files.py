@@ -26,6 +26,7 @@ from secateurs.models.files import ModelConfig
 from secateurs.models.table import build
 from secateurs.settings import Settings
 from secateurs.structure.cutting import Attributes, resize
+from secateurs.structure.depth import thin
 from secateurs.structure.shrinking import Shrunk
 from secateurs.structure.stock import is_stock
 
@@ -40,6 +41,7 @@ class ShrunkConfig(Settings):
 
     shapes        of every tensor, tied ones under each name
     attributes    {module: {attribute: value}} changed beside the shapes
+    layers        {list of modules: which of its elements are left}, where whole layers are gone
     transformers  the class of transformers, with its original configuration
     reference     the reference network, as its config.json says it
     """
@@ -47,6 +49,7 @@ class ShrunkConfig(Settings):
     schema_name: Literal["secateurs.shrunk/1"] = Field(alias="schema")
     shapes: dict[str, list[Size]]
     attributes: dict[str, dict[str, Size | list[Size]]]
+    layers: dict[str, list[Size]] = Field(default_factory=dict)
     transformers: dict[str, Any] | None = None
     reference: ModelConfig | None = None
 
@@ -70,6 +73,8 @@ def save_shrunk(shrunk: Shrunk, directory: str | os.PathLike[str], reference: Mo
             seen.add(id(tensor))
             tensors[name] = tensor.detach().cpu().contiguous()
     about: dict[str, Any] = {"schema": SCHEMA, "shapes": shapes, "attributes": shrunk.attributes}
+    if shrunk.layers:
+        about["layers"] = shrunk.layers
     if is_stock(module):
         about["transformers"] = {"class": type(module).__name__, "config": module.config.to_dict()}
     if reference is not None:
@@ -90,6 +95,7 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     folder = Path(directory)
     about = shrunk_config(folder)
     module = unwrap(into) if into is not None else _build(about, folder)
+    _thin(module, about, folder)
     _assert_fits(module, about, folder)
     try:
         resize(module, {name: tuple(shape) for name, shape in about.shapes.items()}, _attributes(about))
@@ -141,6 +147,17 @@ def _build(about: ShrunkConfig, folder: Path) -> nn.Module:
         raise InputError(f"'{folder}' is of {about.transformers.get('class')!r}, which is no network of transformers.")
     made: nn.Module = found(found.config_class.from_dict(about.transformers["config"]))
     return made
+
+
+def _thin(module: nn.Module, about: ShrunkConfig, folder: Path) -> None:
+    """Take away the layers that are gone."""
+    modules = dict(module.named_modules())
+    for name, places in about.layers.items():
+        found = modules.get(name)
+        n = len(found) if isinstance(found, nn.ModuleList | nn.Sequential) else 0
+        if places != sorted(set(places)) or not places or places[-1] >= n:
+            raise InputError(f"'{folder}' keeps the layers {places} of '{name}', which this network does not have.")
+    thin(module, about.layers)
 
 
 def _assert_fits(module: nn.Module, about: ShrunkConfig, folder: Path) -> None:

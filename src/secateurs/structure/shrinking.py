@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +25,20 @@ from secateurs.groups.tracing import call, evaluating
 from secateurs.layers import unwrap
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
-from secateurs.structure.choosing import Gone, choose, chosen_groups
-from secateurs.structure.cutting import Attributes, cut
+from secateurs.structure.choosing import Gone, check_recipe, choose, chosen_groups
+from secateurs.structure.cutting import CHANGED, Attributes, cut
 from secateurs.structure.dead import bury, zero
-from secateurs.structure.stock import evenly, say_it, sayable
+from secateurs.structure.depth import (
+    LAYERS,
+    bypassed,
+    find_stacks,
+    layer_scores,
+    left_of,
+    macs_of,
+    n_parameters_of,
+    thin,
+)
+from secateurs.structure.stock import evenly, is_stock, say_depth, say_it, sayable, says_depth
 from secateurs.structure.unit_scores import Loss, calibrate, unit_scores
 
 Outcome = Literal["shrunk", "skipped", "impossible"]
@@ -63,6 +73,8 @@ class Shrunk:
 
     n_parameters, macs  (before, after); multiply-adds of one run on the example inputs
     attributes          {module: {attribute: value}} that were changed beside the shapes
+    layers              {list of modules: which of its elements are left}, where whole layers are gone and no stock
+                        configuration says so
     why_not_stock       of transformers: why the stock configuration cannot say these shapes; "" where it does
     difference          the largest difference of outputs to the network with the same units zeroed, as a share of
                         its largest output
@@ -76,6 +88,7 @@ class Shrunk:
     attributes: Attributes
     difference: float
     why_not_stock: str = ""
+    layers: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def shrink(
@@ -89,8 +102,8 @@ def shrink(
 ) -> Shrunk:
     """The network without the units that `how` leaves dead, or chooses.
 
-    how             masks: what they leave dead goes, and no output changes; or a recipe with unit row, channel or head,
-                    pool layer or model, budget sparsity(s), params(s), macs(s) or latency(8ms)
+    how             masks: what they leave dead goes, and no output changes; or a recipe with unit row, channel, head or
+                    layer, pool layer or model, budget sparsity(s), params(s), macs(s) or latency(8ms)
     example_inputs  a tensor, a tuple of arguments or a mapping of named ones; a batch of 2 or more
     calibration     for the scores activation (inputs like example_inputs) and taylor (whatever `loss` takes)
     loss            for taylor: function(network, batch) -> a number
@@ -110,8 +123,11 @@ def shrink(
         return finish(small, structure, example_inputs, outputs, gone, dead)
     if how.schedule.name != "one_shot":
         raise RecipeError(
-            f"Units are removed at once, not by a schedule '{how.schedule}'. Leave it out, and shrink again in time."
+            f"Units are removed at once, not by a schedule '{how.schedule}'. Leave it out; with training in between, "
+            "rounds(n) is for shrink_in_rounds."
         )
+    if how.unit.kind == "layer":
+        return _without_layers(small, how, example_inputs, list(calibration), loss, stock)
     structure = find_groups(small, example_inputs, how.skip, how.only)
     groups = chosen_groups(structure, how)
     if stock and not how.only:
@@ -124,16 +140,98 @@ def shrink(
     evidence = calibrate(small, structure, how.score.name, calibration, loss)
     scores = unit_scores(small, groups, how, evidence)
 
-    def seconds(gone: Gone) -> float:
-        trial = copy.deepcopy(small)
-        cut(trial, structure, {name: ~units for name, units in gone.items()})
-        return _seconds(trial, example_inputs)
+    def left(of: str, gone: Gone) -> float:
+        if of == "latency":
+            trial = copy.deepcopy(small)
+            cut(trial, structure, {name: ~units for name, units in gone.items()})
+            return _seconds(trial, example_inputs)
+        counts = {group.axis: int((~gone[group.name]).sum()) for group in groups}
+        if of == "params":
+            return structure.n_parameters(counts) / structure.n_parameters()
+        return structure.trace.macs(counts) / structure.trace.macs()
 
-    chosen = choose(structure, groups, scores, how, seconds)
+    chosen = choose(groups, scores, how, left)
     gone = {group.name: chosen.get(group.name, np.zeros(group.n_units, bool)) for group in structure.groups}
     for group in groups:
         zero(small, structure, group, gone[group.name])
     return finish(small, structure, example_inputs, outputs_of(small, example_inputs), gone, {})
+
+
+def _without_layers(
+    small: nn.Module, how: Recipe, example_inputs: Any, calibration: list[Any], loss: Loss | None, stock: bool
+) -> Shrunk:
+    """The network without whole layers, proved on the example inputs against the same layers passed by."""
+    check_recipe(how)
+    structure = find_groups(small, example_inputs)
+    stacks, reasons = find_stacks(small, structure, how)
+    if stock and not how.only:
+        stacks = [stack for stack in stacks if says_depth(small, stack)]
+        if not stacks:
+            raise RecipeError(
+                f"The configuration of {type(small).__name__} has no number of its layers. With stock=False they are "
+                "cut all the same; the result is then loaded by load_shrunk."
+            )
+    evidence = calibrate(small, structure, how.score.name, calibration, loss)
+    scores = layer_scores(small, stacks, how, evidence, calibration)
+    n_parameters, macs = structure.n_parameters(), structure.trace.macs()
+
+    def names(gone: Gone) -> list[str]:
+        pairs = [pair for stack in stacks for pair in zip(stack.layers(), gone[stack.name], strict=True)]
+        return [layer for layer, is_gone in pairs if is_gone]
+
+    def left(of: str, gone: Gone) -> float:
+        if of == "latency":
+            trial = copy.deepcopy(small)
+            thin(trial, left_of(stacks, gone))
+            return _seconds(trial, example_inputs)
+        if of == "params":
+            return 1 - n_parameters_of(small, names(gone)) / n_parameters
+        return 1 - macs_of(structure, names(gone)) / macs
+
+    gone = choose(stacks, scores, how, left)
+    out = names(gone)
+    with bypassed(small, out):
+        outputs = outputs_of(small, example_inputs)[:1]  # others may be those of each layer
+    report = []
+    for name, tensor in small.named_parameters():
+        shape = tuple(tensor.shape)
+        layer = next((each for each in (*out, *reasons) if name.startswith(f"{each}.")), "")
+        if len(shape) > 1 and layer in out:
+            report.append(WeightReport(name, shape, (0,) * len(shape), "shrunk", f"'{layer}' is gone"))
+        elif len(shape) > 1 and layer:
+            report.append(WeightReport(name, shape, shape, "impossible", reasons[layer]))
+        elif len(shape) > 1:
+            is_in_stack = any(name.startswith(f"{each}.") for stack in stacks for each in stack.layers())
+            why = "its layer was not to go" if is_in_stack else "in no layer that can go"
+            report.append(WeightReport(name, shape, shape, "skipped", why))
+    now = n_parameters - n_parameters_of(small, out), macs - macs_of(structure, out)
+    lists = left_of(stacks, gone)
+    why_not_stock = say_depth(small, lists) if lists else ""
+    thin(small, lists, is_said=is_stock(small) and not why_not_stock)
+    try:
+        difference = _difference(outputs, outputs_of(small, example_inputs)[:1])
+    except (InputError, AssertionError) as error:
+        raise InputError(
+            f"{type(small).__name__} does not run without {', '.join(out)}: {error} Skip these layers."
+        ) from error
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"{type(small).__name__} gives other outputs without {', '.join(out)} than when they are passed by (by "
+            f"{difference:.2g} of the largest output): its code counts its layers. Skip these."
+        )
+    groups = tuple(GroupReport(stack.name, "layer", stack.n_units, int(gone[stack.name].sum()), 0) for stack in stacks)
+    changed, layers = (dict(small.__dict__.get(key, {})) for key in (CHANGED, LAYERS))
+    return Shrunk(
+        small,
+        groups,
+        tuple(report),
+        (n_parameters, now[0]),
+        (macs, now[1]),
+        changed,
+        difference,
+        why_not_stock,
+        layers,
+    )
 
 
 def _seconds(module: nn.Module, example_inputs: Any, n: int = 9) -> float:
@@ -197,7 +295,8 @@ def finish(
     why_not_stock = say_it(small, structure, counts)
     n_parameters = structure.n_parameters(), structure.n_parameters(counts)
     macs = structure.trace.macs(), structure.trace.macs(counts)
-    return Shrunk(small, groups, tuple(report), n_parameters, macs, attributes, difference, why_not_stock)
+    layers = dict(small.__dict__.get(LAYERS, {}))
+    return Shrunk(small, groups, tuple(report), n_parameters, macs, attributes, difference, why_not_stock, layers)
 
 
 def outputs_of(module: nn.Module, example_inputs: Any) -> list[Tensor]:

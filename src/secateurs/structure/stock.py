@@ -2,6 +2,7 @@
 
     sayable(module, groups)      the groups that a configuration has a size for
     evenly(module, ..., dead)    of the dead units, as many in each layer as all layers have
+    says_depth, say_depth        the same for whole layers
     say_it(module, ...)          set the configuration of a network that was cut; returns why it cannot be said, or ""
 
 Whether a configuration says the right thing is never guessed: a network is built from it, without memory, and its
@@ -21,6 +22,7 @@ from secateurs.groups.axes import Axis, Bools
 from secateurs.groups.finding import Group, Structure
 
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim", "d_ff")
+DEPTH, OF_EACH_LAYER = "num_hidden_layers", ("layer_types",)
 HEADS, KV_HEADS, HEAD_DIM = "num_attention_heads", "num_key_value_heads", "head_dim"
 
 
@@ -52,6 +54,25 @@ def evenly(module: nn.Module, structure: Structure, dead: Mapping[str, Bools]) -
             units[np.flatnonzero(dead[name])[: least if name in says else 0]] = True
             gone[name] = units
     return gone
+
+
+def says_depth(module: nn.Module, stack: Any) -> bool:
+    """Whether the network's configuration says how many elements this list has: yes, where it has no configuration."""
+    return not is_stock(module) or getattr(module.config, DEPTH, None) == stack.n_all
+
+
+def say_depth(module: Any, left: Mapping[str, Sequence[int]]) -> str:
+    """Change the configuration of a network that loses whole layers; returns why it cannot be said, or ""."""
+    if not is_stock(module):
+        return ""
+    if len(left) > 1 or getattr(module.config, DEPTH, None) != len(module.get_submodule(next(iter(left)))):
+        return "the configuration has no number for these layers"
+    ((_, places),) = left.items()
+    for name in OF_EACH_LAYER:
+        if isinstance(values := getattr(module.config, name, None), list | tuple):
+            setattr(module.config, name, [values[i] for i in places])
+    setattr(module.config, DEPTH, len(places))
+    return ""
 
 
 def say_it(module: nn.Module, structure: Structure, counts: Mapping[Axis, int]) -> str:

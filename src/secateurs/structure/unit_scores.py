@@ -174,6 +174,8 @@ def _listening(module: nn.Module, structure: Structure, inputs: dict[str, Tensor
     """Add up the mean |input| of every feature of the layers that read units."""
 
     def listen(name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
+        if not given[0].is_floating_point():
+            return  # an embedding whose weight the head has, too, reads numbers of tokens
         is_conv = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         sizes = given[0].detach().abs().transpose(0, 1 if is_conv else -1).flatten(1).mean(1)
         inputs[name] = inputs[name] + sizes if name in inputs else sizes

@@ -17,7 +17,7 @@ from secateurs.budgets import Budget, PerLayer, Threshold
 from secateurs.checks import nearest, shown
 from secateurs.errors import InputError, RecipeError
 from secateurs.layer_report import LayerReport
-from secateurs.layers import named_parameters
+from secateurs.layers import local, local_like, named_parameters
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.train.ranks import assert_same_on_all_ranks
@@ -33,8 +33,9 @@ class Pruner:
             "dense"   a dense copy takes every update, the parameter is keep x dense, weights may return
             "forget"  the budget is applied anew to what is there after every step, and nothing is remembered
 
-    is_shared  every process of torch.distributed trains this network (DistributedDataParallel is noticed by itself):
-               each chooses for itself, and where one chose other masks, all end with a RanksError
+    is_shared  every process of torch.distributed trains this network (DistributedDataParallel and FSDP2's fully_shard
+               are noticed by themselves): each chooses for itself, and where one chose other masks, all end with a
+               RanksError. What FSDP2 spread is gathered while masks are chosen, so they are one process's masks
 
     Steps are counted by the optimizer: a step that a GradScaler skipped, or a call between two accumulated
     gradients, does not advance. No parameter is renamed or wrapped; `state_dict` makes resuming exact.
@@ -67,7 +68,13 @@ class Pruner:
         self.optimizer = optimizer
         self.total_steps = a_count("total_steps", total_steps, 1)
         self.revive: Revive = revive
-        self.is_shared = is_shared or isinstance(module, nn.parallel.DistributedDataParallel)
+        is_sharded = any(local(by_name[name]) is not by_name[name] for name in trial)
+        if is_sharded and revive == "dense":
+            raise RecipeError(
+                "revive='dense' keeps a second copy of every weight, which is not spread over processes as FSDP2 "
+                "spreads the weights. Use revive='never' or 'forget', or DistributedDataParallel."
+            )
+        self.is_shared = is_shared or is_sharded or isinstance(module, nn.parallel.DistributedDataParallel)
         self.masks: Masks | None = None
         self.n_steps = 0
         self._n_pending = 0
@@ -140,6 +147,8 @@ class Pruner:
             "sigmas": dict(self._sigmas),
             "dense": {name: value.clone() for name, value in self._dense.items()},
             "keep": None if self.masks is None else {name: keep.clone() for name, keep in self.masks.items()},
+            # Masks that are held may be another recipe's, or nobody's.
+            "keep_recipe": self.masks.recipe.to_yaml() if self.masks is not None and self.masks.recipe else None,
             "report": [] if self.masks is None else [asdict(line) for line in self.masks.report],
         }
 
@@ -158,12 +167,13 @@ class Pruner:
             sigmas = {str(name): a_number("sigma", value, 0.0, math.inf) for name, value in state["sigmas"].items()}
             report = tuple(LayerReport.read(line) for line in state["report"])
             keep = None if state["keep"] is None else self._tensors("saved pruner's keep", state["keep"])
+            chosen_by = None if state["keep_recipe"] is None else Recipe.from_yaml(state["keep_recipe"])
             dense = self._tensors("saved pruner's dense", state["dense"]) if state["dense"] else {}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"The saved pruner is malformed: {type(error).__name__}: {error}") from error
         self.n_steps, self._n_pending, self._n_chosen = counts
         self._sigmas, self._dense = sigmas, dense
-        self.masks = None if keep is None else Masks(keep, report, self.recipe)
+        self.masks = None if keep is None else Masks(keep, report, chosen_by)
         self._budget = None if self.masks is None else self._budget_at(self._n_chosen)
 
     def _tensors(self, what: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -236,21 +246,21 @@ class Pruner:
             if name in self._dense:
                 parameter.copy_(self._dense[name])
             alive = self._alive_bits(name, parameter)
-            _and(parameter, alive)
+            _and(local(parameter), alive)
             if self.revive == "never":
                 # Parameters that are tied by their memory alone each have a state of their own.
                 for twin in {by_name[each] for each in self.masks.names_of(name) if each in by_name}:
                     for memory in self.optimizer.state.get(twin, {}).values():
                         if isinstance(memory, Tensor) and memory.shape == parameter.shape:
-                            _and(memory, alive)
+                            _and(local(memory), alive)
 
     def _alive_bits(self, name: str, parameter: Tensor) -> Tensor:
         """Every bit of the weights that live, no bit of the others, laid out as the parameter."""
         if self._bits_of is not self.masks:
             self._bits, self._bits_of = {}, self.masks
         if name not in self._bits:
-            as_bits = parameter.detach().view(_BITS[parameter.element_size()])
-            self._bits[name] = torch.empty_like(as_bits).copy_(self._keep(name)).neg_()
+            as_bits = local(parameter.detach()).view(_BITS[parameter.element_size()])
+            self._bits[name] = torch.empty_like(as_bits).copy_(local_like(self._keep(name), parameter)).neg_()
         return self._bits[name]
 
     def _keep(self, name: str) -> Tensor:

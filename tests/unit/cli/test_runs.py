@@ -98,6 +98,39 @@ def start(where: Path, *words: str) -> subprocess.Popen[bytes]:
     )
 
 
+LONGER = ("lottery", "--steps", "400", "--rounds", "1", "--seeds", "1", "--jobs", "1")
+GRADUAL = ("--strategies", "gradual")
+COMPARED = ("compare", "--epochs", "20", "--sparsities", "0.9", "--seeds", "1", "--jobs", "1", *GRADUAL)
+
+
+@pytest.mark.parametrize("words", [LONGER, COMPARED], ids=["lottery", "compare"])
+def test_a_run_killed_within_a_training_goes_on_within_it_to_the_same_bytes(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    for name in ("once", "killed"):
+        (tmp_path / name).mkdir()
+    process = start(tmp_path / "killed", *words)
+    cells = tmp_path / "killed" / "run" / "cells"
+    while process.poll() is None and not list(cells.glob("*/*.state")):
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    for name in ("killed", "once"):
+        assert start(tmp_path / name, *words).wait(timeout=300) == 0
+    assert_same_bytes(tmp_path / "once", tmp_path / "killed")
+
+
+def assert_same_bytes(once: Path, killed: Path) -> None:
+    """Every file of both runs, but for the seconds that were measured."""
+    one, other = (sorted(path for path in (where / "run").rglob("*") if path.is_file()) for where in (once, killed))
+    measured = ("latency.json", "results.json", "report.html")  # hold seconds
+    assert [path.relative_to(once) for path in one] == [path.relative_to(killed) for path in other]
+    for a, b in zip(one, other, strict=True):
+        assert a.name in measured or a.read_bytes() == b.read_bytes(), a.name
+    first, second = (json.loads((where / "run" / "results.json").read_text()) for where in (once, killed))
+    assert {**first, "latency": 0} == {**second, "latency": 0}
+
+
 def test_a_killed_comparison_ends_as_if_it_never_was(tmp_path: Path) -> None:
     for name in ("once", "killed"):
         (tmp_path / name).mkdir()
@@ -110,10 +143,4 @@ def test_a_killed_comparison_ends_as_if_it_never_was(tmp_path: Path) -> None:
     assert not (tmp_path / "killed" / "run" / "results.json").exists()
     for name in ("killed", "once"):
         assert start(tmp_path / name, *FEW).wait(timeout=300) == 0
-    one, other = (sorted((tmp_path / name / "run").rglob("*.*")) for name in ("once", "killed"))
-    measured = ("latency.json", "results.json")  # hold seconds
-    for a, b in zip(one, other, strict=True):
-        assert a.relative_to(tmp_path / "once") == b.relative_to(tmp_path / "killed")
-        assert a.is_dir() or a.name in measured or a.read_bytes() == b.read_bytes(), a.name
-    a, b = (json.loads((tmp_path / name / "run" / "results.json").read_text()) for name in ("once", "killed"))
-    assert {**a, "latency": 0} == {**b, "latency": 0}
+    assert_same_bytes(tmp_path / "once", tmp_path / "killed")

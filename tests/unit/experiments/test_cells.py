@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,64 @@ def test_a_cell_without_a_result_is_run_again_to_the_same_bytes(cell: Make, tmp_
     run([after], tmp_path, perform, n_jobs=1)
     assert ran == [start, after, start]
     assert files(tmp_path) == before
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+LONG = {"epochs": 2.0, "batch_size": 16}  # six steps
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"training": Training(**LONG)},
+        {"training": Training(**LONG, revive="dense"), "recipe": PRUNED},
+        {"training": Training(**LONG, revive="forget"), "recipe": Recipe(budget="threshold(1.2sigma)")},
+        {"training": Training(**LONG), "recipe": PRUNED, "is_shuffled": True},
+        {"training": Training(**LONG), "recipe": PRUNED, "is_story": True},
+    ],
+    ids=["dense", "regrown", "in-loop", "masks", "story"],
+)
+def test_a_killed_cell_goes_on_from_its_last_look_to_the_same_bytes(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    one = cell(n_looks=6, **fields, **({"masks": cell()} if fields.get("is_shuffled") else {}))
+    run([one], tmp_path / "once", perform, n_jobs=1)
+    real, steps = work.train, []
+
+    def dying(*arguments: Any, **more: Any) -> Iterator[Any]:
+        for look in real(*arguments, **more):
+            steps.append(look.step)
+            yield look
+            if look.step == 4:
+                raise Killed
+
+    run(one.needs, tmp_path / "killed", perform, n_jobs=1)
+    monkeypatch.setattr(work, "train", dying)
+    with pytest.raises(Killed):
+        run([one], tmp_path / "killed", perform, n_jobs=1)
+    here = one.directory(tmp_path / "killed")
+    (here / ".model.safetensors.x.tmp").write_bytes(b"half")
+    assert len(list(here.glob("*.state"))) == (0 if one.is_story else 1)
+    monkeypatch.setattr(work, "train", lambda *a, **k: (steps.append(look.step) or look for look in real(*a, **k)))
+    run([one], tmp_path / "killed", perform, n_jobs=1)
+    again = [0, 1, 2, 3, 4, 5, 6] if one.is_story else [4, 5, 6]  # the state is that of the look before the kill
+    assert steps == [0, 1, 2, 3, 4, *again]
+    assert files(tmp_path / "killed") == files(tmp_path / "once")
+
+
+def test_a_state_of_another_machine_or_version_is_not_gone_on_from(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    mine = work._state_file(here)
+    assert mine == work._state_file(here)
+    monkeypatch.setattr(work, "environment", lambda: {**cells.environment(), "cores": 99})
+    assert mine == work._state_file(here)
+    monkeypatch.setattr(work, "environment", lambda: {**cells.environment(), "torch": "9.9.9"})
+    assert mine != work._state_file(here)
 
 
 def test_processes_make_the_same_bytes_as_one(cell: Make, tmp_path: Path) -> None:

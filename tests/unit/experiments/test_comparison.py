@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from secateurs.experiments.strategies import STRATEGIES
 from secateurs.experiments.work import Work
 from secateurs.models import ModelSpec, build
 from secateurs.recipe import Recipe
-from secateurs.see.curves import COMPARISON
+from secateurs.see.curves import COMPARISON, FAMILIES, family_lines
+from secateurs.see.style import PRINT
 from secateurs.train.training import Training
 
 DATA = DataSpec(limit_train=60, limit_validation=20, limit_test=40)
@@ -62,7 +64,10 @@ def weights(run: ComparisonRun, cell: Cell) -> dict[str, np.ndarray[Any, Any]]:
 def test_every_strategy_is_drawn_and_explained() -> None:
     assert list(COMPARISON) == list(STRATEGIES)
     assert all(strategy.__doc__ for strategy in STRATEGIES.values())
-    assert len({(line.color, line.shape, line.dash) for line in COMPARISON.values()}) == len(COMPARISON)
+    for family in FAMILIES.values():
+        lines = family_lines(family, PRINT)
+        assert list(lines) == list(family)
+        assert len({(line.color, line.shape, line.dash) for line in lines.values()}) == len(family)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -131,6 +136,54 @@ def test_the_results_say_what_the_cells_found(run: ComparisonRun, results: dict[
         assert 2 * n_kept / 2 < point["packed_bytes"] < results["dense"]["packed_bytes"]
     assert results["latency"]["n"] == 60
     assert (run.out / "comparison.svg").read_text().count("random masks") >= 1
+    costs = {point["strategy"]: (point["epochs"], point["mask_epochs"]) for point in results["points"]}
+    assert {name for name, (_, others) in costs.items() if others} == {"random", "scratch-e", "scratch-b"}
+    assert costs["scratch-b"] == (6.0, 3.0)
+
+
+def test_the_stages_are_the_weights_of_the_first_seed_at_the_largest_sparsity(
+    run: ComparisonRun, results: dict[str, Any]
+) -> None:
+    cells = {
+        "trained": run.dense()[0],
+        "in-loop": cell_of(run, "in-loop"),
+        "one-shot": cell_of(run, "one-shot"),
+    }
+    assert [stage["id"] for stage in results["stages"]] == ["initialised", *cells]
+    assert results["stages"][0]["layers"]["fc1.weight"]["n_zero"] == 0
+    for stage in results["stages"][1:]:
+        found = weights(run, cells[stage["id"]])
+        for name, layer in stage["layers"].items():
+            assert (layer["n"], layer["n_zero"]) == (found[name].size, int((found[name] == 0).sum()))
+    assert results["stages"][2]["layers"]["fc1.weight"]["tau"] > 0
+
+
+def test_the_page_shows_every_number_in_every_view(run: ComparisonRun, results: dict[str, Any]) -> None:
+    page = (run.out / "report.html").read_text("utf-8")
+    assert "{{" not in page
+    assert "<script" not in page
+    assert "http:" not in page.replace("http://www.w3.org", "")
+    for view in ("kept", "packed_bytes", "multiply_adds"):
+        assert f'id="by-{view}"' in page
+        assert page.count(f'<div class="view {view}">') == 1
+    assert page.count("<svg") == 3 * 4 + 1 + 2 * 4
+    clips = re.findall(r'<clipPath id="([^"]*)"', page)
+    assert len(clips) == len(set(clips))
+    for point in results["points"]:
+        assert f"{100 * point['mean']:.2f}" in page
+        assert f"{point['packed_bytes']:,.0f}" in page
+    assert results["headline"] in page
+
+
+def test_a_comparison_of_one_strategy_and_seed_has_a_page_too(tmp_path: Path) -> None:
+    asked = comparison(strategies=("gradual",))
+    asked = Comparison(**{**asked.values(), "experiment": {**asked.experiment.values(), "seeds": (0,)}})
+    data = load_data(DATA)
+    alone = ComparisonRun(asked, tmp_path, "", data, build(asked.experiment.model, data.shape, 0))
+    results = alone.run(Work(alone.cells(), tmp_path, len(data.y_train), n_jobs=1))
+    assert [stage["id"] for stage in results["stages"]] == ["initialised", "trained", "in-loop"]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 3 + 1 + 2 * 3
 
 
 def test_the_same_again_runs_nothing_and_says_the_same(run: ComparisonRun, results: dict[str, Any]) -> None:

@@ -11,6 +11,53 @@ from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.train.ranks import assert_same_on_all_ranks, checksum
 
+SHARDED = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+import secateurs as sc
+from secateurs.errors import RecipeError
+from secateurs.layers import whole
+
+rank, n_ranks, where = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{where}/meeting{n_ranks}", rank=rank, world_size=n_ranks)
+found = {}
+for pool, revive in ((p, r) for r in ("never", "forget") for p in ("model", "layer", "row")):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 15), nn.ReLU(), nn.Linear(15, 3), nn.Conv1d(1, 3, 2), nn.Flatten())
+    for parameter in module.parameters():
+        parameter.data.mul_(8).round_().div_(8)  # full of ties and zeros
+    x, y = torch.randn(64, 1, 12), torch.arange(64) % 6
+    if n_ranks > 1:
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.device_mesh import init_device_mesh
+        mesh = init_device_mesh("cpu", (n_ranks,))
+        fully_shard(module[0], mesh=mesh)
+        fully_shard(module, mesh=mesh)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.5)
+    budget = "sparsity(0.7)" if revive == "never" else "threshold(0.9sigma)"
+    masks = sc.prune(module, sc.Recipe(budget="sparsity(0.3)", pool=pool))
+    pruner = sc.Pruner(module, sc.Recipe(budget=budget, pool=pool, schedule="cubic(0.2, 0.8)"), optimizer, 10, revive)
+    for step in range(10):
+        optimizer.zero_grad()
+        # Every rank has the same examples: the mean of equal gradients is one process's, bit for bit.
+        nn.functional.cross_entropy(module(x), y).backward()
+        optimizer.step()
+        pruner.step()
+    for name, parameter in module.named_parameters():
+        found[f"{pool} {revive} {name}"] = whole(parameter.detach()).clone()
+    for stage, each in (("pruned", masks), ("trained", pruner.masks)):
+        found |= {f"{pool} {revive} {stage} {name}": keep for name, keep in each.items()}
+    try:
+        sc.Pruner(module, sc.Recipe(budget="sparsity(0.7)"), optimizer, 10, revive="dense")
+    except RecipeError as error:
+        assert n_ranks > 1 and "not spread over processes" in str(error)
+    else:
+        assert n_ranks == 1
+torch.save(found, f"{where}/{n_ranks}-{rank}.pt")
+dist.destroy_process_group()
+"""
+
 CODE = """
 import os, sys, torch, torch.distributed as dist
 from torch import nn
@@ -75,6 +122,25 @@ def test_two_ranks_under_accelerate_hold_the_same_zeros_at_the_exact_count(tmp_p
     assert all(torch.equal(first[name], second[name]) for name in first)
     n = 12 * 16 + 16 * 3
     assert sum(int((first[name] == 0).sum()) for name in ("0.weight", "2.weight")) == round(0.7 * n)
+
+
+def test_under_fsdp2_the_result_equals_one_process_bit_for_bit(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", SHARDED]
+    pipe = subprocess.PIPE
+    ranks = [(rank, n) for n in (1, 2) for rank in range(n)]
+    started = [
+        subprocess.Popen([*command, str(rank), str(n), str(tmp_path)], stdout=pipe, stderr=pipe, text=True)
+        for rank, n in ranks
+    ]
+    for process in started:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    alone, *both = (torch.load(tmp_path / f"{n}-{rank}.pt", weights_only=True) for rank, n in ranks)
+    assert len(alone) == 6 * (6 + 3 + 3)
+    for found in both:
+        assert {name: value for name, value in found.items() if not torch.equal(value, alone[name])} == {}
+    n_zero = sum(int((value == 0).sum()) for name, value in alone.items() if name.startswith("model never 0.w"))
+    assert n_zero > 0.3 * 12 * 15
 
 
 def test_ranks_that_drifted_apart_all_end_loudly_at_the_first_choice(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Guarded: random products of packed weights whose arrays all end where the memory ends; a stray read would kill this.
+
+    python benchmarks/guarded.py [--calls 1000000] [--seed 0] [--out benchmarks/results/guarded.json]
+
+Every array that the loops read is placed so that its last byte is the last before a page that must not be touched, the
+arrays behind which the loops may read keep their documented room (secateurs.running.ready.ROOM) and no more. Results
+are checked against dense products. Shapes, sparsities, formats, values and numbers of tokens are drawn by chance.
+"""
+
+import argparse
+import ctypes
+import dataclasses
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateurs.durable import write_json
+from secateurs.formats.table import FORMATS
+from secateurs.measure.environment import environment
+from secateurs.running.features import ways
+from secateurs.running.products import product
+from secateurs.running.ready import Ready, ready
+
+PAGE = mmap.PAGESIZE
+
+
+def guarded(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy that ends where a forbidden page begins."""
+    n_pages = -(-array.nbytes // PAGE)
+    memory = mmap.mmap(-1, (n_pages + 1) * PAGE)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(begin + n_pages * PAGE), ctypes.c_size_t(PAGE), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    found = np.frombuffer(memory, array.dtype, array.size, n_pages * PAGE - array.nbytes).reshape(array.shape)
+    found[...] = array
+    return found
+
+
+def drawn(rng: np.random.Generator) -> tuple[Ready, torch.Tensor]:
+    """A guarded weight, and the dense one that it stands for."""
+    format = str(rng.choice(["bitmask", "index", "nm", "blocks"]))
+    values = str(rng.choice(["exact", "bf16", "int8", "int4"]))
+    rows, columns = int(rng.integers(1, 40)), int(rng.integers(1, 300))
+    columns += -columns % 4
+    weight = torch.from_numpy(rng.standard_normal((rows, columns), np.float32))
+    keep = torch.from_numpy(rng.random((rows, columns)) >= rng.choice([0.0, 0.3, 0.7, 0.95, 1.0]))
+    options = {}
+    if format == "nm":
+        keep[:] = torch.tensor([True, False, False, True]).repeat(columns // 4)
+        options = {"n": 2, "m": 4}
+    if format == "blocks":
+        keep, options = keep[:, ::4].repeat_interleave(4, 1)[:, :columns], {"h": 1, "w": 4}
+    weight = torch.where(keep, weight, 0.0)
+    packed = FORMATS[format].pack(
+        weight.bfloat16() if values == "bf16" else weight, None, "exact" if values == "bf16" else values, **options
+    )
+    of = ready(packed)
+    arrays = {key: guarded(value) for key, value in vars(of).items() if isinstance(value, np.ndarray)}
+    return dataclasses.replace(of, **arrays), FORMATS[format].unpack(packed).float()
+
+
+def run(n_calls: int, seed: int) -> dict[str, Any]:
+    """That many products; how many weights and which largest error, as a share of the largest output."""
+    rng = np.random.default_rng(seed)
+    torch.set_num_threads(1)
+    done, n_weights, worst = 0, 0, 0.0
+    while done < n_calls:
+        of, dense = drawn(rng)
+        n_weights += 1
+        for _ in range(min(100, n_calls - done)):
+            n = int(rng.choice([1, 1, 2, 3, 4, 5, 8, 13, 20, 40, 70]))
+            x = torch.from_numpy(guarded(rng.standard_normal((n, of.columns), np.float32)))
+            y, exact = product(of, x), x @ dense.T
+            worst = max(worst, float((y - exact).abs().max() / exact.abs().max().clamp_min(1e-6)))
+            done += 1
+    assert worst < 1e-4, worst
+    return {"calls": done, "weights": n_weights, "seed": seed, "worst_error": worst, "vectors": ways()}
+
+
+def main() -> None:
+    """Run, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "guarded.json")
+    arguments = parser.parse_args()
+    found = run(arguments.calls, arguments.seed)
+    command = f"python benchmarks/guarded.py --calls {arguments.calls} --seed {arguments.seed}"
+    write_json(arguments.out, {"command": command, "environment": environment(), **found})
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Running without the zeros: one linear layer, packed, beside dense layers of the runtimes that people use.
+
+    python benchmarks/running.py layers [--shape 4096 4096] [--tokens 1 8 32 128] [--threads 1 2]
+    python benchmarks/running.py start
+
+`layers`: normal weights with zeros at random; float32 inputs, float32 outputs, a bias everywhere. Before every timed
+call 64 MB are read, so that weights come from memory. Every round times all contenders once, in turn; medians, and
+ratios to torch's float32 layer round by round with a bootstrap interval. The limit of a packed layer is its bytes by
+the rate at which torch sums float32 numbers, measured in the same rounds. Each contender's largest error, as a share of
+the largest output, beside the product of the float32 weights in float64 is in the result; for blocks, which have
+zeros of their own, none is. Missing runtimes are said to be.
+`start`: seconds of the first product in a new process, with no compiled code kept and with it kept.
+Run it on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from checkpoints import in_turn
+from torch import Tensor, nn
+
+import secateurs as sc
+from secateurs.durable import write_json
+from secateurs.measure.environment import environment
+from secateurs.measure.intervals import paired_ratio
+from secateurs.running.features import ways
+
+TORCH, READ = "torch float32", "read"
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+EVICT = torch.zeros(16 << 20)
+
+Contender = Callable[[Tensor], Any]
+
+
+def dense_rivals(linear: nn.Linear, n_threads: int, missing: dict[str, str]) -> dict[str, Contender]:
+    """Dense layers of other kinds, by name."""
+    found: dict[str, Contender] = {TORCH: linear}
+    half = nn.Linear(linear.in_features, linear.out_features, dtype=torch.bfloat16)
+    half.load_state_dict({name: value.bfloat16() for name, value in linear.state_dict().items()})
+    found["torch bfloat16"] = lambda x: half(x.bfloat16()).float()
+    csr, bias = linear.weight.detach().to_sparse_csr(), linear.bias.detach()[:, None]
+    found["torch CSR"] = lambda x: ((csr @ x.T) + bias).T
+    for name, make in (("ONNX Runtime", onnx_runtime), ("OpenVINO", openvino)):
+        try:
+            found |= make(linear, n_threads)
+        except ImportError as error:
+            missing[name] = f"not installed ({error.name})"
+    return found
+
+
+def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
+    """float32, and int8 weights with inputs rounded to 8 bits as they come ("dynamic")."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper, save
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    weight, bias = linear.weight.detach().numpy().T.copy(), linear.bias.detach().numpy()
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Add", ["z", "b"], ["y"])]
+    sides = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])]
+        for name, size in (("x", linear.in_features), ("y", linear.out_features))
+    ]
+    values = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "layer", *sides, values), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    found: dict[str, Contender] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plain, short = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
+        save(model, plain)
+        # reduce_range: without it, sums of this CPU's 16-bit steps overflow (no VNNI).
+        quantize_dynamic(plain, short, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        for name, path in (("ONNX Runtime float32", plain), ("ONNX Runtime int8", short)):
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            found[name] = lambda x, session=session: session.run(None, {"x": x.numpy()})[0]
+    return found
+
+
+def openvino(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
+    """float32. (Its sparse int8 needs AMX and its bfloat16 AVX-512; where a CPU has neither, they do not run.)"""
+    import openvino as ov
+    from openvino import opset13
+
+    weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+    x = opset13.parameter([-1, linear.in_features], np.float32)
+    y = opset13.add(opset13.matmul(x, opset13.constant(weight), False, True), opset13.constant(bias))
+    settings = {"INFERENCE_NUM_THREADS": n_threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    request = ov.Core().compile_model(ov.Model([y], [x]), "CPU", settings).create_infer_request()
+    return {"OpenVINO float32": lambda x: request.infer([x.numpy()], share_inputs=True)[0]}
+
+
+def packed(linear: nn.Linear, sparsity: float, n_tokens: int) -> dict[str, sc.PackedLinear]:
+    """Ours, by name."""
+    found = {}
+    for values in ("fp32", "bf16", "int8", "int4/64"):
+        found[f"bitmask {values}"] = sc.PackedLinear.from_linear(linear, "bitmask", values)
+    if sparsity >= 0.8:
+        found["index fp32"] = sc.PackedLinear.from_linear(linear, "index", "fp32")
+        found["index int8"] = sc.PackedLinear.from_linear(linear, "index", "int8")
+    if n_tokens > 4:
+        blocks = with_zeros(linear.weight.detach(), sparsity, (32, 32))
+        whole = nn.Linear(linear.in_features, linear.out_features)
+        whole.load_state_dict({"weight": blocks, "bias": linear.bias.detach()})
+        found["blocks 32x32 fp32"] = sc.PackedLinear.from_linear(whole, "blocks", "fp32", h=32, w=32)
+    return found
+
+
+def with_zeros(weight: Tensor, sparsity: float, block: tuple[int, int] = (1, 1)) -> Tensor:
+    """The weight with blocks of it zero, chosen at random."""
+    rows, columns = weight.shape
+    draw = torch.Generator().manual_seed(0)
+    keep = torch.rand(rows // block[0], columns // block[1], generator=draw) >= sparsity
+    return weight * keep.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+
+
+def timed(contender: Contender, x: Tensor) -> float:
+    """Seconds of one call that finds nothing of its own in the caches."""
+    EVICT.sum()
+    start = time.perf_counter()
+    contender(x)
+    return time.perf_counter() - start
+
+
+def case(rows: int, columns: int, sparsity: float, n_tokens: int, n_threads: int, n: int) -> dict[str, Any]:
+    """One layer at one sparsity and number of tokens."""
+    torch.set_num_threads(n_threads)
+    draw = torch.Generator().manual_seed(1)
+    linear = nn.Linear(columns, rows).requires_grad_(False)
+    linear.weight.copy_(with_zeros(torch.randn(rows, columns, generator=draw) / columns**0.5, sparsity))
+    x = torch.randn(n_tokens, columns, generator=draw)
+    missing: dict[str, str] = {}
+    rivals = dense_rivals(linear, n_threads, missing)
+    ours = packed(linear, sparsity, n_tokens)
+    contenders: dict[str, Contender] = {**rivals, **ours}
+    exact = x.double() @ linear.weight.double().T + linear.bias.double()
+    errors = {}
+    for name, each in contenders.items():
+        found = torch.as_tensor(each(x)).double()
+        each(x)  # the second call is as the others will be
+        if name.startswith("blocks"):
+            continue
+        errors[name] = float((found - exact).abs().max() / exact.abs().max())
+    assert errors[TORCH] < 1e-5 > errors["bitmask fp32"], errors
+    assert errors["bitmask bf16"] < 0.01 > errors["bitmask int8"], errors
+    work = {name: (lambda each=each: timed(each, x)) for name, each in contenders.items()}
+    readers = linear.weight
+    work[READ] = lambda: timed(lambda _: readers.sum(), x)
+    seconds = in_turn(work, n)
+    rate = linear.weight.nbytes / statistics.median(seconds[READ])
+    results = {}
+    for name, values in seconds.items():
+        ratio = paired_ratio(seconds[TORCH], values)
+        row: dict[str, Any] = {"median_s": statistics.median(values), "min_s": min(values), "max_s": max(values)}
+        row["faster"] = {"median": ratio.mean, "low": ratio.low, "high": ratio.high}
+        if name in ours:
+            row |= {"bytes": ours[name].nbytes, "to_limit": row["median_s"] / (ours[name].nbytes / rate)}
+        if name in errors:
+            row["error"] = errors[name]
+        results[name] = row
+    about = {"shape": [rows, columns], "sparsity": sparsity, "tokens": n_tokens, "threads": n_threads, "rounds": n}
+    return {**about, "read_gb_per_s": rate / 1e9, "missing": missing, "runs": results}
+
+
+START = """
+import time, torch, secateurs as sc
+from torch import nn
+linear = nn.Linear(256, 256)
+linear.weight.data *= torch.rand(256, 256) < 0.5
+seconds = 0.0
+for values in ("fp32", "int8"):
+    layer = sc.PackedLinear.from_linear(linear, values=values)
+    for n in (1, 4, 64):
+        begun = time.perf_counter(); layer(torch.randn(n, 256)); seconds += time.perf_counter() - begun
+print(seconds)
+"""
+
+
+def start(n: int) -> dict[str, list[float]]:
+    """Seconds of six first products (float32 and int8; 1, 4 and 64 tokens) in new processes."""
+    found: dict[str, list[float]] = {"first": [], "kept": []}
+    for _ in range(n):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in found:
+                environ = {**os.environ, "NUMBA_CACHE_DIR": folder}
+                done = subprocess.run([sys.executable, "-c", START], env=environ, capture_output=True, check=True)
+                found[name].append(float(done.stdout))
+    return found
+
+
+def main() -> None:
+    """Measure, and write the result: a part replaces its own key, `layers` the cases it measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["layers", "start"])
+    parser.add_argument("--shape", type=int, nargs=2, default=[4096, 4096])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--sparsity", type=float, nargs="+", default=SPARSITIES)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--n", type=int, default=11, help="rounds")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "running.json")
+    arguments = parser.parse_args()
+    result = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
+    result |= {"command": "python benchmarks/running.py layers", "environment": environment(), "vectors": ways()}
+    if arguments.part == "start":
+        result["start"] = start(3)
+        write_json(arguments.out, result)
+        print(json.dumps(result["start"], indent=1))
+        return
+    for n_threads in arguments.threads:
+        for n_tokens in arguments.tokens:
+            for sparsity in arguments.sparsity:
+                n = max(3, arguments.n if n_tokens < 128 else arguments.n // 2)
+                found = case(*arguments.shape, sparsity, n_tokens, n_threads, n)
+                keys = ("shape", "sparsity", "tokens", "threads")
+                others = [each for each in result.get("layers", []) if any(each[key] != found[key] for key in keys)]
+                result["layers"] = [*others, found]
+                write_json(arguments.out, result)
+                shown = {name: round(run["faster"]["median"], 2) for name, run in found["runs"].items()}
+                print(n_threads, n_tokens, sparsity, shown, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Strategies: the tables and the picture of strategies.md."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from measured.common import RESULTS, mean, not_yet, part, provenance, read, table
+from secateurs.experiments.lottery import KINDS
+from secateurs.see.curves import COMPARISON, comparison_chart
+from secateurs.see.pictures import svg_of
+
+
+def compared(name: str) -> str:
+    """Strategies (rows) at sparsities (columns), with epochs, bytes and multiply-adds at one of them."""
+    if not (RESULTS / f"{name}.json").exists():
+        return not_yet("secateurs compare")
+    results = read(name)
+    dense, asked = results["dense"], list(dict.fromkeys(point["asked"] for point in results["points"]))
+    at = min(asked, key=lambda s: abs(s - 0.9))
+    by_point = {(point["strategy"], point["asked"]): point for point in results["points"]}
+    rows = []
+    for strategy in dict.fromkeys(point["strategy"] for point in results["points"]):
+        points, one = [by_point[strategy, s] for s in asked], by_point[strategy, at]
+        costs = [f"{one['epochs']:g}", f"{one['packed_bytes']:,.0f}", f"{one['multiply_adds']:,.0f}"]
+        rows.append([COMPARISON[strategy], *map(_off_dense, points), *costs])
+    costs = [f"{dense['epochs']:g}", f"{dense['packed_bytes']:,.0f}", f"{dense['multiply_adds']:,.0f}"]
+    rows.append(["dense", mean(dense), *["″"] * (len(asked) - 1), *costs])
+    head = ["strategy", *(f"{s:.0%}" for s in asked), "epochs", f"bytes at {at:.0%}", f"multiply-adds at {at:.0%}"]
+    speed = results["latency"]
+    same = speed["low"] <= 1 <= speed["high"]
+    what = "no difference" if same else f"× {speed['ratio']:.2f}"
+    sparse = f"{speed['sparsity']:.0%}"
+    return (
+        f"{table(head, rows)}\n\nTest accuracy in %, mean of {dense['n_seeds']} seeds ± the 95 % t interval, n = "
+        f"{results['data']['n_test']:,} test examples. **\\***: the difference from dense, seed by seed, has an "
+        f"interval off zero. In brackets: the sparsity that a threshold came to, and layers left empty. Bytes are "
+        f"packed without loss; multiply-adds are theoretical: the dense network and one of {sparse} zeros took "
+        f"{1e3 * speed['dense_s']:.2f} and {1e3 * speed['zeroed_s']:.2f} ms for a batch of {speed['batch']} ({what}). "
+        f"{provenance(results)}"
+    )
+
+
+def drawn(name: str) -> str:
+    """The picture of a comparison, as SVG; the same that the run itself writes."""
+    return svg_of(comparison_chart(read(name)))
+
+
+def _off_dense(point: dict[str, Any]) -> str:
+    star = r"\*" if point["minus_dense"]["is_beyond_noise"] else ""
+    reached = "" if abs(point["sparsity"] - point["asked"]) < 5e-3 else f" ({point['sparsity']:.1%})"
+    empty = f" ({point['n_collapsed']} empty)" if point["n_collapsed"] else ""
+    return mean(point) + star + reached + empty
+
+
+def tickets(name: str, command: str) -> str:
+    """The levels of a lottery: counts, accuracies, differences, early stops."""
+    if not (RESULTS / f"{name}.json").exists():
+        return not_yet(command)
+    results = read(name)
+    rows = []
+    for level in results["levels"]:
+        kinds, gaps = level["kinds"], level["gaps"]
+        found = [_two(kinds[kind]) if kind in kinds else "" for kind in KINDS]
+        told = [_points(gaps[f"ticket-{kind}"]) if gaps else "" for kind in ("reinit", "random")]
+        stop = f"{kinds['ticket']['early_stop_step']['mean']:,.0f}"
+        rows.append([f"{level['kept']:.2%}", f"{level['n_kept']:,}", *found, *told, stop])
+    head = [
+        "kept",
+        "weights",
+        *KINDS.values(),
+        "ticket − re-initialised",
+        "ticket − random",
+        "early stop of the ticket",
+    ]
+    n = len(results["seeds"])
+    mean_of = f"mean of {n} seeds ± the 95 % t interval, n" if n > 1 else "of one seed, n"
+    noise = (
+        "differences in points, seed by seed, **bold** where the interval is off zero, the others are within seed noise"
+        if n > 1
+        else "differences in points. One seed has no interval: which of them are more than seed noise is not known"
+    )
+    return (
+        f"{table(head, rows)}\n\nTest accuracy in % after {results['n_steps']:,} steps, {mean_of} = "
+        f"{results['data']['n_test']:,} test examples; {noise}. Early stop: the step with the least validation loss. "
+        f"{provenance(results)}"
+    )
+
+
+def _two(point: dict[str, Any]) -> str:
+    half = "" if point["low"] is None else f" ± {50 * (point['high'] - point['low']):.2f}"
+    return f"{100 * point['mean']:.2f}{half}"
+
+
+def _points(gap: dict[str, Any]) -> str:
+    if gap["low"] is None:
+        return f"{100 * gap['mean']:+.2f}"
+    text = f"{100 * gap['mean']:+.2f} ({100 * gap['low']:+.2f} to {100 * gap['high']:+.2f})"
+    return f"**{text}**" if gap["is_beyond_noise"] else text
+
+
+def allocated(network: str, view: str) -> str:
+    """Allocations side by side, cut once, of one published network."""
+    found = part("sensitivity", "networks")
+    if found is None or network not in found:
+        return not_yet("python benchmarks/sensitivity.py DATA")
+    lines = [line for line in found[network]["allocations"] if line["view"] == view]
+    names, asked = (list(dict.fromkeys(line[key] for line in lines)) for key in ("allocation", "asked"))
+    by = {(line["allocation"], line["asked"]): line for line in lines}
+    other = "multiply_adds" if view == "size" else "n_kept"
+    rows = [
+        [name, *(f"{by[name, s]['accuracy']:.1%}" for s in asked), f"{by[name, asked[-1]][other]:,}"] for name in names
+    ]
+    gone = "weights" if view == "size" else "multiply-adds"
+    last = f"{'multiply-adds' if view == 'size' else 'weights'} left at {asked[-1]:.0%}"
+    dense = found[network]["dense"]
+    return (
+        f"{table(['allocation', *(f'{s:.0%} of the {gone} gone' for s in asked), last], rows)}\n\n{network}, cut once, "
+        f"no training after it; test accuracy, dense {dense['value']:.1%}, n = {dense['n']:,}; the scan saw "
+        f"{found[network]['n_scan']:,} other examples. One network, so no interval over seeds: "
+        f"± {100 * (dense['high'] - dense['low']) / 2:.1f} points at the dense accuracy (Wilson). "
+        f"`python benchmarks/sensitivity.py DATA`."
+    )
+
+
+def scanned(network: str) -> str:
+    """The sensitivity of every layer."""
+    found = part("sensitivity", "networks")
+    if found is None or network not in found:
+        return not_yet("python benchmarks/sensitivity.py DATA")
+    rows = [
+        [f"`{name}`", *(f"{point['accuracy']:.1%}" for point in points)]
+        for name, points in found[network]["scan"].items()
+    ]
+    at = [f"{point['sparsity']:.0%}" for point in next(iter(found[network]["scan"].values()))]
+    n = found[network]["n_scan"]
+    return f"{table(['only this layer is cut', *at], rows)}\n\n{network}, accuracy on {n:,} examples."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "compare-digits": lambda: compared("compare_digits"),
+    "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
+    "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),
+    "sensitivity-lenet-5": lambda: scanned("lenet-5"),
+}
+for _net in ("lenet-5", "resnet-20"):
+    for _view in ("size", "multiply-adds"):
+        TABLES[f"{_net}-equal-{_view}"] = partial(allocated, _net, _view)
+
+
+IMAGES = {"compare-digits": partial(drawn, "compare_digits")}

@@ -1,0 +1,191 @@
+"""Comparison page: what `compare` found as one HTML page without a script, that needs no network and no other file."""
+
+import html
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from secateurs.see import stats
+from secateurs.see.charts import small_histogram
+from secateurs.see.curves import COMPARISON, FAMILIES, VIEWS, comparison_caption, family_chart, training_chart
+from secateurs.see.pictures import svg_of
+from secateurs.see.static_page import Cell, apart, escaped, figures, static_page, table
+from secateurs.see.style import COMPONENTS, PAGE, Drawing, dressed, number, part, percent
+
+Results = Mapping[str, Any]
+SHARE = 0.995  # of the weights that are left in each stage lie within its picture at least
+
+
+def comparison_page(results: Results) -> str:
+    """The page: the curves in every view, the table, the training, the weights, every number."""
+    most = max(point["asked"] for point in results["points"])
+    name = f"{results['model']['name']} on {results['data']['name']}"
+    where = results["environment"]
+    notes = (
+        f"secateurs {where['secateurs']}, torch {where['torch']}, {where['cpu']}, {where['vectors']}, one thread a "
+        f"network. {results['data']['source']}"
+    )
+    return static_page(
+        "comparison",
+        {
+            "title": escaped(f"{name}: secateurs compare"),
+            "headline": html.escape(results["headline"]),
+            "figures": _figures(results),
+            "curves": _curves(results),
+            "caption": escaped(comparison_caption(results)),
+            "about": escaped(about_table(results)),
+            "table": _table(results),
+            "speed": escaped(_speed(results)),
+            "training": apart(svg_of(_drawn(training_chart(results, PAGE, 270))), "training"),
+            "most": escaped(percent(most, 0)),
+            "seed": str(results["seeds"][0]),
+            "weights": "".join(_weights(results)),
+            "all": _all(results),
+            "command": escaped(results["command"]),
+            "notes": escaped(notes),
+        },
+    )
+
+
+def about_table(results: Results) -> str:
+    """What the figures of the table are."""
+    return (
+        f"Mean of {len(results['seeds'])} seeds ± the 95 % t interval, n = {results['data']['n_test']:,} test "
+        "examples. * and bold: the difference from dense, seed by seed, has an interval off zero; others are within "
+        "seed noise. In brackets: the sparsity that a threshold came to, and layers left empty."
+    )
+
+
+def mean_text(point: Mapping[str, Any], digits: int = 1) -> str:
+    """Mean and half an interval, in percent."""
+    half = "" if point["low"] is None else f" ± {50 * (point['high'] - point['low']):.{digits}f}"
+    return f"{100 * point['mean']:.{digits}f}{half}"
+
+
+def point_text(point: Mapping[str, Any], digits: int = 1) -> str:
+    """The same, with a star where it is off the dense network, and the sparsity where it is not what was asked."""
+    star = "*" if point["minus_dense"]["is_beyond_noise"] else ""
+    reached = "" if abs(point["sparsity"] - point["asked"]) < 5e-3 else f" (at {percent(point['sparsity'])})"
+    empty = f" ({point['n_collapsed']} layers empty)" if point["n_collapsed"] else ""
+    return mean_text(point, digits) + star + reached + empty
+
+
+def _drawn(chart: Any) -> Drawing:
+    """A chart in the page's colours; the page says in words what it shows."""
+    drawing = dressed(part(chart), PAGE, {"left": 2, "right": 8, "top": 4, "bottom": 2})
+    return Drawing({**drawing.spec, "config": {**drawing.spec["config"], "aria": False}})
+
+
+def _figures(results: Results) -> str:
+    dense, n = results["dense"], len(results["seeds"])
+    return figures(
+        [
+            ("Network", escaped(results["model"]["name"]), f"{results['model']['n_prunable']:,} prunable weights"),
+            ("Data", escaped(results["data"]["name"]), f"{results['data']['n_test']:,} test examples"),
+            ("Dense", f"{mean_text(dense)} %", f"{n} seed{'s' if n > 1 else ''}"),
+            ("Training, each", f"{dense['epochs']:g} epochs", "the dense network included"),
+            ("Dense, packed", f"{dense['packed_bytes']:,.0f} B", f"{dense['multiply_adds']:,.0f} multiply-adds"),
+        ]
+    )
+
+
+def _curves(results: Results) -> str:
+    """The switch, and behind each of its sides the families."""
+    said, drawn = [], []
+    for k, (view, about) in enumerate(VIEWS.items()):
+        checked = " checked" if k == 0 else ""
+        said.append(
+            f'<input type="radio" name="view" id="by-{view}"{checked}><label for="by-{view}">{about.title}</label>'
+        )
+        cards = []
+        for place, family in enumerate(FAMILIES):
+            chart = family_chart(results, family, view, PAGE, 350, 230)
+            if chart is not None:
+                told = escaped(f"{family}: test error against {about.title}; the numbers are in the table below")
+                svg = apart(svg_of(_drawn(chart)), f"{view}{place}")
+                cards.append(
+                    f'<article class="card"><h3>{escaped(family)}</h3>'
+                    f'<div class="chart" role="img" aria-label="{told}">{svg}</div></article>'
+                )
+        drawn.append(f'<div class="view {view}">{"".join(cards)}</div>')
+    return f'<legend class="sr">Test error against</legend>{"".join(said)}{"".join(drawn)}'
+
+
+def _costs(point: Mapping[str, Any]) -> list[Cell]:
+    return [f"{point['packed_bytes']:,.0f}", f"{point['multiply_adds']:,.0f}"]
+
+
+def _table(results: Results) -> str:
+    asked = list(dict.fromkeys(point["asked"] for point in results["points"]))
+    by_point = {(point["strategy"], point["asked"]): point for point in results["points"]}
+    rows: list[list[Cell]] = []
+    for name in dict.fromkeys(point["strategy"] for point in results["points"]):
+        points = [by_point[name, s] for s in asked]
+        # A line may end before the bracket, and nowhere else.
+        texts = [point_text(point).replace(" ", "\u00a0").replace("\u00a0(", " (") for point in points]
+        cells = [
+            (text, "off" if point["minus_dense"]["is_beyond_noise"] else "")
+            for text, point in zip(texts, points, strict=True)
+        ]
+        rows.append([COMPARISON[name], *cells, f"{points[-1]['epochs']:g}", *_costs(points[-1])])
+    at, dense = percent(asked[-1], 0), results["dense"]
+    foot: list[Cell] = [f"dense: {mean_text(dense)}", *[""] * len(asked), f"{dense['epochs']:g}", *_costs(dense)]
+    head = ["Strategy", *(percent(s, 0) for s in asked), "Epochs", f"Bytes at {at}", f"Multiply-adds at {at}"]
+    return table(head, rows, foot)
+
+
+def _speed(results: Results) -> str:
+    speed = results["latency"]
+    what = "no difference" if speed["low"] <= 1 <= speed["high"] else f"× {speed['ratio']:.2f}"
+    return (
+        f"Bytes are packed without loss; multiply-adds are theoretical. Measured, a batch of {speed['batch']} took "
+        f"{1e3 * speed['dense_s']:.2f} ms dense and {1e3 * speed['zeroed_s']:.2f} ms with "
+        f"{percent(speed['sparsity'], 0)} zeros in it ({what})."
+    )
+
+
+def _weights(results: Results) -> Iterator[str]:
+    """The stages of both tracked layers, on one axis each."""
+    for component, name in results["model"]["tracked"].items():
+        layers = [stage["layers"][name] for stage in results["stages"]]
+        limit = 1.04 * max(_reach(layer) for layer in layers)
+        head = f"{COMPONENTS[component]} · {name} · {layers[0]['n']:,} weights"
+        yield f'<h3>{escaped(head)}</h3><div class="tensors stages">'
+        for stage, layer in zip(results["stages"], layers, strict=True):
+            test = stage["accuracy"]["test"]
+            facts = f"test accuracy {percent(test['value'])} · σ = {number(layer['sigma'])}"
+            told = f"Histogram of {name}, {stage['title']}: {percent(layer['n_zero'] / layer['n'])} exactly zero"
+            svg = apart(svg_of(_drawn(small_histogram(layer, limit, PAGE, 220))), f"{component}-{stage['id']}")
+            yield (
+                f'<article class="card"><h3>{escaped(stage["title"])}</h3><p class="facts">{escaped(facts)}</p>'
+                f'<div class="chart" role="img" aria-label="{escaped(told)}">{svg}</div>'
+                f'<p class="note">{escaped(stage["caption"])}</p></article>'
+            )
+        yield "</div>"
+
+
+def _reach(layer: Mapping[str, Any]) -> float:
+    """The |w| within which most weights lie that are not zero."""
+    counted: stats.Grid = layer["sigma_grid"]
+    alive = (layer["n"] - layer["n_zero"]) / layer["n"]
+    return stats.reach(counted, 1.0 - (1.0 - SHARE) * alive) or counted["step"]
+
+
+def _all(results: Results) -> str:
+    rows: list[list[Cell]] = []
+    for point in results["points"]:
+        gap = point["minus_dense"]
+        interval = "" if gap["low"] is None else f" ({100 * gap['low']:+.2f} to {100 * gap['high']:+.2f})"
+        rows.append(
+            [
+                COMPARISON[point["strategy"]],
+                percent(point["asked"], 0),
+                percent(point["sparsity"], 2),
+                mean_text(point, 2),
+                f"{100 * gap['mean']:+.2f}{interval}",
+                *_costs(point),
+                f"{point['epochs']:g}",
+                f"{point['mask_epochs']:g}",
+            ]
+        )
+    head = ("Strategy", "Asked", "Zeros", "Accuracy, %", "Less dense, points", "Bytes", "Multiply-adds", "Epochs")
+    return table((*head, "Epochs of the masks"), rows)

@@ -173,7 +173,7 @@ def print_bench(console: "Console", found: "Bench") -> None:
     tables = {
         "Contenders": (weight_rows(found), (*names, -1)),
         **{f"At {size}": (table, names) for size, table in latency_rows(found).items()},
-        "What was decided for the layers": (choice_rows(found), (*names, *(len(names) + k for k in range(4)))),
+        "What was decided for the layers": (choice_rows(found), (*names, *(len(names) + k for k in range(3)))),
     }
     for title, ((head, rows), texts) in tables.items():
         if rows:

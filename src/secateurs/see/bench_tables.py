@@ -72,21 +72,21 @@ def latency_rows(found: Bench) -> dict[str, Table]:
 
 
 def choice_rows(found: Bench) -> Table:
-    """What was decided for the layers, layers of one shape, sparsity and decision together."""
+    """What was decided for the layers, layers of one shape and decision together."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in found.timed:
         for size, choices in (row.choices or {}).items():
             for choice in choices:
                 shape = " × ".join(map(str, choice["shape"]))
-                key = (*_who(found, row), size, shape, percent(choice["sparsity"], 0))
-                key += (choice["chosen"] or f"dense: {choice['reason']}",)
-                groups.setdefault(key, []).append(choice)
+                how = choice["chosen"] if choice["speed_up"] is not None else f"dense: {choice['reason']}"
+                groups.setdefault((*_who(found, row), size, shape, how), []).append(choice)
     rows = []
     for key, alike in groups.items():
+        zeros = sorted(choice["sparsity"] for choice in alike)
         ratios = sorted(choice["speed_up"]["mean"] for choice in alike if choice["speed_up"] is not None)
         span = f"{ratios[0]:.2f} to {ratios[-1]:.2f}" if ratios else "–"
-        rows.append([*key, f"{len(alike)}", span])
-    return (*_who_head(found), "size", "layer", "zeros", "runs as", "layers", "× dense at best"), rows
+        rows.append([*key, f"{len(alike)}", f"{percent(zeros[0], 0)} to {percent(zeros[-1], 0)}", span])
+    return (*_who_head(found), "size", "layer", "runs as", "layers", "zeros", "× dense at best"), rows
 
 
 def plan_rows(lines: Sequence[Line]) -> Table:

@@ -21,7 +21,7 @@ def row(model: int, name: str, seconds: float, speedup: Interval | None) -> Row:
     turns = ((seconds, 1.1 * seconds), (1.2 * seconds,))
     layers = [
         {**CHOICE, "name": "a", "speed_up": {"mean": 1.9}},
-        {**CHOICE, "name": "b", "speed_up": {"mean": 1.5}},
+        {**CHOICE, "name": "b", "sparsity": 0.8, "speed_up": {"mean": 1.5}},
         {**CHOICE, "name": "c", "chosen": "", "reason": "nothing in it is zero", "speed_up": None},
     ]
     return Row(
@@ -64,8 +64,8 @@ def test_the_tables(found: Bench) -> None:
     assert len(rows) == 3  # what was wrong has no time
     _, choices = choice_rows(found)
     assert [line[2:] for line in choices] == [
-        ["1", "64 × 32", "70 %", "bitmask fp32", "2", "1.50 to 1.90"],
-        ["1", "64 × 32", "70 %", "dense: nothing in it is zero", "1", "–"],
+        ["1", "64 × 32", "bitmask fp32", "2", "70 % to 80 %", "1.50 to 1.90"],
+        ["1", "64 × 32", "dense: nothing in it is zero", "1", "70 % to 70 %", "–"],
     ]
     assert "2 threads" in machine_text(found.environment)
     same = Bench((found.models[0], Model("other/dense", 1, 1, 1, 0)), found.rows[:1], 2, found.environment)

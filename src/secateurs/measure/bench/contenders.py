@@ -52,7 +52,7 @@ class Session:
 class Contender:
     """How one way to run a network is opened.
 
-    module   what must be installed
+    module   what must be installed, and is imported before anything is measured
     extra    which extra of this package brings it; "" for what is always there
     file     what it reads of the prepared folder; "" where it reads the network's own files
     bound    the largest difference to torch fp32 that is right, as a share of the largest answer
@@ -245,8 +245,8 @@ FP32, BF16, INT8 = 1e-3, 0.1, 0.5
 CONTENDERS: dict[str, Contender] = {
     "torch-fp32": Contender("torch", "", "", FP32, partial(Torch, dtype="float32")),
     "torch-bf16": Contender("torch", "", "", BF16, partial(Torch, dtype="bfloat16")),
-    "secateurs-fp32": Contender("torch", "", "", FP32, partial(Accelerated, values="fp32")),
-    "secateurs-int8": Contender("torch", "", "", INT8, partial(Accelerated, values="int8")),
+    "secateurs-fp32": Contender("secateurs.accelerating", "", "", FP32, partial(Accelerated, values="fp32")),
+    "secateurs-int8": Contender("secateurs.accelerating", "", "", INT8, partial(Accelerated, values="int8")),
     "onnxruntime-fp32": Contender("onnxruntime", "onnx", "model.onnx", FP32, partial(OnnxRuntime, file="model.onnx")),
     "onnxruntime-int8": Contender(
         "onnxruntime", "onnx", "model.int8.onnx", INT8, partial(OnnxRuntime, file="model.int8.onnx")

@@ -9,13 +9,8 @@ from secateurs.measure.bench.results import Bench
 from secateurs.see.bench_tables import Table, choice_rows, how_text, latency_rows, machine_text, model_text, weight_rows
 from secateurs.see.latencies import latency_chart
 from secateurs.see.pictures import svg_of
-<<<<<<< HEAD
-from secateurs.see.static_page import escaped, region, static_page, table
-from secateurs.see.style import PAGE
-=======
 from secateurs.see.static_page import escaped, static_page, table
 from secateurs.see.style import PAGE, short
->>>>>>> w4a
 
 
 def bench_page(found: Bench, command: str) -> str:
@@ -29,23 +24,14 @@ def bench_page(found: Bench, command: str) -> str:
             "command": escaped(command),
             "chart": svg_of(latency_chart(found, PAGE)),
             "latencies": "".join(
-<<<<<<< HEAD
-                f"<h3>At {escaped(size)}</h3>{_table(rows, f'Times at {size}')}"
-=======
                 f"<h3>At {escaped(size)}</h3>{_table(rows, f'Times at {escaped(size)}')}"
->>>>>>> w4a
                 for size, rows in latency_rows(found).items()
             ),
             "weights": _table(weight_rows(found), "Contenders"),
             "choices": _table(choices, "Layers") if choices[1] else "<p class=lead>Nothing was packed.</p>",
-<<<<<<< HEAD
-            "notes": escaped(f"{how_text(found)} {machine_text(found.environment)}", 2000),
-            "features": escaped(" ".join(found.environment["cpu_features"]), 2000),
-=======
             "how": html.escape(short(how_text(found), 2000)),
             "machine": escaped(machine_text(found.environment)),
             "features": html.escape(" ".join(found.environment["cpu_features"])),
->>>>>>> w4a
         },
     )
 

@@ -4,12 +4,12 @@
     print(accelerated)                        # every layer: what was tried, what it took, what was chosen
     accelerated.restore()
 
-All layers are timed in turn, dense and packed one after the other, round after round: each finds in the caches what the
+Layers are timed in turn, dense and packed one after the other, round after round: each finds in the caches what the
 layers before it have left there, as in the network itself.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -23,6 +23,7 @@ from secateurs.measure.intervals import Interval, paired_ratio
 from secateurs.running.packed_linear import PackedLinear
 
 ROUNDS, WARM_UP = 15, 2
+GROUP = 512 << 20  # bytes of dense weights that are timed together
 DENSE = "dense"
 
 
@@ -115,28 +116,42 @@ def accelerate(
             hook.remove()
     if not found:
         raise InputError("No linear layer was reached by the example; there is nothing to accelerate.")
-    choices, candidates = [], {}
-    for name, part in linears.items():
-        n_zero = int((part.weight == 0).sum())
-        begun: dict[str, Any] = {"name": name, "shape": tuple(part.weight.shape)}
-        begun["sparsity"] = n_zero / max(1, part.weight.numel())
-        reason = _why_not(part, name in found, n_zero, id(part.weight) in shared)
-        packed = {} if reason else _packed(part, allowed, formats)
-        if packed:
-            candidates[name] = (begun, part, found[name][1], packed)
-        else:
-            choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
-    choices += _timed(candidates, rounds)
-    order = list(linears)
-    result = Accelerated(sorted(choices, key=lambda choice: order.index(choice.name)))
-    for choice in choices:
-        if choice.chosen in ("", DENSE):
-            continue
-        parent, last = _parent(model, choice.name)
-        if is_reversible:
-            result._swapped.append((parent, last, getattr(parent, last)))
-        setattr(parent, last, candidates[choice.name][3][choice.chosen])
+    result = Accelerated([])
+    for group in _groups(linears):
+        choices, candidates = [], {}
+        for name, part in group.items():
+            n_zero = int((part.weight == 0).sum())
+            begun: dict[str, Any] = {"name": name, "shape": tuple(part.weight.shape)}
+            begun["sparsity"] = n_zero / max(1, part.weight.numel())
+            reason = _why_not(part, name in found, n_zero, id(part.weight) in shared)
+            packed = {} if reason else _packed(part, allowed, formats)
+            if packed:
+                candidates[name] = (begun, part, found[name][1], packed)
+            else:
+                choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
+        choices += _timed(candidates, rounds)
+        order = list(group)
+        result.choices += sorted(choices, key=lambda choice: order.index(choice.name))
+        for choice in choices:
+            if choice.chosen in ("", DENSE):
+                continue
+            parent, last = _parent(model, choice.name)
+            if is_reversible:
+                result._swapped.append((parent, last, getattr(parent, last)))
+            setattr(parent, last, candidates[choice.name][3][choice.chosen])
     return result
+
+
+def _groups(linears: dict[str, nn.Linear]) -> Iterator[dict[str, nn.Linear]]:
+    """Neighbours of GROUP bytes together: enough to empty the caches, and their candidates fit into memory."""
+    group: dict[str, nn.Linear] = {}
+    for name, part in linears.items():
+        group[name] = part
+        if sum(each.weight.nbytes for each in group.values()) > GROUP:
+            yield group
+            group = {}
+    if group:
+        yield group
 
 
 # What is known of a layer, itself, its input in the example, and what may replace it.

@@ -133,6 +133,21 @@ def test_a_layer_copies_saves_loads_and_stays_itself_when_the_model_is_halved() 
     assert layer.nbytes < 9 * 70 * 4
 
 
+@pytest.mark.parametrize("values", ["exact", "bf16", "int8", "int4", "int4/64"])
+@pytest.mark.parametrize("format", RUNNING)
+def test_what_runs_takes_hardly_more_than_what_is_packed(format: str, values: str) -> None:
+    if format in ("index", "blocks") and "/" in values:
+        pytest.skip("refused")
+    weight, options = weight_of(256, 512, 0.1 if format == "index" else 0.3, format, 0)
+    if format == "blocks":
+        keep = torch.rand(16, 32) < 0.3
+        weight = torch.randn(256, 512) * keep.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        options = {"h": 16, "w": 16}
+    packed = packed_of(weight, format, values, options)
+    extra = 0.125 / 8 * 256 * 512 if format == "nm" else 0  # 4 bits of a group instead of 3
+    assert PackedLinear.from_packed(packed).nbytes <= 1.1 * packed.nbytes + 8 * 257 + 2 * 256 + extra
+
+
 def test_what_does_not_run_is_refused() -> None:
     linear = nn.Linear(8, 4)
     with pytest.raises(InputError, match="Formats that run are bitmask, index, nm, blocks; got 'rows'"):

@@ -2,7 +2,7 @@
 
 mask    (rows * stride,) uint32: bit i of a row's word j is its column 32 j + i; every row begins a word
 starts  (rows + 1,) int64: where each row's kept weights begin in `kept`
-scales  (rows * groups,) float32: what the kept weights of `width` words' columns are multiplied by
+scales  (rows * groups,) bfloat16 as uint16: what the kept weights of `width` words' columns are multiplied by
 x       (tokens * 32 * stride,): zero beyond the columns
 y       (rows,) or (4, rows): rows `low` to `high` are written
 
@@ -55,7 +55,7 @@ def one(mask: Any, kept: Any, starts: Any, scales: Any, width: int, x: Any, low:
                 c = fma(spread8(kept, at2, bits >> 16 & 0xFF), load8(x, column + 16), c)
                 d = fma(spread8(kept, at3, bits >> 24 & 0xFF), load8(x, column + 24), d)
                 at += n_set(bits)
-            whole = fma(every8(scales[row * n_groups + group]), add(add(a, b), add(c, d)), whole)
+            whole = fma(every8(number(scales, row * n_groups + group)), add(add(a, b), add(c, d)), whole)
         y[row] = total(whole)
 
 
@@ -82,7 +82,7 @@ def four(mask: Any, kept: Any, starts: Any, scales: Any, width: int, x: Any, low
                     c = fma(weights, load8(x, 2 * n + column), c)
                     d = fma(weights, load8(x, 3 * n + column), d)
                     at += n_set(byte)
-            scale = every8(scales[row * n_groups + group])
+            scale = every8(number(scales, row * n_groups + group))
             all_a, all_b, all_c, all_d = (
                 fma(scale, a, all_a),
                 fma(scale, b, all_b),
@@ -106,4 +106,4 @@ def listed(columns: Any, kept: Any, starts: Any, scales: Any, x: Any, low: int, 
             d += number(kept, at + 3) * picked(x, columns, at + 3)
         for at in range(whole, end):
             a += number(kept, at) * picked(x, columns, at)
-        y[row] = scales[row] * ((a + b) + (c + d))
+        y[row] = number(scales, row) * ((a + b) + (c + d))

@@ -69,7 +69,7 @@ def by_mask(
                     for i in range(4):
                         list8(columns, n, bits >> 8 * i & 0xFF, 32 * k + 8 * i)
                         n += n_set(bits >> 8 * i & 0xFF)
-                at, scale = places[row - begin], scales[row * n_groups + j // width]
+                at, scale = places[row - begin], number(scales, row * n_groups + j // width)
                 sums, more, i = load_tile(y, row, wide), every_tile(np.float32(0), wide), 0
                 if len(wide) < 8:  # narrow tiles would wait for the last sum; two of the widest have no room
                     while i < n - 1:
@@ -100,7 +100,7 @@ def listed(columns: Any, kept: Any, starts: Any, scales: Any, x: Any, low: int, 
         for limit in range(step, n_columns + step, step):
             for row in range(begin, end):
                 at, last = places[row - begin], starts[row + 1]
-                sums, scale = load_tile(y, row, wide), scales[row]
+                sums, scale = load_tile(y, row, wide), number(scales, row)
                 while at < last:
                     column = np.int64(columns[np.uint64(at)])
                     if column >= limit:
@@ -131,4 +131,4 @@ def by_block(
                     sums = fma(every_tile(number(kept, at + w - 1), wide), load_tile(x, first + w - 1, wide), sums)
                 store_tile(y, of_blocks * h + i, wide, add(sums, more))
         for row in range(of_blocks * h, (of_blocks + 1) * h):
-            store_tile(y, row, wide, times(load_tile(y, row, wide), every_tile(scales[row], wide)))
+            store_tile(y, row, wide, times(load_tile(y, row, wide), every_tile(number(scales, row), wide)))

@@ -21,6 +21,7 @@ from secateurs.formats.nm import keep_of
 from secateurs.formats.packed import Packed
 
 ROOM = 32  # bytes behind the last kept weight that a load may touch
+_ONE = 0x3F80  # 1 as bfloat16
 _FACTOR = {8: 2.0**-24, 4: 2.0**-28}  # what the loops leave in codes of so many bits
 
 
@@ -31,7 +32,7 @@ class Ready:
     rows, columns  of the weight
     kept           float32, bfloat16 as uint16, int8, or int4 two to a byte of uint8; then ROOM
     starts         (rows + 1,) int64: where each row's (of Tiled: each row of blocks') begin in `kept`
-    scales         (rows * groups,) float32
+    scales         (rows * groups,) bfloat16 as uint16
     width          words of 32 columns that share a scale
     """
 
@@ -74,7 +75,7 @@ class Listed(Ready):
 
 @dataclass(frozen=True, eq=False)
 class Tiled(Ready):
-    """places  (n_blocks,) uint32: the block column of every kept block, which are h rows of w columns."""
+    """places  (n_blocks,) uint16 or uint32: the block column of every kept block, which are h rows of w columns."""
 
     places: Stored
     h: int
@@ -93,15 +94,22 @@ def ready(packed: Packed) -> Ready:
         if scales.size != rows:
             raise InputError("Index weights run with one scale per row; pack with int8 or int4 without a group.")
         of_row, of_column = np.divmod(at, columns)
-        narrow = np.uint16 if columns <= 1 << 16 else np.uint32
         return Listed(
-            rows, columns, kept, _ends(np.bincount(of_row, minlength=rows)), scales, width, of_column.astype(narrow)
+            rows,
+            columns,
+            kept,
+            _ends(np.bincount(of_row, minlength=rows)),
+            scales,
+            width,
+            of_column.astype(_shortest(columns)),
         )
     if packed.format == "blocks":
         found, h, w = block_map(places, (rows, columns))
         if rows % h == 0 and columns % w == 0 and scales.size == rows:
             starts = _ends(found.sum(axis=1) * h * w)
-            return Tiled(rows, columns, kept, starts, scales, width, np.nonzero(found)[1].astype(np.uint32), h, w)
+            return Tiled(
+                rows, columns, kept, starts, scales, width, np.nonzero(found)[1].astype(_shortest(found.shape[1])), h, w
+            )
         raise InputError(
             f"Blocks of {h} x {w} run where they divide the weight; it is {packed.shape}. Pack it as bitmask."
         )
@@ -118,6 +126,11 @@ def ready(packed: Packed) -> Ready:
 RUNNING = ("bitmask", "index", "nm", "blocks")
 
 
+def _shortest(n: int) -> type[np.unsignedinteger[Any]]:
+    """What holds numbers below n."""
+    return np.uint16 if n <= 1 << 16 else np.uint32
+
+
 def _ends(counts: Any) -> Stored:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -131,7 +144,7 @@ def _values(packed: Packed, columns: int) -> tuple[Stored, Stored, int]:
             raise InputError(
                 f"Exact weights run as F32 or BF16; these are {packed.dtype}. Convert them before packing."
             )
-        return _with_room(packed.kept.view(kinds[packed.dtype])), np.ones(rows, np.float32), stride
+        return _with_room(packed.kept.view(kinds[packed.dtype])), np.full(rows, _ONE, np.uint16), stride
     if how.name != "int":
         raise InputError(f"Weights with {how} values do not run; exact, int8 and int4 do.")
     group = how.width(columns)
@@ -139,7 +152,9 @@ def _values(packed: Packed, columns: int) -> tuple[Stored, Stored, int]:
         raise InputError(
             f"Groups run in multiples of 32 columns; these have {group}. Pack with {how.name}{how.n_bits}/64."
         )
+    # A power of two moves the exponent alone: the product is a bfloat16 again.
     scales = KINDS["BF16"].values(packed.scales).astype(np.float32) * np.float32(_FACTOR[how.n_bits])
+    scales = (scales.view(np.uint32) >> 16).astype(np.uint16)
     kept = packed.kept.view(np.int8) if how.n_bits == 8 else packed.kept
     return _with_room(kept), scales, stride if group >= columns else group // 32
 

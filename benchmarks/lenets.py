@@ -4,7 +4,7 @@
     python benchmarks/lenets.py NET DATA --seeds 100 --trial '{"small": {"training": {"learning_rate": 0.001}}}'
 
 DATA holds mnist/mnist.npz: 55,000 images to learn from, 5,000 (validation) to choose by, 10,000 (test) for the end.
-Images are shifted by a pixel or two in training; the only teacher is the network's own dense self. Every stage's
+Images may be shifted by a pixel or two in training; the only teacher is the network's own dense self. Every stage's
 weights are kept in --work under the hash of all that led to them, and a killed run goes on at its last look, to the
 same bits. A trial changes some settings, shows validation figures alone, and is noted in the results, so that they say
 what the settings were chosen from. The test set is looked at once per network, when all seeds are done.
@@ -96,11 +96,11 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         add("tiny", "dense", cut(layers_of(0.9875, 0.967, 0.64)), training=pruned)
         fine = {**taught, "epochs": 10.0, "learning_rate": 2e-4, "shift": 1}
     else:
-        dense = {**common, "epochs": 9.0, "learning_rate": 2e-3, "weight_decay": 0.05, "shift": 1}
+        dense = {**common, "epochs": 9.0, "learning_rate": 2e-3, "weight_decay": 0.05}
         add("dense", training=dense, dropout={"fc2": 0.5})
-        pruned = {**taught, "epochs": 11.0, "learning_rate": 2e-3, "shift": 1}
-        add("small", "dense", cut(sc.sparsity(1 - 1 / 100), "lamp", "model"), training=pruned)
-        fine = {**taught, "epochs": 2.0, "learning_rate": 2e-4, "shift": 1}
+        pruned = {**taught, "epochs": 11.0, "learning_rate": 2e-3}
+        add("small", "dense", cut(sc.sparsity(1 - 1 / 40), "lamp", "model"), training=pruned)
+        fine = {**taught, "epochs": 2.0, "learning_rate": 2e-4}
     add("small-shared", "small", training=fine, n_bits=4)
     return stages
 
@@ -297,7 +297,7 @@ def main() -> None:
         else:
             settings = {name: described(stages[name]) for name in names}
             line = {"net": net, "changes": trial, "stages": settings, "seeds": found}
-            others = [each for each in results.get("trials", []) if (each["net"], each["changes"]) != (net, trial)]
+            others = [each for each in results.get("trials", []) if (each["net"], each.get("changes")) != (net, trial)]
             results["trials"] = [*others, line]
         write_json(arguments.out, results)
     print(json.dumps({name: summary([rows[name] for rows in found.values()]) for name in names}, indent=1))

@@ -20,6 +20,7 @@ Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens,
 
 FEW = 4  # tokens that one loop over the weight serves
 WIDTHS = (8, 16, 32, 64)  # tokens of a tile
+PARTS = 4  # of each thread: one that is held up leaves its parts to the others
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
 
 
@@ -118,6 +119,7 @@ def _rows(weight: Ready, work: int, rows: Callable[[int, int], None]) -> None:
         rows(0, weight.rows)
         return
     step = weight.h if isinstance(weight, Tiled) else 1
-    asked = weight.starts[-1] * np.arange(1, n) // n
+    n_parts = PARTS * n
+    asked = weight.starts[-1] * np.arange(1, n_parts) // n_parts
     cuts = [0, *(step * np.searchsorted(weight.starts, asked)).tolist(), weight.rows]
-    together([partial(rows, low, high) for low, high in pairwise(cuts)])
+    together([partial(rows, low, high) for low, high in pairwise(cuts) if low < high], n)

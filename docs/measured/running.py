@@ -17,6 +17,14 @@ def _cell(run: dict[str, Any] | None) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 
+def _threads(n: int) -> str:
+    return f"{n} thread" + "s" * (n > 1)
+
+
+def _rows(n: int) -> str:
+    return f"{n} row" + "s" * (n > 1) + " of input"
+
+
 def layers() -> str:
     """Every measured case: how many times faster than torch's float32 layer."""
     cases = part("running", "layers")
@@ -35,8 +43,8 @@ def layers() -> str:
                 for name in [*RIVALS, *sorted(ours)]
                 if any(name in runs for runs in of.values())
             ]
-            head = [f"{tokens} rows of input", *(f"{each:.0%} zeros" for each in sparsities)]
-            title = f"**{shape[0]} × {shape[1]}, {threads} thread{'s' * (threads > 1)}, {tokens} rows of input**"
+            head = [_rows(tokens), *(f"{each:.0%} zeros" for each in sparsities)]
+            title = f"**{shape[0]} × {shape[1]}, {_threads(threads)}, {_rows(tokens)}**"
             found.append(f"{title}\n\n{table(head, rows)}")
     n = sorted({case["rounds"] for case in cases})
     said = (
@@ -55,13 +63,42 @@ def limits() -> str:
     rows = []
     for case in sorted(cases, key=lambda case: (case["shape"], case["threads"], case["sparsity"])):
         mine = {name: run for name, run in case["runs"].items() if "to_limit" in run}
-        about = f"{case['shape'][0]} × {case['shape'][1]}, {case['threads']} threads, {case['sparsity']:.0%}"
+        about = f"{case['shape'][0]} × {case['shape'][1]}, {_threads(case['threads'])}, {case['sparsity']:.0%}"
         rate = f"{case['read_gb_per_s']:.1f}"
         rows.append([about, rate, *(f"{mine[name]['to_limit']:.1f}" if name in mine else "—" for name in FORMATS)])
     return table(["layer", "read, GB/s", *FORMATS], rows)
 
 
 FORMATS = ("bitmask fp32", "bitmask bf16", "bitmask int8", "bitmask int4/64", "index fp32", "index int8")
+
+
+def networks() -> str:
+    """MiniLM pruned, under every runtime."""
+    if not (RESULTS / "bench_minilm.json").exists():
+        return not_yet("secateurs bench PRUNED --tokens 1 --tokens 16 --tokens 128")
+    found = []
+    for run in read("bench_minilm")["runs"]:
+        timed = [row for row in run["result"]["rows"] if row["outcome"] == "timed"]
+        sizes = [f"{each['tokens']} tokens" for each in timed[0]["latencies"]]
+        rows = [
+            [f"**{row['contender']}**" if row["contender"].startswith("secateurs") else row["contender"]]
+            + [_of_network(each) for each in row["latencies"]]
+            for row in timed
+        ]
+        title = f"{run['sparsity']:.0%} of the encoder's weights zero, {_threads(run['threads'])}"
+        where = run["result"]["environment"]
+        said = f"`{run['result']['command']}`; {run['result']['n_rounds']} rounds, torch {where['torch']}."
+        found.append(f"**all-MiniLM-L6-v2, {title}**\n\n{table(['contender', *sizes], rows)}\n\n{said}")
+    return "\n\n".join(found)
+
+
+def _of_network(latency: dict[str, Any]) -> str:
+    ratio = latency["speedup"]
+    if ratio is None:
+        return f"1 ({1000 * latency['p50_s']:.1f} ms)"
+    if not latency["is_difference"]:
+        return "no difference"
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 
 def start() -> str:
@@ -91,6 +128,7 @@ def guarded() -> str:
 TABLES = {
     "measured-running": layers,
     "measured-running-limits": limits,
+    "measured-running-networks": networks,
     "measured-running-start": start,
     "measured-guarded": guarded,
 }

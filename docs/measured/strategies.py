@@ -136,7 +136,41 @@ def scanned(network: str) -> str:
     return f"{table(['only this layer is cut', *at], rows)}\n\n{network}, accuracy on {n:,} examples."
 
 
+# (network, what, times fewer weights, test error in %, source), as published.
+PUBLISHED = (
+    ("lenet-300-100", "magnitude, iterative", 12.2, 1.59, "Han et al. 2015, arXiv:1506.02626"),
+    ("lenet-300-100", "dynamic network surgery", 56.0, 1.99, "Guo et al. 2016, arXiv:1608.04493"),
+    ("lenet-300-100", "sparse variational dropout", 68.0, 1.92, "Molchanov et al. 2017, arXiv:1701.05369"),
+    ("lenet-5", "magnitude, iterative", 12.0, 0.77, "Han et al. 2015"),
+    ("lenet-5", "dynamic network surgery", 108.0, 0.91, "Guo et al. 2016"),
+    ("lenet-5", "sparse variational dropout", 280.0, 0.75, "Molchanov et al. 2017"),
+)
+
+
+def lenets() -> str:
+    """The papers' LeNets beside ours."""
+    found = read("lenets")
+    rows = [[net, what, f"{fewer:g} ×", f"{error:.2f}", source] for net, what, fewer, error, source in PUBLISHED]
+    for net in ("lenet-300-100", "lenet-300-100-shifted", "lenet-5"):
+        for stage, each in found[net]["summary"].items():
+            test, shift = each["test_error"], found[net]["stages"][stage]["training"].get("shift", 0)
+            if stage in ("dense", "small", "tiny"):
+                moved = f", images shifted by up to {shift} pixels" if shift else ""
+                what = (
+                    f"**ours, {stage}**: gradual, taught by the dense one{moved}"
+                    if stage != "dense"
+                    else f"ours, dense{moved}"
+                )
+                error = f"{test['mean']:.2f} ({test['low']:.2f}–{test['high']:.2f}), {test['n_seeds']} seeds"
+                rows.append(
+                    [net.removesuffix("-shifted"), what, f"{each['fewer']:.1f} ×", error, "benchmarks/lenets.py"]
+                )
+    rows.sort(key=lambda row: row[0])
+    return table(["network", "way", "fewer weights", "test error, %", "from"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "lenets-published": lenets,
     "compare-digits": lambda: compared("compare_digits"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
     "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),

@@ -76,7 +76,7 @@ def test_units_that_nobody_reads_go_without_a_trace(lenets, net):
 def test_from_nothing_to_a_file_and_again_without_training(lenets, data, tmp_path, monkeypatch, capsys):
     trial = {name: {"training": SHORT} for name in NAMES}
     out = tmp_path / "out.json"
-    command = ["lenets", "lenet-300-100", str(data), "--seeds", "3", "--out", str(out)]
+    command = ["lenets", "lenet-300-100-shifted", str(data), "--seeds", "3", "--out", str(out)]
     command += ["--work", str(tmp_path / "work"), "--trial", json.dumps(trial)]
     monkeypatch.setattr(sys, "argv", command)
     lenets.main()
@@ -93,7 +93,7 @@ def test_from_nothing_to_a_file_and_again_without_training(lenets, data, tmp_pat
     assert shared["kept"] == rows["small"]["kept"]
     assert 1000 < shared["file_bytes"] < 9_000
     assert "test_error" not in json.dumps(first)  # a trial never looks at the test set
-    assert lenets.plan_of("lenet-300-100")["small"] != lenets.plan_of("lenet-300-100", trial)["small"]
+    assert lenets.plan_of("lenet-300-100-shifted")["small"] != lenets.plan_of("lenet-300-100-shifted", trial)["small"]
     capsys.readouterr()
 
 

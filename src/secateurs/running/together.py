@@ -20,8 +20,7 @@ def n_threads() -> int:
 def together(parts: list[Part], n: int) -> None:
     """Run them all on n threads, each taking the next part when it is done; the first error is raised in the end.
 
-    Nobody waits for a thread that the system has not let run yet: torch's own threads go on spinning for a while after
-    each of its operations, on the cores that these need.
+    Nobody waits for a thread that the system has not let run yet, as where torch's own threads still hold its core.
     """
     left = deque(parts)
     ended: SimpleQueue[BaseException | None] = SimpleQueue()

@@ -19,9 +19,7 @@ def static_page(name: str, values: Mapping[str, str]) -> str:
     """The page of this name, its {{words}} replaced by HTML."""
     # The page has no script that could set a theme: it follows the system's.
     css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", template_text("page.css"))
-    has_own = importlib.resources.files("secateurs.see").joinpath("page", f"{name}.css").is_file()
-    own_css = template_text(f"{name}.css") if has_own else ""
-    own = {"css": fill(css, {"ramp": "none"}) + template_text("static.css") + own_css}
+    own = {"css": fill(css, {"ramp": "none"}) + template_text("static.css") + template_text(f"{name}.css")}
     return fill(template_text(f"{name}.html"), {**values, **own})
 
 

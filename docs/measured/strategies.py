@@ -155,7 +155,7 @@ def lenets() -> str:
         for stage, each in found[net]["summary"].items():
             test, shift = each["test_error"], found[net]["stages"][stage]["training"].get("shift", 0)
             if stage in ("dense", "small", "tiny"):
-                moved = f", images shifted by up to {shift} pixels" if shift else ""
+                moved = f", images shifted by up to {shift} pixel{'s' * (shift > 1)}" if shift else ""
                 what = (
                     f"**ours, {stage}**: gradual, taught by the dense one{moved}"
                     if stage != "dense"

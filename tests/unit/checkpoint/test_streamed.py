@@ -204,7 +204,11 @@ def test_a_run_goes_on_without_the_shards_that_are_done(
     (out / "1_Pooling" / ".config.json.abc.tmp").write_bytes(b"what a kill leaves")
     then = written(-1)
     prune_checkpoint(home, HALF, out)
-    assert first[: n // 2 * 2] + then == ["1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
+    every = ["1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
+    n_safe = len(every) - len(then)
+    assert then == every[n_safe:]
+    # The shard before the one that was stopped may still have been on its way to the disk.
+    assert n_safe in (n // 2 * 2, max(0, n // 2 * 2 - 2))
     assert hashes(out) == hashes(tmp_path / "whole")
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from secateurs.permuting import permute
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
+    from secateurs.quantizing import quantize
     from secateurs.recipe import Recipe
     from secateurs.running.packed_linear import PackedLinear
     from secateurs.schedules import Schedule
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from secateurs.structure.shrinking import shrink
     from secateurs.train.in_rounds import shrink_in_rounds
     from secateurs.train.pruner import Pruner
+    from secateurs.train.quantizer import Quantizer
     from secateurs.train.sharing import Sharing
     from secateurs.units import block, column, element, row
 
@@ -63,6 +65,7 @@ _HOME = {
     "secateurs.permuting": ("permute",),
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
+    "secateurs.quantizing": ("quantize",),
     "secateurs.recipe": ("Recipe",),
     "secateurs.running.packed_linear": ("PackedLinear",),
     "secateurs.schedules": ("Schedule",),
@@ -72,6 +75,7 @@ _HOME = {
     "secateurs.structure.shrinking": ("shrink",),
     "secateurs.train.in_rounds": ("shrink_in_rounds",),
     "secateurs.train.pruner": ("Pruner",),
+    "secateurs.train.quantizer": ("Quantizer",),
     "secateurs.train.sharing": ("Sharing",),
     "secateurs.units": ("block", "column", "element", "row"),
 }
@@ -81,6 +85,7 @@ __all__ = [
     "Masks",
     "PackedLinear",
     "Pruner",
+    "Quantizer",
     "Recipe",
     "Schedule",
     "SecateursError",
@@ -110,6 +115,7 @@ __all__ = [
     "permute",
     "prune",
     "prune_checkpoint",
+    "quantize",
     "random",
     "row",
     "save_shrunk",

@@ -3,8 +3,8 @@
     open_network(path) -> Opened(module, reference); .inputs(batch, tokens), .example_inputs
 
 A path is a directory with config.json and weights, one that `save_shrunk`, `compress` or `train` wrote, or a file of
-weights (a packed one, too) beside its config.json. What a directory of transformers is built from is the class that its config.json names,
-which must be one of the installed library: no code of the directory runs.
+weights (a packed one, too) beside its config.json. What a directory of transformers is built from is the class that its
+config.json names, which must be one of the installed library: no code of the directory runs.
 """
 
 import json

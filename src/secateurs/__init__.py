@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from secateurs.checkpoint.verifying import verify
     from secateurs.column_order import permutation
     from secateurs.errors import SecateursError
+    from secateurs.exporting import export_onnx, onnx_answers, quantize_onnx
+    from secateurs.loading import load_network
     from secateurs.masks import Masks
     from secateurs.measure.bench.running import bench
     from secateurs.measure.drop import accuracy_drop
@@ -59,6 +61,8 @@ _HOME = {
     "secateurs.checkpoint.packing": ("load", "pack", "unpack"),
     "secateurs.column_order": ("permutation",),
     "secateurs.errors": ("SecateursError",),
+    "secateurs.exporting": ("export_onnx", "onnx_answers", "quantize_onnx"),
+    "secateurs.loading": ("load_network",),
     "secateurs.masks": ("Masks",),
     "secateurs.measure.bench.running": ("bench",),
     "secateurs.measure.drop": ("accuracy_drop",),
@@ -99,14 +103,17 @@ __all__ = [
     "diff",
     "element",
     "erk",
+    "export_onnx",
     "inspect",
     "lamp",
     "layer",
     "load",
+    "load_network",
     "load_shrunk",
     "magnitude",
     "model",
     "neighbours",
+    "onnx_answers",
     "open_checkpoint",
     "pack",
     "pack_beside",
@@ -116,6 +123,7 @@ __all__ = [
     "prune",
     "prune_checkpoint",
     "quantize",
+    "quantize_onnx",
     "random",
     "row",
     "save_shrunk",

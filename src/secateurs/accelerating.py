@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
+from secateurs.formats import bitmask
 from secateurs.measure.intervals import Interval, paired_ratio
 from secateurs.running.packed_linear import PackedLinear
 
@@ -86,6 +87,7 @@ def accelerate(
     formats: Sequence[str] = ("bitmask", "index"),
     rounds: int = ROUNDS,
     is_reversible: bool = True,
+    is_lossless: bool = False,
     **keywords: Any,
 ) -> Accelerated:
     """Swap every nn.Linear of the model, in place, for which a packed one was faster; the others stay dense.
@@ -95,6 +97,7 @@ def accelerate(
     formats           the positions to try: "bitmask", "index", "nm"
     rounds            how often everything is timed
     is_reversible     keep the dense layers in memory, for `restore`
+    is_lossless       of each layer only those values that are its weights bit for bit, as after quantization
 
     A packed layer is taken where its whole 95 % interval of paired ratios is faster than dense. InputError where no
     linear layer was reached.
@@ -124,7 +127,8 @@ def accelerate(
             begun: dict[str, Any] = {"name": name, "shape": tuple(part.weight.shape)}
             begun["sparsity"] = n_zero / max(1, part.weight.numel())
             reason = _why_not(part, name in found, n_zero, id(part.weight) in shared)
-            packed = {} if reason else _packed(part, allowed, formats)
+            mine = [each for each in allowed if not is_lossless or _is_lossless(part, each)] if not reason else []
+            packed = _packed(part, mine, formats)
             if packed:
                 candidates[name] = (begun, part, found[name][1], packed)
             else:
@@ -166,6 +170,18 @@ def _why_not(part: nn.Linear, is_reached: bool, n_zero: int, is_shared: bool) ->
     if part.weight.device.type != "cpu":
         return f"its weight is on {part.weight.device}"
     return "" if n_zero else "nothing in it is zero"
+
+
+def _is_lossless(part: nn.Linear, values: str) -> bool:
+    """Whether the weight, stored so, comes back bit for bit, but for the signs of zeros."""
+    weight = part.weight.detach().float()
+    if values in ("fp32", "bf16"):
+        return values == "fp32" or bool(torch.equal(weight.bfloat16().float(), weight))
+    try:
+        packed = bitmask.pack(weight, weight != 0, values)
+    except PatternError:
+        return False
+    return bool(torch.equal(bitmask.unpack(packed), weight))
 
 
 def _packed(part: nn.Linear, values: Sequence[str], formats: Sequence[str]) -> dict[str, PackedLinear]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "Compare the ways to a pruned network, fairly: one table, one plot.",
     "train": "Train or fine-tune one network while a recipe prunes it.",
     "lottery": "Find lottery tickets: prune and rewind round by round, with both controls.",
+    "run": "Answer examples with a compressed or trained network: answers, accuracy, time.",
     "inspect": "See what is in a checkpoint, in exact numbers, without loading it.",
     "prune": "Zero the weights of a checkpoint of any size, exactly, streamed.",
     "shrink": "Remove neurons, filters and heads for real; an ordinary smaller network.",

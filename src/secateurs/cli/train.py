@@ -22,7 +22,7 @@ from secateurs.experiments.training_run import MARK, Run, TrainingRun
 from secateurs.masks import Masks
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, Network, build, load_model
-from secateurs.models.files import WEIGHTS_FILE
+from secateurs.models.files import network_directory, weights_file
 from secateurs.see.style import percent
 from secateurs.train.distillation import Distillation, loss_with
 from secateurs.train.training import Training
@@ -131,7 +131,7 @@ def _check_shape(where: str, shape: Any, data: Dataset) -> None:
 
 
 def _sha256(directory: str) -> str:
-    with open(Path(directory) / WEIGHTS_FILE, "rb") as file:
+    with weights_file(network_directory(directory)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,13 +1,17 @@
 """Dataset: three splits as tensors, and everything that says what they are."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from secateurs.data.images import Scaling
 from secateurs.data.shape import InputShape
+
+MOST_ABOUT = 1 << 19  # bytes of words in a config, which is read as a whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +46,13 @@ class Dataset:
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.data)
         return digest.hexdigest()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a saved network needs to read new examples, and to name its answers; JSON-able.
+
+        Names, or a vocabulary, of more than half a megabyte are left out.
+        """
+        words = {"class_names": list(self.class_names), "vocabulary": list(self.vocabulary or ()) or None}
+        kept = {key: each for key, each in words.items() if each and len(json.dumps(each)) <= MOST_ABOUT}
+        return {"data": self.name, "scaling": asdict(self.scaling) if self.scaling else None, **kept}

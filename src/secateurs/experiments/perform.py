@@ -8,7 +8,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +85,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
         validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
         record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
-    scaling = asdict(data.scaling) if data.scaling else None
-    save_model(module, cell.model, data.shape, here, about={"data": data.name, "scaling": scaling})
+    save_model(module, cell.model, data.shape, here, data.about)
     if masks is not None:
         masks.save(here / "masks.safetensors")
     if cell.is_story:

@@ -95,8 +95,7 @@ class TrainingRun:
     def _write(self, last: Look, before: Mapping[str, Any]) -> dict[str, Any]:
         """Everything but the metrics; the results last."""
         run, data, out = self.run, self.data, self.out
-        scaling = asdict(data.scaling) if data.scaling else None
-        save_model(self.module, run.model, data.shape, out / "model", {"data": data.name, "scaling": scaling})
+        save_model(self.module, run.model, data.shape, out / "model", data.about)
         if last.masks is not None:
             last.masks.save(out / "masks.safetensors")
         recipe = run.recipe

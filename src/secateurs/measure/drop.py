@@ -136,6 +136,9 @@ def read_as(config: ModelConfig | None, data: DataSpec | Dataset, source: Path) 
             f"'{source}' was trained on pixels scaled by {scaling}, and the data are scaled by {found}: its accuracy "
             "would mean nothing. Leave mean and std out, and give pixels of the same range."
         )
+    for key, what in (("class_names", "classes"), ("vocabulary", "words")):
+        if config is not None and key in config.about and config.about[key] != data.about.get(key):
+            raise InputError(f"'{source}' knows other {what} than the data have. Give the data it was trained on.")
     return data
 
 

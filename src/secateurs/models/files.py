@@ -2,11 +2,13 @@
 
 save_model(module, spec, shape, directory)      load_model(directory) -> module, config
 load_weights(module, path)                      weights alone, into a network that is already built
+
+The weights may also be packed: weights.packed.safetensors beside the same config.json.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,8 @@ from secateurs.settings import Settings
 SCHEMA: Literal["secateurs.model/1"] = "secateurs.model/1"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+PACKED_SUFFIX = ".packed.safetensors"
+PLACES = ("packed", "model")  # of the network, in what `compress` and `train` write
 MAX_CONFIG_BYTES = 1 << 20
 N_MISMATCHES_SHOWN = 5
 
@@ -66,21 +70,42 @@ def save_model(
 
 
 def load_model(directory: str | os.PathLike[str]) -> tuple[Network, ModelConfig]:
-    """The network that `save_model` wrote, in evaluation mode, and its config; InputError if it cannot be read."""
-    folder = Path(directory)
-    if not folder.is_dir():
-        raise InputError(f"There is no model directory '{folder}'. Give the directory that holds {CONFIG_FILE}.")
-    config = config_of(folder)
+    """The network that `save_model` wrote, in evaluation mode, and its config; InputError if it cannot be read.
+
+    directory  one with config.json and weights, plain or packed; or one that `secateurs compress` or `secateurs train`
+               wrote: the network in its packed/ is read, else that in its model/
+    """
+    folder = network_directory(directory)
+    config, file = config_of(folder), weights_file(folder)
     try:
         # First without memory, so that a config that does not describe the weights beside it allocates nothing.
         with torch.device("meta"):
             plan = MODELS[config.model.name](config.shape, **config.model.args)
-        _check_header(plan, folder / WEIGHTS_FILE)
+        _check_header(plan, file)
         module = build(config.model, config.shape, seed=0)
     except RecipeError as error:
         raise InputError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
-    load_weights(module, folder / WEIGHTS_FILE)
+    load_weights(module, file)
     return module.eval(), config
+
+
+def network_directory(directory: str | os.PathLike[str], marks: Sequence[str] = (CONFIG_FILE,)) -> Path:
+    """Where in it the network lies: in its packed/ or model/ where only that holds one of the marks, else in itself."""
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise InputError(f"There is no model directory '{folder}'. Give the directory that holds {CONFIG_FILE}.")
+    places = (folder, *(folder / name for name in PLACES))
+    return next((each for each in places if any((each / mark).exists() for mark in marks)), folder)
+
+
+def weights_file(directory: Path) -> Path:
+    """The file of weights beside a config.json: model.safetensors, else the only packed one."""
+    packed = sorted(directory.glob(f"*{PACKED_SUFFIX}"))
+    if (directory / WEIGHTS_FILE).exists() or not packed:
+        return directory / WEIGHTS_FILE
+    if len(packed) > 1:
+        raise InputError(f"'{directory}' has {len(packed)} packed files. Leave the one that belongs to {CONFIG_FILE}.")
+    return packed[0]
 
 
 def config_of(directory: str | os.PathLike[str]) -> ModelConfig:
@@ -90,7 +115,10 @@ def config_of(directory: str | os.PathLike[str]) -> ModelConfig:
         with open(path, "rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
+        raise InputError(
+            f"Cannot read '{path}': {error.strerror or error}. Give a directory that save_model, `secateurs train` or "
+            "`secateurs compress` wrote."
+        ) from error
     if len(raw) > MAX_CONFIG_BYTES:
         raise InputError(f"'{path}' is larger than {MAX_CONFIG_BYTES:,} bytes; it is not a config of this package.")
     try:
@@ -110,15 +138,20 @@ def config_of(directory: str | os.PathLike[str]) -> ModelConfig:
 
 
 def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Fill the module from a safetensors file (or the directory of one) with exactly its names and shapes.
+    """Fill the module from a safetensors file, plain or packed (or its directory), with exactly its names and shapes.
 
     InputError lists the first mismatches, and nothing is changed. Batch counters (`num_batches_tracked`) may be
     missing; NaN and infinite values are refused.
     """
     file = Path(path)
     if file.is_dir():
-        file = file / WEIGHTS_FILE
+        file = weights_file(file)
     names = _check_header(module, file)
+    if _is_packed(file):
+        from secateurs.checkpoint.packing import load
+
+        fill(module, load(file, names), file)
+        return
     with _open(file) as weights:
         fill(module, {name: weights.get_tensor(name) for name in names}, file)
 
@@ -131,6 +164,10 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str | os.PathL
             n_bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(f"'{where}': {n_bad:,} of {tensor.numel():,} values of {name!r} are NaN or infinite.")
     module.load_state_dict(tensors, strict=False)  # names and shapes are already checked
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name.endswith(PACKED_SUFFIX) and path.exists()
 
 
 def _open(path: Path) -> Any:
@@ -146,9 +183,15 @@ def _open(path: Path) -> Any:
 
 def _check_header(module: nn.Module, path: Path) -> list[str]:
     """The names in the file, once they and their shapes are those of the module; reads no tensor."""
-    with _open(path) as weights:
-        slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - not a mapping
-        found = {name: (tuple(piece.get_shape()), str(piece.get_dtype())) for name, piece in slices.items()}
+    if _is_packed(path):
+        from secateurs.checkpoint.opening import open_checkpoint
+
+        with open_checkpoint(path) as packed:
+            found = {name: (entry.shape, entry.dtype) for entry in packed.entries for name in entry.names}
+    else:
+        with _open(path) as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - not a mapping
+            found = {name: (tuple(piece.get_shape()), str(piece.get_dtype())) for name, piece in slices.items()}
     _assert_fits(module, found, path)
     return list(found)
 

@@ -2,9 +2,9 @@
 
     open_network(path) -> Opened(module, reference); .inputs(batch, tokens), .example_inputs
 
-A path is a directory with config.json and weights, one that `save_shrunk` wrote, or a file of weights (a packed one,
-too) beside its config.json. What a directory of transformers is built from is the class that its config.json names,
-which must be one of the installed library: no code of the directory runs.
+A path is a directory with config.json and weights, one that `save_shrunk`, `compress` or `train` wrote, or a file of
+weights (a packed one, too) beside its config.json. What a directory of transformers is built from is the class that its
+config.json names, which must be one of the installed library: no code of the directory runs.
 """
 
 import json
@@ -19,7 +19,16 @@ from secateurs.checkpoint.packing import load
 from secateurs.checks import extra
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError
-from secateurs.models.files import CONFIG_FILE, SCHEMA, WEIGHTS_FILE, ModelConfig, config_of, fill, load_model
+from secateurs.models.files import (
+    CONFIG_FILE,
+    SCHEMA,
+    ModelConfig,
+    config_of,
+    fill,
+    load_model,
+    network_directory,
+    weights_file,
+)
 from secateurs.models.table import build
 from secateurs.structure.files import ABOUT_FILE, load_shrunk, shrunk_config
 
@@ -65,6 +74,8 @@ def open_network(path: Path) -> Opened:
     """The network of a path; InputError where there is none, MissingExtraError without transformers."""
     if not path.exists():
         raise InputError(f"There is no file or directory '{path}'. Check the path.")
+    if path.is_dir():
+        path = network_directory(path, (CONFIG_FILE, ABOUT_FILE))
     if (path / ABOUT_FILE).is_file():
         return Opened(load_shrunk(path), shrunk_config(path).reference)
     folder = path if path.is_dir() else path.parent
@@ -106,7 +117,7 @@ def _config(directory: Path) -> dict[str, Any]:
 
 
 def _ours(path: Path, folder: Path) -> Opened:
-    if (path / WEIGHTS_FILE).is_file():
+    if path.is_dir() and weights_file(path).is_file():
         return Opened(*load_model(path))
     about = config_of(folder)
     network = build(about.model, about.shape, seed=0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from secateurs.checkpoint.packing import pack
 from secateurs.data import DataSpec, InputShape, load_data
 from secateurs.errors import InputError, OutputError
 from secateurs.models import ModelSpec, build, load_model, load_weights, save_model
@@ -191,3 +192,53 @@ def test_published_resnet_20_weights_give_their_accuracy(data_dir: Path) -> None
     load_weights(module, data_dir / "weights_resnet20_cifar10")
     # 91.73 % of all 10,000; of a stratified 500, within 2.5 standard errors.
     assert accuracy(module, data.x_test, data.y_test) == pytest.approx(0.9173, abs=0.03)
+
+
+@pytest.fixture
+def compressed(tmp_path: Path) -> Path:
+    """A directory as `compress` writes it: the network twice, packed and plain."""
+    module = build(SPEC, DIGITS, seed=3)
+    out = tmp_path / "out"
+    save_model(module, SPEC, DIGITS, out / "model", about={"data": "digits"})
+    (out / "packed").mkdir()
+    (out / "packed" / "config.json").write_bytes((out / "model" / "config.json").read_bytes())
+    pack(out / "model", out / "packed" / "weights.packed.safetensors")
+    return out
+
+
+def test_packed_weights_load_bit_for_bit(compressed: Path) -> None:
+    for where in (compressed / "packed", compressed / "model", compressed):
+        loaded, config = load_model(where)
+        assert_same_weights(loaded, build(SPEC, DIGITS, seed=3))
+        assert (config.model, config.about, loaded.training) == (SPEC, {"data": "digits"}, False)
+    module = build(SPEC, DIGITS, seed=4)
+    load_weights(module, compressed / "packed")
+    assert_same_weights(module, build(SPEC, DIGITS, seed=3))
+
+
+def test_the_packed_network_is_preferred_and_the_plain_one_is_enough(compressed: Path) -> None:
+    save_model(build(SPEC, DIGITS, seed=9), SPEC, DIGITS, compressed / "model")
+    assert_same_weights(load_model(compressed)[0], build(SPEC, DIGITS, seed=3))
+    (compressed / "packed" / "config.json").unlink()
+    assert_same_weights(load_model(compressed)[0], build(SPEC, DIGITS, seed=9))
+
+
+def test_a_damaged_packed_file_is_named_and_the_plain_one_is_not_taken_for_it(compressed: Path) -> None:
+    file = compressed / "packed" / "weights.packed.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
+    with pytest.raises(InputError, match=r"packed/weights\.packed\.safetensors' is damaged"):
+        load_model(compressed)
+    file.write_bytes(whole[:100])
+    with pytest.raises(InputError, match=r"weights\.packed\.safetensors"):
+        load_model(compressed)
+
+
+def test_packed_weights_of_another_network(compressed: Path, tmp_path: Path) -> None:
+    file = compressed / "packed" / "weights.packed.safetensors"
+    pack(build(ModelSpec(name="lenet-300-100"), DIGITS, 0), file)
+    with pytest.raises(InputError, match=r"does not hold the weights of this network \(CLSTransformer\)"):
+        load_model(compressed)
+    (compressed / "packed" / "other.packed.safetensors").write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="has 2 packed files"):
+        load_model(compressed)

@@ -6,7 +6,6 @@ x_test.npy, y_test.npy         test examples, where the accuracy is asked for
 """
 
 import importlib.util
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,12 @@ from torch import Tensor, nn
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.data import DataSpec
 from secateurs.errors import InputError, RecipeError
-from secateurs.evaluating import evaluating
+from secateurs.exporting import first_line, quantize_onnx, write_onnx
 from secateurs.layers import layers
 from secateurs.measure.drop import read_as
-from secateurs.measure.environment import cpu_features
 from secateurs.structure.opening import Opened, open_network
 
 BATCHES, TOKENS = (1, 8, 64), (1, 16, 128)  # of images; of texts, one at a time
-LARGEST_FILE = 1 << 30  # of ONNX; protobuf holds no more than 2 GiB, the rest lies beside it
 
 Size = tuple[int, int | None]  # examples, and tokens of each where that can be chosen
 
@@ -129,57 +126,20 @@ def _export(network: nn.Module, opened: Opened, place: Path, files: Sequence[str
         return {}
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         return dict.fromkeys(files, f"torch exports with {missing[0]}, which is not installed: {PIP}")
-    whole, names = place / "model.onnx", named(opened.example_inputs)
-    dims = (0, 1) if opened.longest is not None else (0,)
-    dynamic: Any = torch.export.Dim.DYNAMIC
+    whole = place / "model.onnx"
     try:
-        with evaluating(network), warnings.catch_warnings(action="ignore"):
-            torch.onnx.export(
-                network,
-                tuple(names.values()),
-                str(whole),
-                dynamo=True,
-                verbose=False,
-                input_names=list(names),
-                dynamic_shapes=(tuple(dict.fromkeys(dims, dynamic) for _ in names),),
-                external_data=sum(4 * p.numel() for p in network.parameters()) > LARGEST_FILE,
-            )
+        write_onnx(network, named(opened.example_inputs), whole)
     except Exception as error:
-        return dict.fromkeys(files, f"torch.onnx.export: {_first_line(error)}")
+        return dict.fromkeys(files, f"torch.onnx.export: {first_line(error)}")
     if "model.int8.onnx" not in files:
         return {}
     try:
-        return _quantize(whole, place / "model.int8.onnx")
+        quantize_onnx(whole, place / "model.int8.onnx", is_per_row=False)
+    except InputError as error:
+        return {"model.int8.onnx": f"onnxruntime.quantization: {error}"}
     except Exception as error:
-        return {"model.int8.onnx": f"onnxruntime.quantization: {_first_line(error)}"}
-
-
-def _quantize(whole: Path, out: Path) -> dict[str, str]:
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # Without these instructions products of 8-bit numbers are added in 16 bits, which overflow with 8-bit weights.
-    has_room = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(cpu_features())
-    model = onnx.load(str(whole))
-    del model.graph.value_info[:]  # it transposes weights, and would find that they no longer have the shapes here
-    quantize_dynamic(
-        model,
-        str(out),
-        weight_type=QuantType.QInt8,
-        reduce_range=not has_room,
-        use_external_data_format=model.ByteSize() > 2 * LARGEST_FILE,
-    )
-    quantized = {node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node}
-    if not quantized & {"MatMulInteger", "DynamicQuantizeMatMul", "ConvInteger", "QLinearMatMul"}:
-        return {out.name: "onnxruntime.quantization found nothing to quantize"}
+        return {"model.int8.onnx": f"onnxruntime.quantization: {first_line(error)}"}
     return {}
 
 
 PIP = "pip install 'secateurs[onnx]'"
-
-
-def _first_line(error: BaseException) -> str:
-    """Of what was wrong first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:300]

@@ -86,7 +86,8 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
         record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
     scaling = asdict(data.scaling) if data.scaling else None
-    save_model(module, cell.model, data.shape, here, about={"data": data.name, "scaling": scaling})
+    about = {"data": data.name, "scaling": scaling}
+    save_model(module, cell.model, data.shape, here, about, cell.data.tokenizer)
     if masks is not None:
         masks.save(here / "masks.safetensors")
     if cell.is_story:

@@ -96,7 +96,8 @@ class TrainingRun:
         """Everything but the metrics; the results last."""
         run, data, out = self.run, self.data, self.out
         scaling = asdict(data.scaling) if data.scaling else None
-        save_model(self.module, run.model, data.shape, out / "model", {"data": data.name, "scaling": scaling})
+        about = {"data": data.name, "scaling": scaling}
+        save_model(self.module, run.model, data.shape, out / "model", about, run.data.tokenizer)
         if last.masks is not None:
             last.masks.save(out / "masks.safetensors")
         recipe = run.recipe

@@ -19,8 +19,16 @@ from secateurs.checkpoint.packing import load
 from secateurs.checks import extra
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError
-from secateurs.models.files import CONFIG_FILE, SCHEMA, WEIGHTS_FILE, ModelConfig, config_of, fill, load_model
-from secateurs.models.table import build
+from secateurs.models.files import (
+    CONFIG_FILE,
+    SCHEMA,
+    WEIGHTS_FILE,
+    ModelConfig,
+    build_again,
+    config_of,
+    fill,
+    load_model,
+)
 from secateurs.structure.files import ABOUT_FILE, load_shrunk, shrunk_config
 
 BATCH, TOKENS = 2, 16
@@ -109,7 +117,7 @@ def _ours(path: Path, folder: Path) -> Opened:
     if (path / WEIGHTS_FILE).is_file():
         return Opened(*load_model(path))
     about = config_of(folder)
-    network = build(about.model, about.shape, seed=0)
+    network = build_again(about)
     fill(network, load(path), path)
     return Opened(network.eval(), about)
 

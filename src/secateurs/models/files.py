@@ -47,7 +47,10 @@ class ModelConfig(Settings):
     def model_post_init(self, context: Any) -> None:
         """Only a pretrained network has a configuration inside, and it always has."""
         if (self.model.name == PRETRAINED) != (self.stock is not None):
-            raise RecipeError(f"'stock' goes with the network {PRETRAINED!r}; this is {self.model.name!r}.")
+            has = "lacks" if self.stock is None else "has"
+            raise RecipeError(
+                f"'{self.model.name}' {has} 'stock', the encoder's configuration of {PRETRAINED!r} alone."
+            )
 
 
 def save_model(

@@ -85,7 +85,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
         validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
         record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
-    save_model(module, cell.model, data.shape, here, data.about)
+    save_model(module, cell.model, data.shape, here, data.about, cell.data.tokenizer)
     if masks is not None:
         masks.save(here / "masks.safetensors")
     if cell.is_story:

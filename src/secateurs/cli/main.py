@@ -17,6 +17,7 @@ from secateurs.errors import SecateursError
 
 COMMANDS = {
     "explore": "See what pruning does to one network: four stages, pictures, a page, numbers.",
+    "compress": "Reach a target: pruned, quantized and distilled, measured, in one command.",
     "compare": "Compare the ways to a pruned network, fairly: one table, one plot.",
     "train": "Train or fine-tune one network while a recipe prunes it.",
     "lottery": "Find lottery tickets: prune and rewind round by round, with both controls.",

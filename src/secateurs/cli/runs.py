@@ -3,18 +3,16 @@
 import json
 import shlex
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 
 from secateurs.cli.screen import Shown
 from secateurs.data import Dataset
 from secateurs.errors import RecipeError
-from secateurs.experiments.work import Progress, Work
+from secateurs.experiments.work import Progress, Work, seconds_per_step
 from secateurs.models import Network
 from secateurs.train.training import Training
 
@@ -63,7 +61,7 @@ def print_work(
         "n_networks": len(work.planned),
         "n_steps": work.n_steps,
         "size_bytes": len(work.planned) * 4 * n_parameters,
-        "estimated_s": work.n_steps * _seconds_per_step(network, data, training) / work.n_jobs,
+        "estimated_s": work.n_steps * seconds_per_step(network, data, training) / work.n_jobs,
         "processes": work.n_jobs,
         "out": str(work.out),
         **about,
@@ -76,22 +74,3 @@ def print_work(
         f"{plan['estimated_s']:.0f} s (estimated from a few steps now); {plan['size_bytes'] / 1e6:.0f} MB of weights "
         f"in {work.out}/."
     )
-
-
-def _seconds_per_step(network: Network, data: Dataset, training: Training) -> float:
-    """Median of a few training steps on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        optimizer = training.make_optimizer(network)
-        x, y = data.x_train[: training.batch_size], data.y_train[: training.batch_size]
-        seconds = []
-        for _ in range(8):
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            seconds.append(time.perf_counter() - start)
-        return sorted(seconds)[len(seconds) // 2]
-    finally:
-        torch.set_num_threads(before)

@@ -6,6 +6,7 @@ A cell is deterministic and named by the hash of what it is, never by a time. It
 weights are durable, so a cell that has a result is complete and is never run twice; a killed run goes on where it was.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
@@ -17,11 +18,13 @@ from pydantic import BeforeValidator
 
 from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.data.shape import as_tuple
+from secateurs.durable import make_directory, write_bytes
 from secateurs.errors import InputError, RecipeError
 from secateurs.measure.environment import environment
-from secateurs.models import ModelSpec, Network, load_model
+from secateurs.models import ModelSpec, Network, build, load_model, load_weights
 from secateurs.recipe import Patterns, Recipe
 from secateurs.settings import Settings
+from secateurs.structure.files import load_shrunk
 from secateurs.train.training import Training
 
 Recovery = Literal["batch_norm", "repair"]
@@ -32,6 +35,8 @@ class Cell(Settings):
 
     data_hash    fingerprint of the data, so that other data under the same name is another cell
     start        the cell whose final weights this one begins with; None begins with fresh ones
+    weights      sha256 of the weights that this one begins with, kept in the run's directory by `keep_weights`
+    shrink       recipes by which units are removed from the first weights for real, one after the other
     masks        the cell from whose final weights the recipe chooses the masks, all at once, and among what lives
                  there; they are laid on this cell's first weights and held. None: the recipe sees this cell's own
     is_shuffled  with masks: as many units of each layer live as they say, at random places
@@ -54,6 +59,8 @@ class Cell(Settings):
     recipe: Recipe | None = None
     seed: int
     start: "Cell | None" = None
+    weights: str | None = None
+    shrink: Annotated[tuple[Recipe, ...], BeforeValidator(as_tuple)] = ()
     masks: "Cell | None" = None
     is_shuffled: bool = False
     teacher: "Cell | None" = None
@@ -65,6 +72,8 @@ class Cell(Settings):
 
     def model_post_init(self, context: Any) -> None:
         """Parts that need each other."""
+        if self.start is not None and self.weights is not None:
+            raise RecipeError("start and weights both say how a cell begins; give one.")
         if self.masks is not None and self.recipe is None:
             raise RecipeError("masks are chosen by a recipe; give one.")
         if self.is_shuffled and self.masks is None:
@@ -103,9 +112,41 @@ class Cell(Settings):
             raise InputError(f"{path} is damaged ({error}). Delete it, and the cell runs again.") from error
         return result if same_environment(there, environment()) else None
 
+    @property
+    def is_shrunk(self) -> bool:
+        """Whether units were removed from this network for real."""
+        return bool(self.shrink) or (self.start is not None and self.start.is_shrunk)
+
     def load(self, run: Path) -> Network:
         """The network as this cell left it."""
-        return load_model(self.directory(run))[0].train()
+        if not self.is_shrunk:
+            return load_model(self.directory(run))[0].train()
+        small = load_shrunk(self.directory(run)).train()
+        assert isinstance(small, Network)
+        return small
+
+    def begin(self, run: Path) -> Network:
+        """The network with this cell's first weights, before any unit is removed."""
+        if self.start is not None:
+            return self.start.load(run)
+        module = build(self.model, data_of(self).shape, self.seed)
+        if self.weights is not None:
+            load_weights(module, _weights_file(run, self.weights))
+        return module
+
+
+def keep_weights(source: Path, run: Path | None) -> str:
+    """Copy a safetensors file into the run's directory (None: nowhere); the sha256 by which a cell begins with it."""
+    content = source.read_bytes()
+    name = hashlib.sha256(content).hexdigest()
+    if run is not None and not _weights_file(run, name).exists():
+        make_directory(run / "weights")
+        write_bytes(_weights_file(run, name), content)
+    return name
+
+
+def _weights_file(run: Path, name: str) -> Path:
+    return run / "weights" / f"{name}.safetensors"
 
 
 def run(

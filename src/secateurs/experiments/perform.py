@@ -27,12 +27,15 @@ from secateurs.locks import held
 from secateurs.masks import Masks, sigma_of
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
-from secateurs.models import Network, build, save_model
+from secateurs.models import Network, save_model
+from secateurs.models.files import SCHEMA, ModelConfig
 from secateurs.pruning import prune
 from secateurs.quantizing import quantize
 from secateurs.recipe import Recipe, with_words
 from secateurs.repair import repair
 from secateurs.see import stats
+from secateurs.structure.files import save_shrunk, save_trained
+from secateurs.structure.shrinking import Shrunk, shrink
 from secateurs.train.batch_norm import measure_batch_norm
 from secateurs.train.loop import Look, train
 
@@ -40,6 +43,7 @@ from secateurs.train.loop import Look, train
 SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
 ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 N_QUICK = 2000  # validation examples for looks and sweeps
+N_EXAMPLES = 2  # that show a network's structure before units are removed
 N_CALIBRATION = 1000  # training examples for what is done after a cut
 FILM_STEP = 0.1  # of a layer's sigma before the training
 
@@ -64,7 +68,11 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
     for left_over in here.glob(".*.tmp"):  # of a run that was killed
         left_over.unlink()
     data = data_of(cell)
-    module = cell.start.load(directory) if cell.start else build(cell.model, data.shape, cell.seed)
+    module, shrunk = cell.begin(directory), None
+    for recipe in cell.shrink:
+        shrunk = shrink(module, recipe, data.x_train[:N_EXAMPLES])
+        assert isinstance(shrunk.module, Network)
+        module = shrunk.module
     teacher = cell.teacher.load(directory) if cell.teacher else None
     given = _given_masks(cell, directory)
     put_channels_last(module)
@@ -85,7 +93,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
         validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
         record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
-    save_model(module, cell.model, data.shape, here, data.about, cell.data.tokenizer)
+    _save(cell, module, shrunk, data, directory)
     if masks is not None:
         masks.save(here / "masks.safetensors")
     if cell.is_story:
@@ -109,6 +117,26 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         old.unlink()
     sync_directory(here)
     write_json(here / "result.json", result)
+
+
+def _save(cell: Cell, module: Network, shrunk: Shrunk | None, data: Dataset, directory: Path) -> None:
+    """The network, with what is needed to build it again."""
+    here = cell.directory(directory)
+    if not cell.is_shrunk:
+        save_model(module, cell.model, data.shape, here, data.about, cell.data.tokenizer)
+    elif shrunk is None:
+        assert cell.start is not None
+        save_trained(module, cell.start.directory(directory), here)
+    else:
+        original = ModelConfig(
+            schema=SCHEMA,
+            model=cell.model,
+            shape=data.shape,
+            n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+            about=data.about,
+            stock=getattr(module, "stock", None),
+        )
+        save_shrunk(shrunk, here, original)
 
 
 def _state_file(here: Path) -> Path:

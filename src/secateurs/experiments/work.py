@@ -1,13 +1,20 @@
 """Work: the cells of one run being performed, and how far they are."""
 
+import copy
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from secateurs.data import Dataset
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.perform import perform
+from secateurs.train.training import Training
 
 
 @dataclass(frozen=True)
@@ -50,3 +57,23 @@ class Work:
             n_done += min(line["step"], cell.training.n_steps(self.n_train))
             latest = line if line["loss"] is not None else latest
         return Progress(min(n_done, self.n_steps), self.n_steps, len(done), len(self.planned), latest)
+
+
+def seconds_per_step(network: nn.Module, data: Dataset, training: Training) -> float:
+    """Median of a few training steps on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = copy.deepcopy(network)
+        optimizer = training.make_optimizer(network)
+        x, y = data.x_train[: training.batch_size], data.y_train[: training.batch_size]
+        seconds = []
+        for _ in range(8):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds)[len(seconds) // 2]
+    finally:
+        torch.set_num_threads(before)

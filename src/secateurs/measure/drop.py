@@ -38,6 +38,13 @@ class Drop:
     n_lost: int
     n_gained: int
 
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor) -> "Drop":
+        """From which examples (n,) each gets right."""
+        n = len(before)
+        counts = (int((before & ~after).sum()), int((~before & after).sum()))
+        return cls(Accuracy(int(before.sum()), n), Accuracy(int(after.sum()), n), *counts)
+
     @property
     def value(self) -> float:
         """Accuracy before minus accuracy after, in [-1, 1]: 0.005 is half a percentage point."""
@@ -46,10 +53,14 @@ class Drop:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the difference of paired shares, half an example added to each cell: Agresti & Min 2005."""
+        middle = (self.n_lost - self.n_gained) / (self.before.n + 2)
+        return middle - Z * self.error, middle + Z * self.error
+
+    @property
+    def error(self) -> float:
+        """Standard error of the drop, of one pair of networks: the examples might have been others."""
         n, lost, gained = self.before.n + 2, self.n_lost + 0.5, self.n_gained + 0.5
-        middle = (lost - gained) / n
-        half = Z * math.sqrt(lost + gained - (lost - gained) ** 2 / n) / n
-        return middle - half, middle + half
+        return math.sqrt(lost + gained - (lost - gained) ** 2 / n) / n
 
     def values(self) -> dict[str, Any]:
         """JSON-able."""
@@ -69,14 +80,7 @@ class Evaluation:
     def after(self, packed: str | os.PathLike[str]) -> Drop:
         """The drop of the network with the weights of a packed file, read again."""
         fill(self.network, load(packed), packed)
-        found = correct(self.network, self.data.x_test, self.data.y_test)
-        n = len(found)
-        return Drop(
-            Accuracy(int(self.is_right.sum()), n),
-            Accuracy(int(found.sum()), n),
-            int((self.is_right & ~found).sum()),
-            int((~self.is_right & found).sum()),
-        )
+        return Drop.of(self.is_right, correct(self.network, self.data.x_test, self.data.y_test))
 
 
 def accuracy_drop(

@@ -1,18 +1,16 @@
 """Comparison page: what `compare` found as one HTML page without a script, that needs no network and no other file."""
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from secateurs.see import stats
-from secateurs.see.charts import small_histogram
 from secateurs.see.curves import COMPARISON, FAMILIES, VIEWS, comparison_caption, family_chart, training_chart
 from secateurs.see.pictures import svg_of
+from secateurs.see.stage_cards import quiet, stage_cards
 from secateurs.see.static_page import Cell, apart, escaped, figures, static_page, table
-from secateurs.see.style import COMPONENTS, PAGE, Drawing, dressed, number, part, percent
+from secateurs.see.style import PAGE, percent
 
 Results = Mapping[str, Any]
-SHARE = 0.995  # of the weights that are left in each stage lie within its picture at least
 
 
 def comparison_page(results: Results) -> str:
@@ -35,10 +33,10 @@ def comparison_page(results: Results) -> str:
             "about": escaped(about_table(results)),
             "table": _table(results),
             "speed": escaped(_speed(results)),
-            "training": apart(svg_of(_drawn(training_chart(results, PAGE, 270))), "training"),
+            "training": apart(svg_of(quiet(training_chart(results, PAGE, 270))), "training"),
             "most": escaped(percent(most, 0)),
             "seed": str(results["seeds"][0]),
-            "weights": "".join(_weights(results)),
+            "weights": "".join(stage_cards(results)),
             "all": _all(results),
             "command": escaped(results["command"]),
             "notes": escaped(notes),
@@ -69,12 +67,6 @@ def point_text(point: Mapping[str, Any], digits: int = 1) -> str:
     return mean_text(point, digits) + star + reached + empty
 
 
-def _drawn(chart: Any) -> Drawing:
-    """A chart in the page's colours; the page says in words what it shows."""
-    drawing = dressed(part(chart), PAGE, {"left": 2, "right": 8, "top": 4, "bottom": 2})
-    return Drawing({**drawing.spec, "config": {**drawing.spec["config"], "aria": False}})
-
-
 def _figures(results: Results) -> str:
     dense, n = results["dense"], len(results["seeds"])
     return figures(
@@ -101,7 +93,7 @@ def _curves(results: Results) -> str:
             chart = family_chart(results, family, view, PAGE, 350, 230)
             if chart is not None:
                 told = escaped(f"{family}: test error against {about.title}; the numbers are in the table below")
-                svg = apart(svg_of(_drawn(chart)), f"{view}{place}")
+                svg = apart(svg_of(quiet(chart)), f"{view}{place}")
                 cards.append(
                     f'<article class="card"><h3>{escaped(family)}</h3>'
                     f'<div class="chart" role="img" aria-label="{told}">{svg}</div></article>'
@@ -141,33 +133,6 @@ def _speed(results: Results) -> str:
         f"{1e3 * speed['dense_s']:.2f} ms dense and {1e3 * speed['zeroed_s']:.2f} ms with "
         f"{percent(speed['sparsity'], 0)} zeros in it ({what})."
     )
-
-
-def _weights(results: Results) -> Iterator[str]:
-    """The stages of both tracked layers, on one axis each."""
-    for component, name in results["model"]["tracked"].items():
-        layers = [stage["layers"][name] for stage in results["stages"]]
-        limit = 1.04 * max(_reach(layer) for layer in layers)
-        head = f"{COMPONENTS[component]} · {name} · {layers[0]['n']:,} weights"
-        yield f'<h3>{escaped(head)}</h3><div class="tensors stages">'
-        for stage, layer in zip(results["stages"], layers, strict=True):
-            test = stage["accuracy"]["test"]
-            facts = f"test accuracy {percent(test['value'])} · σ = {number(layer['sigma'])}"
-            told = f"Histogram of {name}, {stage['title']}: {percent(layer['n_zero'] / layer['n'])} exactly zero"
-            svg = apart(svg_of(_drawn(small_histogram(layer, limit, PAGE, 220))), f"{component}-{stage['id']}")
-            yield (
-                f'<article class="card"><h3>{escaped(stage["title"])}</h3><p class="facts">{escaped(facts)}</p>'
-                f'<div class="chart" role="img" aria-label="{escaped(told)}">{svg}</div>'
-                f'<p class="note">{escaped(stage["caption"])}</p></article>'
-            )
-        yield "</div>"
-
-
-def _reach(layer: Mapping[str, Any]) -> float:
-    """The |w| within which most weights lie that are not zero."""
-    counted: stats.Grid = layer["sigma_grid"]
-    alive = (layer["n"] - layer["n_zero"]) / layer["n"]
-    return stats.reach(counted, 1.0 - (1.0 - SHARE) * alive) or counted["step"]
 
 
 def _all(results: Results) -> str:

@@ -64,13 +64,7 @@ def save_shrunk(shrunk: Shrunk, directory: str | os.PathLike[str], reference: Mo
     if is_stock(module) and not shrunk.why_not_stock:
         module.save_pretrained(folder)
         return sorted(path.name for path in folder.iterdir())
-    tensors, seen = {}, set()
-    shapes = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        shapes[name] = list(tensor.shape)
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = tensor.detach().cpu().contiguous()
+    shapes = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     about: dict[str, Any] = {"schema": SCHEMA, "shapes": shapes, "attributes": shrunk.attributes}
     if shrunk.layers:
         about["layers"] = shrunk.layers
@@ -78,6 +72,27 @@ def save_shrunk(shrunk: Shrunk, directory: str | os.PathLike[str], reference: Mo
         about["transformers"] = {"class": type(module).__name__, "config": module.config.to_dict()}
     if reference is not None:
         about["reference"] = json.loads(reference.model_dump_json(by_alias=True))
+    return _write(module, about, folder)
+
+
+def save_trained(module: nn.Module, before: str | os.PathLike[str], directory: str | os.PathLike[str]) -> list[str]:
+    """As `save_shrunk`, for a network that `load_shrunk` read from the directory `before` and that was trained since.
+
+    InputError where `before` holds none, or one of other shapes.
+    """
+    about, module = shrunk_config(Path(before)), unwrap(module)
+    _assert_fits(module, about, Path(before))
+    return _write(module, json.loads(about.model_dump_json(by_alias=True)), Path(directory))
+
+
+def _write(module: nn.Module, about: dict[str, Any], folder: Path) -> list[str]:
+    """The weights, each tied one once, and last what says their shapes."""
+    tensors, seen = {}, set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach().cpu().contiguous()
+    make_directory(folder)
     write_bytes(folder / WEIGHTS_FILE, save(tensors, {"format": "pt"}))
     write_json(folder / ABOUT_FILE, about)
     return [ABOUT_FILE, WEIGHTS_FILE]

@@ -1,0 +1,180 @@
+"""`secateurs compress`: a target in; the network that meets it, packed, and what was tried, out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from secateurs.checks import extra
+from secateurs.cli import options
+from secateurs.cli.quantities import quantity
+from secateurs.cli.runs import command, shown
+from secateurs.cli.safe import plain, plain_console
+from secateurs.cli.screen import Shown, watch
+from secateurs.data import Dataset, load_data
+from secateurs.errors import RecipeError
+from secateurs.experiments.backends import connected
+from secateurs.experiments.cells import keep_weights
+from secateurs.experiments.compressed import CompressionRun
+from secateurs.experiments.compression import Compression, Ground
+from secateurs.experiments.directory import check_directory, locked
+from secateurs.experiments.pacing import Pace, pace_of
+from secateurs.experiments.presets import data_for, preset
+from secateurs.experiments.work import seconds_per_step
+from secateurs.measure.environment import environment
+from secateurs.models import ModelSpec, Network, build, load_model
+from secateurs.models.files import network_directory, reading, weights_file
+from secateurs.see.bench_tables import milliseconds
+from secateurs.see.model_card import points, speed_text, times, verdict
+from secateurs.see.style import percent
+
+MARK = "compression.yaml"
+
+
+@click.command(context_settings=options.SETTINGS)
+@click.argument("model", metavar="MODEL")
+@options.DATA
+@options.DATA_DIR
+@click.option("--max-drop", default="0.5pp", show_default=True, help="Of test accuracy, in percentage points.")
+@click.option("--target-size", help="Of the packed file at most, such as 5MB.  [default: as small as it gets]")
+@click.option("--target-latency", help="Of one example at most, measured here, such as 8ms.")
+@click.option("--max-time", default="20min", show_default=True, help="Of the whole, about; longer searches find more.")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Of the longest trainings, whatever the time.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and dropout.")
+@options.out("runs/compress")
+@options.JOBS
+@options.BACKEND
+@options.JSON
+@options.dry_run("what would be tried, and how long it would take")
+@options.DEBUG
+@click.pass_context
+def compress(
+    context: click.Context,
+    model: str,
+    source: str,
+    data_dir: str | None,
+    max_drop: str,
+    target_size: str | None,
+    target_latency: str | None,
+    max_time: str,
+    epochs: float | None,
+    seed: int,
+    out: str,
+    jobs: int | None,
+    backend: str,
+    as_json: bool,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """The smallest network that loses little enough: pruned, quantized and distilled, and measured.
+
+    MODEL is the model/ directory of a run, or the name of a reference network, which is trained first. Ends with 1
+    where the target was not met; the closest network is written all the same. A killed run goes on.
+    """
+    network, data, fields = _opened(model, source, data_dir)
+    given = None if network is None else weights_file(network_directory(model))
+    asked = Compression(
+        **fields,
+        start_sha256=None if given is None else keep_weights(given, None),
+        max_drop=quantity("--max-drop", max_drop, "share"),
+        size_bytes=None if target_size is None else quantity("--target-size", target_size, "bytes"),
+        latency_s=None if target_latency is None else quantity("--target-latency", target_latency, "seconds"),
+        max_time_s=quantity("--max-time", max_time, "seconds"),
+        epochs=epochs,
+        seed=seed,
+    )
+    ground = Ground(asked, data, network if network is not None else build(asked.model, data.shape, seed))
+    ground.check()
+    for module in ("altair", "vl_convert"):
+        extra(module, "explore")
+    n_jobs = jobs or int(environment()["cores"])
+    check_directory(Path(out), asked.to_yaml(), MARK)
+    if dry_run:
+        _print_plan(ground, n_jobs, out, as_json)
+        return
+    run = CompressionRun(ground, Path(out), command(), n_jobs)
+    with locked(Path(out), asked.to_yaml(), MARK), connected(backend):
+        if given is not None:
+            keep_weights(given, Path(out))
+        with watch(lambda: _shown(run)):
+            results = run.run()
+    if as_json:
+        click.echo(json.dumps(results, allow_nan=False))
+    else:
+        _print_results(results, out)
+    if not results["is_met"]:
+        context.exit(1)
+
+
+def _opened(model: str, source: str, data_dir: str | None) -> tuple[Network | None, Dataset, dict[str, Any]]:
+    """(the given network or None, the data, the fields of a Compression that they say)."""
+    if not Path(model).is_dir():
+        spec = ModelSpec.parse(model)
+        chosen = preset(spec.name)
+        network, data_spec = None, data_for(spec, source=source, directory=data_dir)
+        data = load_data(data_spec)
+    else:
+        network, config = load_model(model)
+        spec, chosen = config.model, preset(config.model.name)
+        data_spec = data_for(spec, source=source, directory=data_dir, **reading(config, model))
+        data = load_data(data_spec)
+        if config.shape != data.shape:
+            raise RecipeError(f"The network in {model} reads {config.shape}; the data are {data.shape}.")
+    fields = {"model": spec, "data": data_spec, "training": chosen.training, "recovery": chosen.training}
+    return network, data, fields
+
+
+def _shown(run: CompressionRun) -> Shown:
+    progress = shown(run.search.progress())
+    return Shown(progress.done, progress.total, f"{run.search.text} · {progress.text}")
+
+
+def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:
+    """What would be tried, and how long it would take."""
+    shapes, notes = ground.shapes()
+    step_s = seconds_per_step(ground.network, ground.data, ground.asked.training)
+    pace: Pace = pace_of(ground.asked, len(shapes), len(ground.data.y_train), step_s, n_jobs)
+    plan = {
+        "compression": ground.asked.values(),
+        "candidates": [str(each) for each in shapes],
+        "notes": notes,
+        "pace": pace.values(),
+        "processes": n_jobs,
+        "out": out,
+    }
+    if as_json:
+        click.echo(json.dumps(plan))
+        return
+    console = plain_console()
+    table = Table("rung", "candidates", "epochs of each", title="What would be tried", title_justify="left")
+    for rung, (epochs, kept) in enumerate(zip(pace.rungs, pace.kept, strict=True)):
+        table.add_row(str(rung + 1), str(kept), f"{epochs:.3g}")
+    console.print(table)
+    console.print("First: " + plain("; ".join(map(str, shapes))))
+    for note in notes:
+        console.print(plain(note))
+    console.print(
+        f"{pace.n_steps:,} training steps in {n_jobs} processes: about {pace.seconds / 60:.1f} min (estimated from a "
+        f"few steps now). Written to {plain(out)}/."
+    )
+
+
+def _print_results(results: dict[str, Any], out: str) -> None:
+    """What each step gave, and the verdict."""
+    title = f"{results['model']['name']} on {results['data']['name']}: test accuracy, n = {results['test']['n']:,}"
+    table = Table("step", "bytes", "smaller", "accuracy", "lost", "ms", "faster", title=title, title_justify="left")
+    for row in results["steps"]:
+        lost = "" if row["id"] == "dense" else points(row["drop"])
+        faster = "" if row["id"] == "dense" else speed_text(row["seconds"])
+        ratio = times(results["dense"]["file_bytes"] / row["size_bytes"])
+        accuracy, latency = percent(row["accuracy"], 2), milliseconds(row["seconds"]["seconds"])
+        table.add_row(row["title"], f"{row['size_bytes']:,}", ratio, accuracy, lost, latency, faster)
+    console = plain_console()
+    console.print(table)
+    for note in results["notes"]:
+        console.print(plain(note))
+    console.print(plain(f"Chosen: {results['chosen']['name']}, {results['chosen']['size_bytes']:,} bytes."))
+    console.print(plain(verdict(results)))
+    console.print(f"Card (README.md), page (report.html), packed/, model/, results.json: {plain(out)}/")

@@ -1,0 +1,120 @@
+"""Candidates: what `compress` tries: how many units go, how many weights, how the rest is stored; as chains of cells.
+
+    chains = Chains(cell, dense, ...)
+    chains.finished(Candidate(student=0.5, sparsity=0.95, values="codebook:4"), epochs)  ->  Cell
+
+Every chain goes the same way: dense, units removed for real, weights pruned little by little while the dense network
+teaches, and only then quantized, with the zeros held. To add a kind of candidate: a field here and its step in Chains.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secateurs.budgets import sparsity
+from secateurs.experiments.cells import Cell
+from secateurs.recipe import Recipe, with_words
+from secateurs.train.distillation import Distillation
+from secateurs.train.training import Training
+
+EXACT = "exact"
+VALUES = (EXACT, "int8", "int4/32", "codebook:4", "codebook:3", "codebook:2")
+REST = "int8"  # what is never pruned (biases, norms, tables), where the weights are not exact
+TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in
+TUNED_RATE = 0.2  # and its learning rate, as a share of theirs
+SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
+STUDENT = Recipe(score="l2", unit="row", pool="layer", budget="sparsity(0.5)")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to a smaller network.
+
+    student   share of the units (neurons, filters) that are removed for real; 0 leaves all
+    sparsity  share of the prunable weights that are zeroed; 0 prunes nothing
+    pattern   n:m that the zeros keep to, such as "2:4"; "" leaves them anywhere
+    values    how the weights are stored, as `pack` takes it
+    """
+
+    student: float
+    sparsity: float
+    values: str = EXACT
+    pattern: str = ""
+
+    def __str__(self) -> str:
+        cut = f"{100 * self.sparsity:.4g} % zeros" if self.sparsity else "no zeros"
+        parts = [f"{100 * self.student:.4g} % of units gone"] if self.student else []
+        parts += [f"{self.pattern}" if self.pattern else cut, self.values]
+        return ", ".join(parts)
+
+    @property
+    def shape(self) -> "Candidate":
+        """The same with exact values: what is trained once for all of them."""
+        return Candidate(self.student, self.sparsity, EXACT, self.pattern)
+
+    def stored(self, values: str) -> "Candidate":
+        """The same, stored in another way."""
+        return Candidate(self.student, self.sparsity, values, self.pattern)
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What all candidates share.
+
+    cell      makes a cell: cell(training, **fields)
+    dense     the network as it is
+    training  of a network after a cut; its epochs are replaced
+    spread    the recipe, at once, that zeroes a share of the weights; its schedule becomes SCHEDULE
+    exact     names of tensors that stay exact whatever the values: statistics that no training can mend
+    """
+
+    cell: Callable[..., Cell]
+    dense: Cell
+    training: Training
+    spread: Callable[[float], Recipe]
+    exact: tuple[str, ...] = ()
+
+    def stored(self, values: str) -> dict[str, str]:
+        """{pattern of names: values} as `pack` and Training take it."""
+        if values == EXACT:
+            return {"": EXACT}
+        return {"*": REST, **dict.fromkeys(self.exact, EXACT), "": values}
+
+    def begun(self, candidate: Candidate) -> Cell:
+        """Units removed, nothing trained."""
+        if not candidate.student:
+            return self.dense
+        how = with_words(STUDENT, budget=sparsity(candidate.student))
+        return self.cell(self._for(0.0), start=self.dense, shrink=(how,))
+
+    def pruned(self, candidate: Candidate, epochs: float, is_taught: bool = True) -> Cell:
+        """Pruned while it learns from the dense network (or from labels alone)."""
+        taught = {"distill": Distillation()} if is_taught else {}
+        recipe = self.recipe_of(candidate, SCHEDULE)
+        teacher = self.dense if is_taught else None
+        return self.cell(self._for(epochs, **taught), start=self.begun(candidate), recipe=recipe, teacher=teacher)
+
+    def finished(self, candidate: Candidate, epochs: float) -> Cell:
+        """Pruned, then trained on with the values it is stored in."""
+        start = self.pruned(candidate, epochs)
+        if candidate.values == EXACT:
+            return start
+        training = self._for(
+            TUNED * epochs,
+            learning_rate=TUNED_RATE * self.training.learning_rate,
+            quantize=self.stored(candidate.values),
+            distill=Distillation(),
+        )
+        return self.cell(training, start=start, teacher=self.dense)
+
+    def cut_once(self, candidate: Candidate) -> Cell:
+        """Pruned at once, nothing trained."""
+        return self.cell(self._for(0.0), start=self.begun(candidate), recipe=self.recipe_of(candidate, "one_shot"))
+
+    def recipe_of(self, candidate: Candidate, schedule: str) -> Recipe | None:
+        """Which weights go; None where none do."""
+        if candidate.pattern:
+            return with_words(Recipe.parse(candidate.pattern), schedule=schedule)
+        return with_words(self.spread(candidate.sparsity), schedule=schedule) if candidate.sparsity else None
+
+    def _for(self, epochs: float, **fields: object) -> Training:
+        return Training(**{**self.training.values(), "epochs": epochs, **fields})

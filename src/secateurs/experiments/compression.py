@@ -1,0 +1,139 @@
+"""Compression: what `compress` is asked to do, as one frozen value; and what it tries, in cells."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secateurs.budgets import per_layer, sparsity
+from secateurs.data import Dataset, DataSpec
+from secateurs.errors import RecipeError
+from secateurs.experiments.candidates import Candidate, Chains
+from secateurs.experiments.cells import Cell
+from secateurs.experiments.halving import Goal
+from secateurs.experiments.sensitivity import allocate
+from secateurs.masks import Masks
+from secateurs.models import ModelSpec, Network
+from secateurs.recipe import Recipe, with_words
+from secateurs.settings import Settings
+from secateurs.structure.shrinking import shrink
+from secateurs.train.training import Training
+
+STUDENTS, SPARSITIES, PATTERNS = (0.0, 0.5), (0.8, 0.9, 0.95, 0.975), ("2:4",)
+LAMP = Recipe.parse("lamp element model sparsity(0.9)")
+SPREADS = ("lamp", "sensitivity")
+
+
+class Compression(Settings):
+    """What the command `compress` is asked to do.
+
+    training       of the dense network, where it is not given
+    recovery       of a network after a cut; its epochs are chosen
+    start_sha256   of the dense network's weights; None: it is trained here
+    max_drop       of accuracy, in [0, 1]
+    size_bytes     of the packed file at most
+    latency_s      of one example at most, measured here
+    max_time_s     of the whole, about
+    epochs         of a candidate in the last rung; None: as many as the time allows, at most twice the training's
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    training: Training
+    recovery: Training
+    start_sha256: str | None = None
+    max_drop: float = 0.005
+    size_bytes: float | None = None
+    latency_s: float | None = None
+    max_time_s: float = 1200.0
+    epochs: float | None = None
+    seed: int = 0
+
+    def model_post_init(self, context: object) -> None:
+        """Targets that can be met."""
+        if not 0.0 <= self.max_drop < 1.0:
+            raise RecipeError(f"max_drop is a share of the examples, from 0 to 1; got {self.max_drop}.")
+        for name in ("size_bytes", "latency_s", "max_time_s", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise RecipeError(f"{name} must be above 0; got {value}.")
+
+    @property
+    def goal(self) -> Goal:
+        """What is asked for."""
+        return Goal(self.max_drop, self.size_bytes, self.latency_s)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A compression with the data and the network that the checks loaded."""
+
+    asked: Compression
+    data: Dataset
+    network: Network
+
+    @property
+    def dense(self) -> Cell:
+        """The network as it is."""
+        asked = self.asked
+        if asked.start_sha256 is None:
+            return self.cell(asked.training)
+        return self.cell(Training(**{**asked.training.values(), "epochs": 0.0}), weights=asked.start_sha256)
+
+    def cell(self, training: Training, **fields: Any) -> Cell:
+        """A cell of this compression."""
+        asked = self.asked
+        return Cell(
+            model=asked.model,
+            data=asked.data,
+            data_hash=self.data.fingerprint,
+            training=training,
+            seed=asked.seed,
+            **fields,
+        )
+
+    def chains(self, spread: Callable[[float], Recipe]) -> Chains:
+        """What the candidates share; spread: how a sparsity is spread over the layers."""
+        buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
+        return Chains(self.cell, self.dense, self.asked.recovery, spread, buffers)
+
+    def shapes(self) -> tuple[list[Candidate], list[str]]:
+        """What is tried first; and why other kinds are not."""
+        chains, notes = self.chains(lambda s: with_words(LAMP, budget=sparsity(s))), []
+
+        def is_possible(candidate: Candidate) -> bool:
+            try:
+                for how in chains.begun(candidate).shrink:
+                    shrink(self.network, how, self.data.x_train[:2])
+                recipe = chains.recipe_of(candidate, "one_shot")
+                if recipe is not None and not Masks.make(self.network, recipe, is_trial=True):
+                    raise RecipeError("No layer of this network takes it.")
+            except RecipeError as error:
+                notes.append(f"Not tried: {candidate}. {error}")
+                return False
+            return True
+
+        students = [s for s in STUDENTS if not s or is_possible(Candidate(s, 0.0))]
+        found = [Candidate(student, s) for student in students for s in SPARSITIES]
+        found += [each for each in (Candidate(0.0, 0.5, pattern=p) for p in PATTERNS) if is_possible(each)]
+        return found, notes
+
+    def check(self) -> None:
+        """Lay the recipe on the network; raises what cannot be done."""
+        Masks.make(self.network, LAMP, is_trial=True)
+
+
+def spread_by(name: str, scanned: Mapping[str, Any], sizes: Mapping[str, float]) -> Callable[[float], Recipe]:
+    """The recipe that spreads a sparsity over the layers in one of SPREADS.
+
+    scanned, sizes  {layer: what `scan` found}, {layer: weights}
+    """
+    if name == "lamp":
+        return lambda s: with_words(LAMP, budget=sparsity(s))
+
+    def by_scan(s: float) -> Recipe:
+        shares = allocate(scanned, {name: sizes[name] for name in scanned}, s)
+        budget = per_layer({name: sparsity(round(min(each, 0.999), 5)) for name, each in shares.items()})
+        return with_words(LAMP, score="magnitude", pool="layer", budget=budget)
+
+    return by_scan

@@ -1,0 +1,146 @@
+"""Probes: what a finished cell's network is worth in each way of storing it: bytes, and accuracy beside another cell's.
+
+    probe_all(probes, run, n_jobs)  ->  for each probe {values: {size_bytes, n, n_correct, n_lost, n_gained, drop, ...}}
+    seconds_of(cell, dense, values, how, data, run)  ->  seconds of one example of both, by the fast kernels
+
+Nothing is trained: the network is rounded to the values, answers, and is packed. Everything is kept beside the cell.
+"""
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+from torch import Tensor, nn
+
+from secateurs.checkpoint.packing import pack
+from secateurs.data import Dataset
+from secateurs.durable import write_json
+from secateurs.experiments.cells import Cell, data_of, read
+from secateurs.experiments.facts import measured_once
+from secateurs.loading import accelerate_losslessly
+from secateurs.measure.accuracy import correct
+from secateurs.measure.drop import Drop
+from secateurs.measure.environment import environment
+from secateurs.measure.seconds import side_by_side
+from secateurs.quantizing import quantize
+
+N_PAIRS = 60
+Stored = tuple[tuple[str, Mapping[str, str]], ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is measured of one cell.
+
+    dense   the cell whose answers its own are held against
+    stored  (name of the values, the values as `pack` takes them), one after the other
+    part    the examples: "val" or "test"
+    """
+
+    cell: Cell
+    dense: Cell
+    stored: Stored
+    part: str = "val"
+
+
+def probe_all(probes: Sequence[Probe], run: Path, n_jobs: int) -> list[dict[str, dict[str, Any]]]:
+    """What `probe` finds for each."""
+    jobs = (joblib.delayed(probe)(each, run) for each in probes)
+    return list(joblib.Parallel(n_jobs=max(1, min(n_jobs, len(probes))))(jobs))
+
+
+def probe(asked: Probe, run: Path) -> dict[str, dict[str, Any]]:
+    """{values: size_bytes, n, n_correct, n_lost, n_gained, drop and its 95 % interval and standard error, n_zero}."""
+    torch.set_num_threads(1)
+    kept = asked.cell.directory(run) / f"probes-{asked.part}.json"
+    known: dict[str, dict[str, Any]] = read(kept) if kept.exists() else {}
+    if missing := [(name, how) for name, how in asked.stored if name not in known]:
+        x, y = _examples(data_of(asked.cell), asked.part)
+        before = _right(asked.dense, run, asked.part)
+        module = asked.cell.load(run)
+        for name, how in missing:
+            stored = copy.deepcopy(module)
+            quantize(stored, how)
+            drop = Drop.of(before, correct(stored, x, y))
+            known[name] = {"size_bytes": packed_bytes(stored, how), **values_of(drop), "n_zero": n_zero(stored)}
+        write_json(kept, known)
+    return {name: known[name] for name, _ in asked.stored}
+
+
+def values_of(drop: Drop) -> dict[str, Any]:
+    """JSON-able: the counts, the drop, its interval and standard error."""
+    low, high = drop.interval
+    return {
+        "n": drop.after.n,
+        "n_correct": drop.after.n_correct,
+        "n_lost": drop.n_lost,
+        "n_gained": drop.n_gained,
+        "drop": drop.value,
+        "low": low,
+        "high": high,
+        "error": drop.error,
+    }
+
+
+def packed_bytes(module: nn.Module, how: Mapping[str, str]) -> int:
+    """Bytes of the packed file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return pack(module, Path(folder) / "x.packed.safetensors", how, smallest=True).size_bytes
+
+
+def n_zero(module: nn.Module) -> int:
+    """Zeros among weights of two or more dimensions."""
+    return sum(int((each == 0).sum()) for each in module.parameters() if each.dim() > 1)
+
+
+def seconds_of(
+    cell: Cell, dense: Cell, values: str, how: Mapping[str, str], data: Dataset, run: Path
+) -> dict[str, Any]:
+    """Median seconds of one example: the dense network by torch, and this one with what `accelerate` found faster.
+
+    speed_up, low, high: dense seconds / its own, of interleaved pairs with a bootstrap interval; threads, layers: how
+    many were swapped. Measured once on a machine, in a quiet moment between trainings.
+    """
+    x = data.x_test[:1]
+
+    def measure() -> dict[str, Any]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(int(environment()["cores"]))
+        try:
+            first, second = dense.load(run).eval(), cell.load(run).eval()
+            quantize(second, how)
+            with torch.inference_mode():
+                found = accelerate_losslessly(second, x)
+                slow, fast, ratio = side_by_side(lambda: first(x), lambda: second(x), N_PAIRS)
+        finally:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(before)
+        slow.sort(), fast.sort()
+        return {
+            "dense_s": slow[len(slow) // 2],
+            "seconds": fast[len(fast) // 2],
+            "speed_up": ratio.mean,
+            "low": ratio.low,
+            "high": ratio.high,
+            "n": ratio.n,
+            "threads": threads,
+            "n_swapped": sum(each.chosen not in ("", "dense") for each in found.choices),
+            "n_layers": len(found.choices),
+        }
+
+    return measured_once(cell.directory(run) / f"seconds-{values.replace('/', '-')}.json", measure)
+
+
+def _examples(data: Dataset, part: str) -> tuple[Tensor, Tensor]:
+    return (data.x_val, data.y_val) if part == "val" else (data.x_test, data.y_test)
+
+
+@lru_cache(maxsize=4)
+def _right(cell: Cell, run: Path, part: str) -> Tensor:
+    return correct(cell.load(run), *_examples(data_of(cell), part))

@@ -1,0 +1,187 @@
+"""Search: from a goal to the network that measurably meets it, through candidates that get more training in turn.
+
+    found = Search(ground, out, n_jobs).run()
+
+1. the dense network, trained or given, and how much each layer alone can lose;
+2. every candidate for a short while; each is also stored in every way that is known, which costs no training;
+3. the promising ones again from the dense network, three times as long, and once more; now trained with their values.
+
+Validation examples alone are looked at. Killed, it goes on; what was decided by the clock is kept in pace.yaml.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateurs.durable import write_json, write_text
+from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.cells import Cell, read
+from secateurs.experiments.compression import LAMP, SPARSITIES, SPREADS, Ground, spread_by
+from secateurs.experiments.halving import Tried, best, between, closest, promising
+from secateurs.experiments.pacing import Clock, Pace, pace_of
+from secateurs.experiments.probes import Probe, probe_all, seconds_of
+from secateurs.experiments.sensitivity import scan
+from secateurs.experiments.work import Progress, Work, seconds_per_step
+from secateurs.layers import layers
+from secateurs.masks import Masks
+from secateurs.measure.accuracy import accuracy
+
+SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
+N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
+LATE = 1.1  # times the time that was asked for, beyond which no further rung begins
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    chosen  the best, or the closest where none meets the goal
+    is_met  whether it does, on validation examples
+    tried   everything that was measured
+    """
+
+    chosen: Tried
+    is_met: bool
+    tried: tuple[Tried, ...]
+    notes: tuple[str, ...]
+
+
+class Search:
+    """A search in a directory; `progress` and `text` may be asked from another thread."""
+
+    def __init__(self, ground: Ground, out: Path, n_jobs: int) -> None:
+        self.ground = ground
+        self.out = out
+        self.n_jobs = n_jobs
+        self.clock = Clock(out / "clock.json")
+        self.text = ""
+        self._works: list[Work] = []
+        self._pace: Pace | None = None
+
+    def run(self) -> Found:
+        """Try, measure, choose."""
+        goal = self.ground.asked.goal
+        candidates, notes = self.ground.shapes()
+        self._pace = pace = self._paced(len(candidates))
+        self._say("the dense network")
+        self.perform([self.ground.dense])
+        self._say("how much each layer alone can lose")
+        self._scan()
+        tried: list[Tried] = []
+        for rung, epochs in enumerate(pace.rungs):
+            if rung:
+                candidates = promising(tried, goal, pace.kept[rung] - 1)
+                more = between(candidates[0], [each.candidate for each in tried])
+                candidates += [more] if more is not None else []
+                if self._is_late(epochs * (1 + TUNED) * len(candidates)):
+                    notes.append(f"The time was up before rung {rung + 1} of {len(pace.rungs)}.")
+                    break
+            self._say(f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates")
+            tried += self._try(candidates, epochs, is_tuned=rung > 0)
+            self.clock.keep()
+        chosen = best(tried, goal)
+        return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
+
+    def perform(self, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
+        """The results of these cells; the missing ones are run."""
+        work = Work(cells, self.out, len(self.ground.data.y_train), n_jobs=self.n_jobs)
+        self._works.append(work)
+        return work.run(work.planned)
+
+    @property
+    def chains(self) -> Chains:
+        """What the candidates share; once `run` has looked at the layers."""
+        known = read(self.out / "sensitivity.json")
+        return self.ground.chains(spread_by(known["spread"], known["scan"], known["sizes"]))
+
+    def cell_of(self, each: Tried) -> Cell:
+        """The cell whose network it is; rounded to its values where it was not trained with them."""
+        make = self.chains.finished if each.is_tuned else self.chains.pruned
+        return make(each.candidate, each.epochs)
+
+    def seconds_of(self, cell: Cell, values: str) -> dict[str, Any]:
+        """Measured times of one example."""
+        return seconds_of(cell, self.ground.dense, values, self.chains.stored(values), self.ground.data, self.out)
+
+    def progress(self) -> Progress:
+        """How far it is; steps that were trained once for several candidates are counted once."""
+        now = [work.progress() for work in list(self._works)]
+        n_done = sum(each.n_steps_done for each in now)
+        n_steps = max(n_done, self._pace.n_steps if self._pace else 1)
+        latest = next((each.latest for each in reversed(now) if each.latest is not None), None)
+        return Progress(
+            n_done, n_steps, sum(each.n_cells_done for each in now), sum(each.n_cells for each in now), latest
+        )
+
+    def _say(self, text: str) -> None:
+        self.text = text
+
+    def _paced(self, n_shapes: int) -> Pace:
+        kept = self.out / "pace.yaml"
+        if not kept.exists():
+            ground = self.ground
+            step_s = seconds_per_step(ground.network, ground.data, ground.asked.training)
+            pace = pace_of(ground.asked, n_shapes, len(ground.data.y_train), step_s, self.n_jobs)
+            write_text(kept, pace.to_yaml())
+        return Pace.from_yaml(kept.read_text("utf-8"))
+
+    def _is_late(self, epochs: float) -> bool:
+        """Whether so many more epochs would end long after the time that there is."""
+        n_done = sum(work.progress().n_steps_done for work in self._works)
+        n_steps = epochs * self.ground.asked.training.steps_per_epoch(len(self.ground.data.y_train))
+        expected = self.clock.seconds * (1 + n_steps / max(1, n_done))
+        return expected > LATE * self.ground.asked.max_time_s and self.ground.asked.epochs is None
+
+    def _try(self, candidates: Sequence[Candidate], epochs: float, *, is_tuned: bool) -> list[Tried]:
+        """Train the candidates; what is found of each, with its own values and with all others."""
+        chains, dense = self.chains, self.ground.dense
+        pruned = {each: chains.pruned(each.shape, epochs) for each in candidates}
+        tuned = {each: chains.finished(each, epochs) for each in candidates if is_tuned and each != each.shape}
+        self.perform([*pruned.values(), *tuned.values()])
+        self.text += ", measuring"
+        stored = tuple((values, chains.stored(values)) for values in VALUES)
+        asked = [Probe(cell, dense, stored) for cell in pruned.values()]
+        asked += [Probe(cell, dense, ((each.values, chains.stored(each.values)),)) for each, cell in tuned.items()]
+        found = dict(zip([each.cell for each in asked], probe_all(asked, self.out, self.n_jobs), strict=True))
+        tried = []
+        for each, cell in pruned.items():
+            for values in VALUES:
+                tried.append(self._tried(each.stored(values), epochs, cell, found[cell][values], is_tuned=False))
+        for each, cell in tuned.items():
+            tried.append(self._tried(each, epochs, cell, found[cell][each.values], is_tuned=True))
+        return tried
+
+    def _tried(
+        self, candidate: Candidate, epochs: float, cell: Cell, found: Mapping[str, Any], *, is_tuned: bool
+    ) -> Tried:
+        is_timed = self.ground.asked.latency_s is not None
+        latency_s = self.seconds_of(cell, candidate.values)["seconds"] if is_timed else None
+        measured = {key: found[key] for key in ("size_bytes", "drop", "error", "n")}
+        return Tried(candidate, epochs, is_tuned, **measured, latency_s=latency_s)
+
+    def _scan(self) -> None:
+        """How much each layer alone can lose, and which way to spread zeros loses least at once; kept in a file."""
+        kept = self.out / "sensitivity.json"
+        if kept.exists():
+            return
+        module, data = self.ground.dense.load(self.out), self.ground.data
+        x, y = data.x_val[:N_SCANNED], data.y_val[:N_SCANNED]
+        begun = time.perf_counter()
+        accuracy(module, x, y)
+        sizes = {layer.name: float(layer.n) for layer in layers(module) if layer.is_prunable}
+        wanted_s = len(sizes) * len(SCANNED) * (time.perf_counter() - begun)
+        share = min(1.0, SCAN_SHARE * self.ground.asked.max_time_s / wanted_s)
+        n = min(len(y), max(100, round(share * len(y))))
+        x, y = x[:n], y[:n]
+        scanned = scan(module, LAMP, x, y, SCANNED)
+        at = {}
+        for name in SPREADS:
+            pruned = self.ground.dense.load(self.out)
+            Masks.make(pruned, spread_by(name, scanned, sizes)(SPARSITIES[0])).apply(pruned)
+            at[name] = accuracy(pruned, x, y).value
+        spread = max(SPREADS, key=at.__getitem__)
+        write_json(
+            kept, {"n": n, "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPARSITIES[0], "spread": spread}
+        )

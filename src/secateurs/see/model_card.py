@@ -1,0 +1,87 @@
+"""Model card: what a compression made, for whoever opens its directory: what it is, how to load it, what to expect."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateurs.see.bench_tables import milliseconds
+from secateurs.see.style import percent
+
+Results = Mapping[str, Any]
+
+
+def model_card(results: Results) -> str:
+    """README.md of the directory."""
+    dense, chosen, test = results["dense"], results["chosen"], results["test"]
+    n_stored = sum(line["n_stored"] for line in results["layers"])
+    n = sum(line["n"] for line in results["layers"])
+    seconds = results["seconds"]
+    was, now = (milliseconds(seconds[key]) for key in ("dense_s", "seconds"))
+    ratio = times(dense["file_bytes"] / chosen["size_bytes"])
+    after, tuned = percent(test["n_correct"] / test["n"], 2), ", then trained on with the values it is stored in"
+    return f"""\
+# {results["model"]["name"]} on {results["data"]["name"]}, compressed
+
+{verdict(results)}
+
+| | before | after |
+| --- | ---: | ---: |
+| file | {dense["file_bytes"]:,} bytes | {chosen["size_bytes"]:,} bytes, packed ({ratio} smaller) |
+| test accuracy, n = {test["n"]:,} | {percent(dense["test"]["value"], 2)} | {after} |
+| time of one example | {was} ms | {now} ms ({speed_text(seconds)}) |
+
+- What was done: {chosen["name"]}; pruned for {chosen["epochs"]:.3g} epochs while the dense network taught\
+{tuned if chosen["is_tuned"] else ""}. \
+{n_stored:,} of {n:,} weights, biases included, are stored; the others are exactly zero, or were removed.
+- The drop, {points(test["drop"])}, has a 95 % interval of {points(test["low"])} to {points(test["high"])}: \
+{test["n_lost"]:,} test examples were lost and {test["n_gained"]:,} gained. It says nothing of other seeds.
+- Times: {results["environment"]["cpu"]}, {seconds["threads"]} threads, median of {seconds["n"]} \
+interleaved pairs; {seconds["n_swapped"]} of {seconds["n_layers"]} layers run packed, the others \
+were not faster so.
+- Data: {results["data"]["source"]}
+
+## Load it
+
+```python
+import secateurs as sc
+
+network = sc.load_network("packed")                   # checks itself, and is a plain torch network
+network = sc.load_network("packed", example_inputs)   # the same; layers that run faster packed stay packed
+```
+
+`model/` holds the same network with its zeros written out. Answers from the command line: `secateurs run .`
+
+What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by `{results["command"]}`.
+"""
+
+
+def verdict(results: Results) -> str:
+    """One sentence: whether what was asked for was met."""
+    test, chosen, dense = results["test"], results["chosen"], results["dense"]
+    how = f"{times(dense['file_bytes'] / chosen['size_bytes'])} smaller, {points(test['drop'])} of accuracy lost"
+    if results["is_met"]:
+        return f"{how}: what was asked for is met."
+    names = {"drop": "accuracy", "size_bytes": "size", "latency_s": "latency"}
+    missed = [names[key] for key, gate in results["gates"].items() if gate is not None and not gate["is_met"]]
+    why = f"missed on test examples: {', '.join(missed)}" if missed else "on validation examples it could not be shown"
+    return f"{how}: what was asked for is NOT met ({why}). This is the closest that was found."
+
+
+def speed_text(seconds: Mapping[str, Any]) -> str:
+    """A measured speed-up in words."""
+    if seconds["low"] <= 1 <= seconds["high"]:
+        return "no difference"
+    return f"× {seconds['speed_up']:.2f}, {seconds['low']:.2f} to {seconds['high']:.2f}"
+
+
+def points(share: float) -> str:
+    """A drop in percentage points."""
+    return f"{100 * share:.2f} points".replace("-", "−")
+
+
+def times(ratio: float) -> str:
+    """How many times.
+
+    >>> times(40.318), times(7.0)
+    ('40.3 times', '7.0 times')
+    """
+    return f"{ratio:.1f} times"

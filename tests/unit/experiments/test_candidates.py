@@ -1,0 +1,65 @@
+"""Chains of cells: every candidate goes dense, smaller, pruned, quantized, and shares what it can."""
+
+from typing import Any
+
+from secateurs.data import DataSpec
+from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.cells import Cell
+from secateurs.models import ModelSpec
+from secateurs.recipe import Recipe, with_words
+from secateurs.train.training import Training
+
+TRAINING = Training(epochs=4.0, learning_rate=1e-3)
+
+
+def cell(training: Training, **fields: Any) -> Cell:
+    return Cell(
+        model=ModelSpec.parse("lenet-300-100"), data=DataSpec(), data_hash="0", training=training, seed=0, **fields
+    )
+
+
+def spread(s: float) -> Recipe:
+    return with_words(Recipe.parse("lamp element model sparsity(0.5)"), budget=f"sparsity({s})")
+
+
+CHAINS = Chains(cell, cell(TRAINING), TRAINING, spread, exact=("norm.running_mean",))
+
+
+def test_a_candidate_is_quantized_last_with_the_zeros_of_its_pruning() -> None:
+    asked = Candidate(0.5, 0.9, "codebook:4")
+    last = CHAINS.finished(asked, 6.0)
+    assert last.recipe is None  # zeros are held because they are zero
+    assert last.training.epochs == TUNED * 6.0
+    assert last.training.quantize == {"*": "int8", "norm.running_mean": "exact", "": "codebook:4"}
+    pruned = last.start
+    assert pruned is not None
+    assert pruned == CHAINS.pruned(asked, 6.0)
+    assert str(pruned.recipe).startswith("lamp element model sparsity(0.9) cubic(")
+    small = pruned.start
+    assert small is not None
+    assert [str(how) for how in small.shrink] == ["l2 row layer sparsity(0.5) one_shot"]
+    assert small.start == CHAINS.dense
+    assert {each.teacher for each in (last, pruned)} == {CHAINS.dense}
+
+
+def test_all_ways_to_store_a_shape_share_its_pruning() -> None:
+    shape = Candidate(0.0, 0.9)
+    assert {CHAINS.pruned(shape.stored(values), 3.0) for values in VALUES} == {CHAINS.pruned(shape, 3.0)}
+    assert CHAINS.finished(shape, 3.0) == CHAINS.pruned(shape, 3.0)
+    assert len({CHAINS.finished(shape.stored(values), 3.0) for values in VALUES}) == len(VALUES)
+
+
+def test_nothing_pruned_is_the_dense_network_trained_on() -> None:
+    longer = CHAINS.pruned(Candidate(0.0, 0.0), 6.0)
+    assert longer.recipe is None
+    assert longer.start == CHAINS.dense == longer.teacher
+
+
+def test_a_pattern_is_its_own_recipe() -> None:
+    recipe = CHAINS.recipe_of(Candidate(0.0, 0.5, pattern="2:4"), "one_shot")
+    assert recipe == Recipe.parse("2:4")
+
+
+def test_a_candidate_says_what_it_is() -> None:
+    assert str(Candidate(0.5, 0.9, "int8")) == "50 % of units gone, 90 % zeros, int8"
+    assert str(Candidate(0.0, 0.5, "exact", "2:4")) == "2:4, exact"

@@ -1,0 +1,130 @@
+"""A compression from end to end on a few digits: what it chooses, writes, and says; the numbers are found again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import secateurs as sc
+from secateurs.data import DataSpec, load_data
+from secateurs.experiments.cells import keep_weights
+from secateurs.experiments.compressed import CompressionRun
+from secateurs.experiments.compression import Compression, Ground
+from secateurs.experiments.halving import Goal
+from secateurs.experiments.search import Search
+from secateurs.measure.accuracy import accuracy, correct
+from secateurs.models import ModelSpec, build, load_model
+from secateurs.models.files import WEIGHTS_FILE
+from secateurs.train.training import Training
+
+DATA = DataSpec(limit_train=200, limit_validation=60, limit_test=80)
+TRAINING = Training(learning_rate=2e-3, epochs=4.0, batch_size=20)
+SPEC = ModelSpec.parse("cls-transformer(dim=16, depth=1)")
+
+
+def ground_of(**fields: Any) -> Ground:
+    asked = Compression(model=SPEC, data=DATA, training=TRAINING, recovery=TRAINING, **{"epochs": 4.5, **fields})
+    data = load_data(DATA)
+    return Ground(asked, data, build(SPEC, data.shape, 0))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> CompressionRun:
+    """With a goal that a network of a few epochs can meet."""
+    found = CompressionRun(ground_of(max_drop=0.2), tmp_path_factory.mktemp("compression"), "secateurs compress", 1)
+    found.run()
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(run: CompressionRun) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.out / "results.json").read_text())
+    return found
+
+
+def test_what_was_chosen_meets_the_goal_on_validation_examples(results: dict[str, Any]) -> None:
+    chosen = results["chosen"]
+    assert chosen["is_met_on_validation"]
+    assert chosen["drop"] + chosen["error"] <= 0.2
+    smaller = [each for each in results["tried"] if each["size_bytes"] < chosen["size_bytes"]]
+    assert all(each["drop"] + each["error"] > 0.2 for each in smaller)
+
+
+def test_the_packed_file_has_the_bytes_and_the_accuracy_that_are_said(
+    run: CompressionRun, results: dict[str, Any]
+) -> None:
+    packed = run.out / "packed" / "weights.packed.safetensors"
+    assert packed.stat().st_size == results["chosen"]["size_bytes"]
+    network = sc.load_network(run.out)
+    found = accuracy(network, run.ground.data.x_test, run.ground.data.y_test)
+    assert found.n_correct == results["test"]["n_correct"]
+    dense = run.ground.dense.load(run.out)
+    before, after = (correct(each, run.ground.data.x_test, run.ground.data.y_test) for each in (dense, network))
+    assert results["test"]["n_lost"] == int((before & ~after).sum())
+    assert results["test"]["n_gained"] == int((~before & after).sum())
+
+
+def test_model_and_packed_are_the_same_network(run: CompressionRun) -> None:
+    x = run.ground.data.x_test[:8]
+    with torch.inference_mode():
+        assert torch.equal(sc.load_network(run.out / "model")(x), sc.load_network(run.out / "packed")(x))
+
+
+def test_quantization_brings_no_zero_back(run: CompressionRun, results: dict[str, Any]) -> None:
+    rows = {row["id"]: row for row in results["steps"]}
+    for name in ("after", "with"):
+        if name in rows:
+            assert rows[name]["n_zero"] >= rows["taught"]["n_zero"]
+    assert rows["taught"]["n_zero"] > 0
+
+
+def test_the_front_is_beaten_by_nothing(results: dict[str, Any]) -> None:
+    tried = results["tried"]
+    for each in tried:
+        beats = [o for o in tried if o["size_bytes"] < each["size_bytes"] and o["drop"] <= each["drop"]]
+        if each["is_front"]:
+            assert not beats
+
+
+def test_everything_that_is_promised_lies_there(run: CompressionRun) -> None:
+    names = {path.name for path in run.out.iterdir()}
+    assert {"model", "packed", "README.md", "report.html", "pareto.png", "results.json", "metrics.jsonl"} <= names
+    card = (run.out / "README.md").read_text()
+    assert "what was asked for is" in card
+    assert 'sc.load_network("packed")' in card
+    page = (run.out / "report.html").read_text()
+    assert "{{" not in page
+    assert "What each step gave" in page
+
+
+def test_the_same_command_again_trains_nothing_and_finds_the_same(
+    run: CompressionRun, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **fields: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("secateurs.experiments.perform.train", refuse)
+    again = CompressionRun(run.ground, run.out, run.command, 1).run()
+    assert {**again, "duration_s": 0} == {**results, "duration_s": 0}
+
+
+def test_a_goal_out_of_reach_is_told_and_the_closest_is_there(tmp_path: Path) -> None:
+    found = CompressionRun(ground_of(max_drop=0.0, size_bytes=100.0, epochs=0.9), tmp_path, "secateurs compress", 1)
+    results = found.run()
+    assert not results["is_met"]
+    assert not results["gates"]["size_bytes"]["is_met"]
+    assert "NOT met" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "packed" / "weights.packed.safetensors").exists()
+    assert found.search.ground.asked.goal == Goal(0.0, 100.0)
+
+
+def test_a_given_network_is_where_it_begins(run: CompressionRun, tmp_path: Path) -> None:
+    there = run.ground.dense.directory(run.out)
+    name = keep_weights(there / WEIGHTS_FILE, tmp_path)
+    ground = ground_of(start_sha256=name)
+    Search(ground, tmp_path, 1).perform([ground.dense])
+    mine, given = ground.dense.load(tmp_path), load_model(there)[0]
+    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), given.parameters(), strict=True))
+    assert ground.dense.training.epochs == 0

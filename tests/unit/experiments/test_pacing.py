@@ -1,0 +1,50 @@
+"""How much training fits into the time, and what is said when none does."""
+
+from typing import Any
+
+import pytest
+
+from secateurs.data import DataSpec
+from secateurs.errors import RecipeError
+from secateurs.experiments.compression import Compression
+from secateurs.experiments.pacing import Clock, pace_of
+from secateurs.models import ModelSpec
+from secateurs.train.training import Training
+
+TRAINING = Training(epochs=10.0, batch_size=10)
+
+
+def asked(**fields: Any) -> Compression:
+    spec = ModelSpec.parse("lenet-300-100")
+    return Compression(model=spec, data=DataSpec(), training=TRAINING, recovery=TRAINING, **fields)
+
+
+def test_rungs_are_three_times_as_long_each() -> None:
+    pace = pace_of(asked(epochs=9.0), 5, 100, 0.01, 2)
+    assert pace.rungs == pytest.approx((1.0, 3.0, 9.0))
+    assert pace.kept == (5, 4, 3)
+    # Dense 10; five of 1; four of 3 and a quarter; three of 9 and a quarter; two controls of 9: 10 steps an epoch.
+    assert pace.n_steps == round(10 * (10 + 5 + 4 * 3.75 + 3 * 11.25 + 18))
+
+
+def test_little_time_is_less_training_and_much_is_no_more_than_twice_the_dense_networks() -> None:
+    short, long = (pace_of(asked(max_time_s=s), 5, 1000, 0.001, 1) for s in (20.0, 1e6))
+    assert short.rungs[-1] < long.rungs[-1] == 20.0
+    assert short.seconds == pytest.approx(20.0, rel=0.02)
+
+
+def test_a_given_network_is_not_trained_again() -> None:
+    fresh, given = (pace_of(asked(epochs=9.0, start_sha256=name), 5, 100, 0.01, 2) for name in (None, "0" * 64))
+    assert fresh.n_steps - given.n_steps == 100
+
+
+def test_too_little_time_says_how_much_it_takes() -> None:
+    with pytest.raises(RecipeError, match=r"5 s are too short to try 5 candidates: .* takes \d+ s at the very least"):
+        pace_of(asked(max_time_s=5.0), 5, 100_000, 0.1, 1)
+
+
+def test_the_clock_counts_all_times_it_was_begun(tmp_path: Any) -> None:
+    first = Clock(tmp_path / "clock.json")
+    first.keep()
+    (tmp_path / "clock.json").write_text('{"seconds": 100.0}')
+    assert Clock(tmp_path / "clock.json").seconds >= 100.0

@@ -17,9 +17,11 @@ from secateurs.experiments import cells
 from secateurs.experiments import perform as work
 from secateurs.experiments.cells import Cell, latest, run, with_needs
 from secateurs.experiments.perform import perform
+from secateurs.layers import named_parameters
 from secateurs.masks import Masks
 from secateurs.models import ModelSpec
-from secateurs.recipe import Recipe
+from secateurs.quantizing import quantize
+from secateurs.recipe import Recipe, with_words
 from secateurs.train.distillation import Distillation
 from secateurs.train.training import Training
 
@@ -175,10 +177,11 @@ LONG = {"epochs": 2.0, "batch_size": 16}  # six steps
         {"training": Training(**LONG)},
         {"training": Training(**LONG, revive="dense"), "recipe": PRUNED},
         {"training": Training(**LONG, revive="forget"), "recipe": Recipe(budget="threshold(1.2sigma)")},
+        {"training": Training(**LONG, quantize="int4"), "recipe": PRUNED},
         {"training": Training(**LONG), "recipe": PRUNED, "is_shuffled": True},
         {"training": Training(**LONG), "recipe": PRUNED, "is_story": True},
     ],
-    ids=["dense", "regrown", "in-loop", "masks", "story"],
+    ids=["dense", "regrown", "in-loop", "int4", "masks", "story"],
 )
 def test_a_killed_cell_goes_on_from_its_last_look_to_the_same_bytes(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
@@ -348,6 +351,22 @@ def test_shuffled_masks_keep_as_many_of_each_layer_elsewhere(cell: Make, tmp_pat
     assert any(not np.array_equal(one[name], other[name]) for name in one)
     if unit == "row":
         assert all(set(keep.reshape(len(keep), -1).mean(axis=1)) <= {0.0, 1.0} for keep in other.values())
+
+
+@pytest.mark.parametrize("values", ["int8", "int4/4", "codebook:2"])
+def test_weights_take_their_values_in_training_and_after_a_cut_without(cell: Make, tmp_path: Path, values: str) -> None:
+    recipe = with_words(PRUNED, schedule="one_shot(end=0.0)")
+    trained = cell(recipe=recipe, training=Training(epochs=1.0, batch_size=16, quantize=values))
+    cut = cell(recipe=recipe, start=cell(), training=Training(epochs=0.0, quantize=values), recover=("repair",))
+    later = cell(start=cut, training=Training(epochs=1.0, batch_size=16, quantize=values))
+    results = run([trained, cut, later], tmp_path, perform, n_jobs=1)
+    for one in (trained, cut, later):
+        module = one.load(tmp_path)
+        assert all(line.largest_error == 0.0 for line in quantize(module, values))
+        zeros = sum(int((named_parameters(module)[name] == 0).sum()) for name in results[one]["layers"])
+        assert results[one]["n_zero"] == zeros >= round(0.7 * results[one]["n_prunable"])
+    before, after = (one.load(tmp_path).state_dict() for one in (cut, later))
+    assert all(bool((after[name][before[name] == 0] == 0).all()) for name in results[later]["layers"])
 
 
 def test_a_teacher_is_needed_first_and_heard(cell: Make, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def read_inputs(path: str | os.PathLike[str], config: ModelConfig) -> Tensor:
         raise InputError(f"Cannot read '{where}' as an .npy file of numbers: {error}.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise InputError(f"'{where}' holds no array of numbers. Save one with numpy.save.")
+    if not array.size:
+        raise InputError(f"'{where}' holds no examples. Give at least one.")
     if shape.kind == "tokens":
         return _ids(array, where, config)
     array = array[None] if array.ndim == 2 or (array.ndim == 3 and array.shape == shape.size) else array
@@ -101,7 +103,7 @@ def _ids(array: Any, where: Path, config: ModelConfig) -> Tensor:
             f"'{where}' holds {array.dtype} of shape {array.shape}; the network reads token ids (n, length), whole "
             f"numbers, at most {longest} of them."
         )
-    if array.size and not 0 <= array.min() <= array.max() < n_words:
+    if not 0 <= array.min() <= array.max() < n_words:
         raise InputError(
             f"'{where}' holds ids from {array.min()} to {array.max()}; the network knows 0 to {n_words - 1}."
         )

@@ -120,7 +120,7 @@ def test_what_it_refuses(secateurs, digits, words, tmp_path):
         (digits, ("--input", str(tmp_path / "odd.npy")), 3, "holds images of 1x7x7; the network reads 1x8x8 images"),
         (digits, ("--input", str(tmp_path / "nan.npy")), 3, "NaN or infinite pixels"),
         (digits, ("--input", str(tmp_path / "flat.npy")), 3, "x has shape (2, 64, 1, 1, 1)"),
-        (digits, ("--input", str(tmp_path / "none.npy")), 3, "no examples to answer"),
+        (digits, ("--input", str(tmp_path / "none.npy")), 3, "holds no examples"),
         (net, ("--input", str(tmp_path / "float.npy")), 3, "the network reads token ids (n, length)"),
         (net, ("--input", str(tmp_path / "large.npy")), 3, "holds ids from 1 to 99; the network knows 0 to"),
         (tmp_path / "nowhere", ("--text", "a"), 3, "There is no file or directory"),

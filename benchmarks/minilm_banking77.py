@@ -17,16 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
 import secateurs as sc
-from secateurs.data import Dataset, InputShape
-from secateurs.data.tables import read_tables
+from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.durable import make_directory, write_bytes, write_json
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import over_seeds, wilson
+from secateurs.models import ModelSpec, Network, build
 from secateurs.train.loop import train
 from secateurs.train.training import Training
 
@@ -44,45 +42,9 @@ ARMS: dict[str, sc.Recipe | None] = {
 }
 
 
-class Classifier(nn.Module):
-    """An encoder, and a linear head on its first token."""
-
-    def __init__(self, encoder: nn.Module, width: int, n_classes: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, n_classes)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits of token ids padded with 0, which are cut to the longest of the batch."""
-        ids = ids[:, : int((ids != 0).sum(1).max())]
-        states = self.encoder(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-        out: Tensor = self.head(self.dropout(states[:, 0]))
-        return out
-
-
-def load(model: Path, n_classes: int, seed: int) -> Classifier:
+def load(model: Path, data: Dataset, seed: int) -> Network:
     """The published encoder with a fresh head."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = transformers.AutoModel.from_pretrained(model, add_pooling_layer=False)
-        return Classifier(encoder, encoder.config.hidden_size, n_classes)
-
-
-def read(model: Path, folder: Path) -> Dataset:
-    """The three splits as ids of the network's own tokenizer."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    parts = read_tables(folder, "text", "label")
-    known = np.unique(parts.train.y)
-    splits = []
-    for part in (parts.train, parts.validation, parts.test):
-        assert part is not None
-        rows = tokenizer(list(part.x), max_length=MAX_LENGTH, truncation=True, padding="max_length")["input_ids"]
-        splits += [torch.tensor(rows), torch.from_numpy(np.searchsorted(known, part.y))]
-    shape = InputShape(kind="tokens", size=(len(tokenizer), MAX_LENGTH), n_classes=len(known))
-    return Dataset("banking77", parts.about, shape, tuple(map(str, known)), *splits)
+    return build(ModelSpec(name="pretrained", args={"directory": str(model)}), data.shape, seed)
 
 
 def run(arm: str, seed: int, epochs: float, model: Path, data: Dataset, work: Path) -> dict[str, Any]:
@@ -93,10 +55,10 @@ def run(arm: str, seed: int, epochs: float, model: Path, data: Dataset, work: Pa
         found: dict[str, Any] = json.loads(done.read_text("utf-8"))
         return found
     make_directory(here)
-    module = load(model, data.shape.n_classes, seed)
+    module = load(model, data, seed)
     teacher, distill = None, None
     if arm != "dense":
-        teacher, distill = load(model, data.shape.n_classes, seed), DISTILL
+        teacher, distill = load(model, data, seed), DISTILL
         teacher.load_state_dict(load_file(work / f"dense-{seed}" / "weights.safetensors"))
     values = {**TRAINING.values(), "epochs": epochs, "distill": distill, "precision": precision()}
     looks = train(
@@ -174,7 +136,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/minilm"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "minilm_banking77.json")
     asked = parser.parse_args()
-    data = read(asked.model, asked.data)
+    data = load_data(DataSpec(source=str(asked.data), tokenizer=str(asked.model), max_length=MAX_LENGTH))
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for seed in range(asked.seeds):
         for arm in ARMS:

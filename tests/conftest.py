@@ -47,3 +47,32 @@ def data_dir() -> Path:
     if not path:
         pytest.skip("needs real data: set SECATEURS_DATA to its directory")
     return Path(path)
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "is", "my", "card", "top", "up", "failed", "rate")
+TEXTS = ("where is my card", "top up failed", "rate is up")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a random BERT of two narrow layers, with the tokenizer of 13 words."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+    path = tmp_path_factory.mktemp("encoder")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=24, **sizes)
+        transformers.BertModel(config).save_pretrained(path)
+    (path / "vocab.txt").write_text("\n".join(WORDS))
+    transformers.BertTokenizerFast(str(path / "vocab.txt")).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of tables with texts of three intents."""
+    path = tmp_path_factory.mktemp("texts")
+    for split, n in (("train", 60), ("validation", 12), ("test", 18)):
+        rows = [f"{TEXTS[i % 3]},{i % 3}" for i in range(n)]
+        (path / f"{split}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    return path

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from secateurs.permuting import permute
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
+    from secateurs.quantizing import quantize
     from secateurs.recipe import Recipe
     from secateurs.running.packed_linear import PackedLinear
     from secateurs.schedules import Schedule
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from secateurs.structure.shrinking import shrink
     from secateurs.train.in_rounds import shrink_in_rounds
     from secateurs.train.pruner import Pruner
+    from secateurs.train.quantizer import Quantizer
     from secateurs.train.sharing import Sharing
     from secateurs.units import block, column, element, row
 
@@ -67,6 +69,7 @@ _HOME = {
     "secateurs.permuting": ("permute",),
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
+    "secateurs.quantizing": ("quantize",),
     "secateurs.recipe": ("Recipe",),
     "secateurs.running.packed_linear": ("PackedLinear",),
     "secateurs.schedules": ("Schedule",),
@@ -76,6 +79,7 @@ _HOME = {
     "secateurs.structure.shrinking": ("shrink",),
     "secateurs.train.in_rounds": ("shrink_in_rounds",),
     "secateurs.train.pruner": ("Pruner",),
+    "secateurs.train.quantizer": ("Quantizer",),
     "secateurs.train.sharing": ("Sharing",),
     "secateurs.units": ("block", "column", "element", "row"),
 }
@@ -85,6 +89,7 @@ __all__ = [
     "Masks",
     "PackedLinear",
     "Pruner",
+    "Quantizer",
     "Recipe",
     "Schedule",
     "SecateursError",
@@ -117,6 +122,7 @@ __all__ = [
     "permute",
     "prune",
     "prune_checkpoint",
+    "quantize",
     "quantize_onnx",
     "random",
     "row",

@@ -12,7 +12,7 @@ import secateurs
 FLOORS = {
     0: "errors checks words durable locks",
     1: "exact scores units pools budgets schedules fit selection settings recipe column_order",
-    2: "evaluating layout layers layer_report cuttable masks pruning groups structure permuting formats running "
+    2: "evaluating layout layers layer_report cuttable masks pruning quantizing groups structure permuting formats running "
     "checkpoint repair models data",
     3: "train measure accelerating exporting loading",
     4: "see",

@@ -62,17 +62,30 @@ def test_a_value_cannot_be_changed() -> None:
 
 
 def test_the_hash_is_the_same_on_every_machine_and_follows_every_field() -> None:
-    assert Training().hash == "f4f1da2c2af64dcf", "a new default or field of Training renames every cell ever run"
+    assert Training().hash == "8eb26c1ce1413448", "a new default or field of Training renames every cell ever run"
     code = "from secateurs.train.training import Training; print(Training(epochs=3, clip=1).hash)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert printed == Training(epochs=3.0, clip=1.0).hash
     changes = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1, "rate": "constant"}
     changes |= {"warmup": 0.0, "epochs": 1.0, "batch_size": 8, "clip": 1.0, "revive": "forget"}
     changes |= {"rate_from": 0.5, "rate_to": 0.5, "precision": "bfloat16", "distill": Distillation()}
-    changes |= {"shift": 2, "flip": True}
+    changes |= {"shift": 2, "flip": True, "quantize": "int8"}
     assert set(changes) == set(Training.model_fields)
     hashes = {Training(**{key: value}).hash for key, value in changes.items()} | {Training().hash}
     assert len(hashes) == len(changes) + 1
+
+
+def test_the_last_pattern_that_matches_counts_so_the_order_is_part_of_the_value() -> None:
+    training = Training(quantize={"": "int4", "head.weight": "int8"})
+    for again in (Training.from_yaml(training.to_yaml()), Training(**json.loads(json.dumps(training.values())))):
+        assert again.quantize == training.quantize
+        assert list(again.quantize) == ["", "head.weight"]
+        assert again.hash == training.hash
+    assert Training(quantize={"head.weight": "int8", "": "int4"}).hash != training.hash
+    assert Training.from_yaml("quantize: {head.weight: int8}").is_quantized
+    for wrong in ("int5", {"": "codebook:9"}):
+        with pytest.raises(RecipeError, match="Values are exact, int8"):
+            Training(quantize=wrong)
 
 
 def test_equal_values_share_their_hash_even_across_zeros_of_two_signs() -> None:

@@ -22,6 +22,16 @@ def is_hub_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text)) and not text.endswith(_SUFFIXES)
 
 
+def directory_of(text: str) -> Path:
+    """The directory of a local path, or of a model of the hub; InputError where there is neither."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not is_hub_name(text):
+        raise InputError(f"There is no directory '{text}'. Give one that holds a model, or org/name of the hub.")
+    return fetched(text)
+
+
 def fetched(name: str) -> Path:
     """The directory of the hub's cache that holds the model, downloaded where it is not there yet."""
     try:

@@ -88,7 +88,7 @@ def pack(
     squeeze = None if zstd is None else _squeezer(zstd)
     with open_checkpoint(source) as checkpoint:
         _assert_apart(path, checkpoint)
-        chosen = _chosen(checkpoint, {"": values} if isinstance(values, str) else values)
+        chosen = values_of(checkpoint, values)
         progress = progress or Progress()
         progress.n_bytes = sum(entry.n_bytes for entry in checkpoint.entries)
         metadata = next(iter(checkpoint.metadata.values()), {})
@@ -161,9 +161,13 @@ def _assert_apart(path: Path, checkpoint: Checkpoint) -> None:
         raise OutputError(f"{path} is the source itself, and inputs are never modified. Name another file.")
 
 
-def _chosen(checkpoint: Checkpoint, values: Mapping[str, str]) -> dict[str, Values]:
-    """How each tensor's values are stored; RecipeError for a pattern that matches nothing."""
-    parsed = {pattern: Values.parse(text) for pattern, text in values.items()}
+def values_of(checkpoint: Checkpoint, values: str | Mapping[str, str]) -> dict[str, Values]:
+    """How each tensor's values are stored, by `values` as `pack` takes them.
+
+    RecipeError for values that mean nothing and for a pattern that matches nothing.
+    """
+    given = {"": values} if isinstance(values, str) else values
+    parsed = {pattern: Values.parse(text) for pattern, text in given.items()}
     assert_known([p for p in parsed if p], [name for entry in checkpoint.entries for name in entry.names], "tensor")
     found = {}
     for entry in checkpoint.entries:

@@ -13,12 +13,12 @@ from secateurs.cli.recipes import read_recipe
 from secateurs.cli.runs import command, numbers, print_work, shown
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import watch
-from secateurs.data import DataSpec, load_data
+from secateurs.data import load_data
 from secateurs.experiments.backends import connected
 from secateurs.experiments.comparison import LADDER, Comparison, ComparisonRun
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import Experiment
-from secateurs.experiments.presets import preset
+from secateurs.experiments.presets import data_for, preset
 from secateurs.experiments.strategies import STRATEGIES
 from secateurs.experiments.work import Work
 from secateurs.measure.environment import environment
@@ -81,7 +81,7 @@ def compare(
     asked = Comparison(
         experiment=Experiment(
             model=model,
-            data=DataSpec(source=source, directory=data_dir, **chosen.data),
+            data=data_for(model, source=source, directory=data_dir),
             training=training,
             recipe=Recipe.parse(DEFAULT_RECIPE) if recipe_text is None else read_recipe(recipe_text),
             seeds=tuple(range(seeds)),

@@ -11,12 +11,11 @@ from secateurs.cli import options
 from secateurs.cli.recipes import read_recipe, read_text
 from secateurs.cli.runs import command, numbers, shown
 from secateurs.cli.screen import watch
-from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import LADDER, Experiment, Exploration
 from secateurs.experiments.explore import Explorer
-from secateurs.experiments.presets import preset
+from secateurs.experiments.presets import data_for, preset
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe, with_words
@@ -92,7 +91,7 @@ def explore(
             fine_tune = Training(**{**fine_tune.values(), "epochs": epochs / 2})
         experiment = Experiment(
             model=model,
-            data=DataSpec(source=source, directory=data_dir, **chosen.data),
+            data=data_for(model, source=source, directory=data_dir),
             training=training,
             recipe=recipe,
             seeds=tuple(range(seeds)),

@@ -13,16 +13,16 @@ from secateurs.cli import options
 from secateurs.cli.recipes import read_recipe, read_text
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import Shown, watch
-from secateurs.data import Dataset, DataSpec, load_data
+from secateurs.data import Dataset, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.perform import put_channels_last
-from secateurs.experiments.presets import preset
+from secateurs.experiments.presets import data_for, preset
 from secateurs.experiments.training_run import MARK, Run, TrainingRun
 from secateurs.masks import Masks
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, Network, build, load_model
-from secateurs.models.files import network_directory, weights_file
+from secateurs.models.files import network_directory, reading, weights_file
 from secateurs.see.style import percent
 from secateurs.train.distillation import Distillation, loss_with
 from secateurs.train.training import Training
@@ -74,14 +74,11 @@ def train(
     if start is None:
         spec = ModelSpec.parse(model_text or "cls-transformer")
         chosen = preset(spec.name)
-        data_spec = DataSpec(source=source, directory=data_dir, **chosen.data)
+        data_spec = data_for(spec, source=source, directory=data_dir)
     else:
         module, config = load_model(start)
         spec, chosen = config.model, preset(config.model.name)
-        scaling = config.about.get("scaling") or {}
-        # Pixels as the network learned to read them.
-        known = {key: tuple(scaling[key]) for key in ("mean", "std") if key in scaling}
-        data_spec = DataSpec(source=source, directory=data_dir, **{**chosen.data, **known})
+        data_spec = data_for(spec, source=source, directory=data_dir, **reading(config, start))
     data = load_data(data_spec)
     if start is None:
         module = build(spec, data.shape, seed)

@@ -22,6 +22,7 @@ class Dataset:
     y_...       int64 (n,), positions in class_names
     scaling     how pixels were standardised; None for text
     vocabulary  word of every id; None for images
+    unknown     id of every word that the vocabulary lacks; None for images
     """
 
     name: str
@@ -36,6 +37,7 @@ class Dataset:
     y_test: Tensor
     scaling: Scaling | None = None
     vocabulary: tuple[str, ...] | None = None
+    unknown: int | None = None
 
     @cached_property
     def fingerprint(self) -> str:

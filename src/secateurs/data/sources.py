@@ -23,7 +23,8 @@ from secateurs.data.spec import DataSpec
 from secateurs.data.splits import TEST_SEED, TEST_SHARE, carve, limit
 from secateurs.data.tables import SUFFIXES as TABLES
 from secateurs.data.tables import read_tables, split_files
-from secateurs.data.texts import encode_texts
+from secateurs.data.texts import UNKNOWN, encode_texts
+from secateurs.data.tokenizing import tokenize
 from secateurs.errors import InputError, RecipeError
 
 NAMES = ("digits", "mnist")
@@ -42,22 +43,29 @@ def load_data(spec: DataSpec) -> Dataset:
         check_images(parts)
     elif spec.mean is not None:
         raise RecipeError(f"mean and std are for images; {parts.where} holds text. Leave them out.")
+    if is_image and spec.tokenizer is not None:
+        raise RecipeError(f"tokenizer is for texts; {parts.where} holds images. Leave it out.")
     parts, class_names = number_labels(parts)
     if len(class_names) > MAX_CLASSES:
         raise InputError(f"{parts.where} has {len(class_names):,} classes. Is its label column really a class?")
     train, validation, test, carved = _split(parts, spec, class_names)
     splits = [train, validation, test]
     y = [torch.from_numpy(np.ascontiguousarray(part.y, dtype=np.int64)) for part in splits]
-    scaling, vocabulary = None, None
+    scaling, vocabulary, unknown = None, None, None
     if is_image:
         x, scaling = encode_images(splits, spec.mean, spec.std, parts.where, parts.divisor)
         shape = InputShape(kind="image", size=tuple(x[0].shape[1:]), n_classes=len(class_names))
     else:
         texts = [list(part.x) for part in splits]
-        x, vocabulary = encode_texts(texts, spec.vocab_size, spec.min_count, spec.max_length, parts.where)
+        if spec.tokenizer is not None:
+            x, vocabulary, unknown = tokenize(texts, spec.tokenizer, spec.max_length)
+        else:
+            x, vocabulary = encode_texts(texts, spec.vocab_size, spec.min_count, spec.max_length, parts.where)
+            unknown = UNKNOWN
         shape = InputShape(kind="tokens", size=(len(vocabulary), x[0].shape[1]), n_classes=len(class_names))
     about = f"{parts.about}; {carved}" if carved else parts.about
-    return Dataset(parts.name, about, shape, class_names, x[0], y[0], x[1], y[1], x[2], y[2], scaling, vocabulary)
+    train_val_test = (x[0], y[0], x[1], y[1], x[2], y[2])
+    return Dataset(parts.name, about, shape, class_names, *train_val_test, scaling, vocabulary, unknown)
 
 
 def _split(parts: Parts, spec: DataSpec, names: tuple[str, ...]) -> tuple[Part, Part, Part, str]:

@@ -24,6 +24,8 @@ class DataSpec(Settings):
                 by default both are measured on the training part
     text_column, label_column, image_column      names in tables and hub data sets
     max_length, vocab_size, min_count            tokens kept per text; known words at most; times a word must occur
+    tokenizer   texts: the directory of a published tokenizer, or org/name of the hub, in place of a vocabulary of words
+                from the training part; max_length then counts the tokens that it adds
     subset, revision                             of a hub data set
     """
 
@@ -42,6 +44,7 @@ class DataSpec(Settings):
     max_length: int = 64
     vocab_size: int = 8192
     min_count: int = 2
+    tokenizer: str | None = None
     subset: str | None = None
     revision: str | None = None
 

@@ -19,7 +19,7 @@ from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.data.shape import as_tuple
 from secateurs.errors import InputError, RecipeError
 from secateurs.measure.environment import environment
-from secateurs.models import ModelSpec, Network, build, load_weights
+from secateurs.models import ModelSpec, Network, load_model
 from secateurs.recipe import Patterns, Recipe
 from secateurs.settings import Settings
 from secateurs.train.training import Training
@@ -105,9 +105,7 @@ class Cell(Settings):
 
     def load(self, run: Path) -> Network:
         """The network as this cell left it."""
-        module = build(self.model, data_of(self).shape, self.seed)
-        load_weights(module, self.directory(run) / "model.safetensors")
-        return module
+        return load_model(self.directory(run))[0].train()
 
 
 def run(

@@ -29,6 +29,7 @@ from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.models import Network, build, save_model
 from secateurs.pruning import prune
+from secateurs.quantizing import quantize
 from secateurs.recipe import Recipe, with_words
 from secateurs.repair import repair
 from secateurs.see import stats
@@ -84,7 +85,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
         validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
         record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
-    save_model(module, cell.model, data.shape, here, data.about)
+    save_model(module, cell.model, data.shape, here, data.about, cell.data.tokenizer)
     if masks is not None:
         masks.save(here / "masks.safetensors")
     if cell.is_story:
@@ -162,7 +163,7 @@ def _looks(
     teacher: nn.Module | None,
     state_file: Path | None,
 ) -> Iterator[Look]:
-    """The training; a cell that trains nothing is pruned once and looked at."""
+    """The training; a cell that trains nothing is pruned once, recovers, takes its values, and is looked at."""
     if cell.training.epochs:
         yield from train(
             module,
@@ -185,6 +186,7 @@ def _looks(
         assert masks is not None
         examples = data.x_train[_spread(data.y_train, N_CALIBRATION)]
         repair(module, masks, dense, examples) if how == "repair" else measure_batch_norm(module, examples)
+    quantize(module, cell.training.quantize)
     yield Look(0, 0, 0.0, None, accuracy(module, *quick), masks, 0.0)
 
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from secateurs.data import DataSpec
+from secateurs.models import ModelSpec
+from secateurs.models.table import PRETRAINED
 from secateurs.train.rates import Rate
 from secateurs.train.training import Training
 
@@ -36,12 +39,22 @@ PRESETS: dict[str, Preset] = {
         Training(learning_rate=2e-3, weight_decay=0.01, epochs=0.4, batch_size=128),
         {"validation": 1 / 12},
     ),
+    PRETRAINED: Preset(
+        Training(learning_rate=2e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=8.0),
+        Training(learning_rate=2e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=4.0),
+    ),
 }
 
 
 def preset(model_name: str) -> Preset:
     """The preset of a network by its name in MODELS."""
     return PRESETS.get(model_name, DEFAULT)
+
+
+def data_for(model: ModelSpec, **asked: Any) -> DataSpec:
+    """The data as the network reads them: the preset's fields, a pretrained network's tokenizer, and what is asked."""
+    own = {"tokenizer": str(model.args["directory"])} if model.name == PRETRAINED else {}
+    return DataSpec(**{**preset(model.name).data, **own, **asked})
 
 
 # As in the lottery ticket paper: Adam at 1.2e-3 throughout, batches of 60, a split of 55,000 / 5,000 of MNIST's

@@ -95,7 +95,7 @@ class TrainingRun:
     def _write(self, last: Look, before: Mapping[str, Any]) -> dict[str, Any]:
         """Everything but the metrics; the results last."""
         run, data, out = self.run, self.data, self.out
-        save_model(self.module, run.model, data.shape, out / "model", data.about)
+        save_model(self.module, run.model, data.shape, out / "model", data.about, run.data.tokenizer)
         if last.masks is not None:
             last.masks.save(out / "masks.safetensors")
         recipe = run.recipe

@@ -1,8 +1,12 @@
 """Ints: weights as whole multiples of a scale that a row shares, or `group` neighbours of it; rows on all cores.
 
     code    the whole number nearest to weight / scale, half-way to even; 0 where the scale is 0
-    scale   the smallest bfloat16 with which the largest weight of the group has the largest code
+    scale   the smallest bfloat16 that takes the largest weight of the group to no more than the largest code; the next
+            one below where that code would be missed
     weight  code * scale, rounded to the dtype
+
+As the largest weight has the largest code, weights of float32 and float64 that were coded once are coded again as they
+are (but for scales below 1e-38, of which there are few).
 
 Quotients are doubles; products of 8 and 8 bits are exact in float32.
 """
@@ -37,7 +41,7 @@ def code(kind: Kind, stored: Stored, n_columns: int, width: int, n_bits: int) ->
         keys = numbers.view(f"i{numbers.itemsize}")
         peaks = np.empty(scales[rows].shape, keys.dtype)
         _peaks(keys, keys.dtype.type(np.iinfo(keys.dtype).max), n_columns, width, peaks)
-        scales[rows] = _bf16_above(peaks.view(numbers.dtype).astype(np.float64) / (2 ** (n_bits - 1) - 1))
+        scales[rows] = _scales(peaks.view(numbers.dtype).astype(np.float64), 2 ** (n_bits - 1) - 1)
         if scales[rows].max() >= 0x7F80:
             raise InputError("Weights of more than 1e38 need exact values: their scale is beyond bfloat16.")
         _code(numbers, n_columns, width, _bf16_values(scales[rows]).astype(np.float64), codes[weights])
@@ -91,6 +95,16 @@ def _numbers(kind: Kind, stored: Stored) -> Floats:
         found: Floats = stored.view(f"f{stored.itemsize}")
         return found
     return kind.values(stored).astype(np.float32)
+
+
+def _scales(peaks: NDArray[np.float64], largest: int) -> Stored:
+    """The bits of the scale for each largest weight."""
+    above = _bf16_above(peaks / largest)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a scale of zero, which is kept
+        is_missed = np.rint(peaks / _bf16_values(above)) < largest
+        if is_missed.any():
+            above -= is_missed & (np.rint(peaks / _bf16_values(above - is_missed)) == largest)
+    return above
 
 
 def _bf16_above(numbers: NDArray[np.float64]) -> Stored:

@@ -21,7 +21,7 @@ from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.errors import InputError
 from secateurs.measure.accuracy import Accuracy, correct
 from secateurs.models import ModelSpec, build
-from secateurs.models.files import ModelConfig, config_of, fill
+from secateurs.models.files import ModelConfig, config_of, fill, reading
 
 Z = 1.959963984540054
 
@@ -114,7 +114,7 @@ def _network(source: Path, data: DataSpec | Dataset, model: ModelSpec | None) ->
     data = read_as(config, data, source)
     spec = config.model if config is not None else model
     assert spec is not None
-    network = build(spec, data.shape, seed=0)
+    network = build(spec, data.shape, seed=0, stock=config and config.stock)
     fill(network, load(source), source)
     return network, data
 
@@ -123,8 +123,8 @@ def read_as(config: ModelConfig | None, data: DataSpec | Dataset, source: Path) 
     """The data, with images scaled as the network of `source` was trained on them; InputError where they do not fit."""
     scaling = config.about.get("scaling") if config is not None else None
     if isinstance(data, DataSpec):
-        if isinstance(scaling, dict) and data.mean is None:
-            data = DataSpec(**{**data.values(), "mean": scaling.get("mean"), "std": scaling.get("std")})
+        if config is not None and data.mean is None and data.tokenizer is None:
+            data = DataSpec(**{**data.values(), **reading(config, source if source.is_dir() else source.parent)})
         data = load_data(data)
     if config is not None and config.shape != data.shape:
         raise InputError(

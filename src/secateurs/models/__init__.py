@@ -2,7 +2,9 @@
 
 from secateurs.models.files import ModelConfig, load_model, load_weights, save_model
 from secateurs.models.network import Network
+from secateurs.models.stock import save_stock
 from secateurs.models.table import MODELS, ModelSpec, build
+from secateurs.models.vocabulary import trim_vocabulary
 
 __all__ = [
     "MODELS",
@@ -13,4 +15,6 @@ __all__ = [
     "load_model",
     "load_weights",
     "save_model",
+    "save_stock",
+    "trim_vocabulary",
 ]

@@ -19,10 +19,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateurs.data.shape import InputShape
+from secateurs.data.tokenizing import has_tokenizer, save_tokenizer
 from secateurs.durable import make_directory, write_bytes, write_json
 from secateurs.errors import InputError, RecipeError
 from secateurs.models.network import Network
-from secateurs.models.table import MODELS, ModelSpec, build
+from secateurs.models.table import PRETRAINED, ModelSpec, build
 from secateurs.settings import Settings
 
 SCHEMA: Literal["secateurs.model/1"] = "secateurs.model/1"
@@ -35,13 +36,25 @@ N_MISMATCHES_SHOWN = 5
 
 
 class ModelConfig(Settings):
-    """What config.json holds; `about` is free for whoever saves: input scaling, class names, accuracy."""
+    """What config.json holds; `about` is free for whoever saves: input scaling, class names, accuracy.
+
+    stock  the configuration of a pretrained network's encoder
+    """
 
     schema_name: Literal["secateurs.model/1"] = Field(alias="schema")
     model: ModelSpec
     shape: InputShape
     n_parameters: int
     about: dict[str, Any] = Field(default_factory=dict)
+    stock: dict[str, Any] | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        """Only a pretrained network has a configuration inside, and it always has."""
+        if (self.model.name == PRETRAINED) != (self.stock is not None):
+            has = "lacks" if self.stock is None else "has"
+            raise RecipeError(
+                f"'{self.model.name}' {has} 'stock', the encoder's configuration of {PRETRAINED!r} alone."
+            )
 
 
 def save_model(
@@ -50,8 +63,11 @@ def save_model(
     shape: InputShape,
     directory: str | os.PathLike[str],
     about: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
 ) -> None:
     """Write model.safetensors, then config.json; each is either the old file or the complete new one.
+
+    tokenizer  the directory of the tokenizer that the network reads by, which is written beside it
 
     OutputError where the directory cannot be written.
     """
@@ -61,10 +77,13 @@ def save_model(
         "shape": shape.values(),
         "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
         "about": dict(about or {}),
+        **({} if (stock := getattr(module, "stock", None)) is None else {"stock": stock}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     folder = Path(directory)
     make_directory(folder)
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder)
     write_bytes(folder / WEIGHTS_FILE, to_bytes(tensors, {"format": "pt"}))
     write_json(folder / CONFIG_FILE, config)
 
@@ -80,9 +99,9 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[Network, ModelConfig]
     try:
         # First without memory, so that a config that does not describe the weights beside it allocates nothing.
         with torch.device("meta"):
-            plan = MODELS[config.model.name](config.shape, **config.model.args)
+            plan = build_again(config)
         _check_header(plan, file)
-        module = build(config.model, config.shape, seed=0)
+        module = build_again(config)
     except RecipeError as error:
         raise InputError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
     load_weights(module, file)
@@ -106,6 +125,20 @@ def weights_file(directory: Path) -> Path:
     if len(packed) > 1:
         raise InputError(f"'{directory}' has {len(packed)} packed files. Leave the one that belongs to {CONFIG_FILE}.")
     return packed[0]
+
+
+def build_again(config: ModelConfig) -> Network:
+    """The network that a config describes, with weights that are yet to be filled in."""
+    return build(config.model, config.shape, seed=0, stock=config.stock)
+
+
+def reading(config: ModelConfig, directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a DataSpec by which data are as the network of this directory learned to read them."""
+    scaling = config.about.get("scaling")
+    fields: dict[str, Any] = {key: tuple(scaling[key]) for key in ("mean", "std") if key in scaling} if scaling else {}
+    if has_tokenizer(directory):
+        fields |= {"tokenizer": os.fspath(directory), "max_length": config.shape.size[1]}
+    return fields
 
 
 def config_of(directory: str | os.PathLike[str]) -> ModelConfig:

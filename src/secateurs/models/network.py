@@ -5,7 +5,7 @@
 To add one: a final class in a file of its own, and its line in MODELS (models/table.py).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ class Network(nn.Module):
     initialiser  one sentence: the distribution the weights really start from
 
     hidden_names  the parts whose outputs a teacher of the same network can teach, by module name
+    stock         the configuration of a library's network inside, from which it is built again; else None
     """
 
     tracked: ClassVar[dict[str, str]]
@@ -34,6 +35,10 @@ class Network(nn.Module):
     @property
     def hidden_names(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def stock(self) -> dict[str, Any] | None:
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError

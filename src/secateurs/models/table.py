@@ -7,7 +7,7 @@ the tests that walk the table find it there.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -20,17 +20,20 @@ from secateurs.models.cls_transformer import CLSTransformer
 from secateurs.models.lenet_5 import LeNet5
 from secateurs.models.lenet_300_100 import LeNet300100
 from secateurs.models.network import Network
+from secateurs.models.pretrained import Pretrained, pinned
 from secateurs.models.resnet_20 import ResNet20
 from secateurs.models.seed_cnn import SeedCNN
 from secateurs.settings import Settings
 from secateurs.words import format_call, parse_call
 
+PRETRAINED = "pretrained"
 MODELS: dict[str, type[Network]] = {
     "cls-transformer": CLSTransformer,
     "lenet-300-100": LeNet300100,
     "lenet-5": LeNet5,
     "seed-cnn": SeedCNN,
     "resnet-20": ResNet20,
+    PRETRAINED: Pretrained,
 }
 
 
@@ -41,7 +44,8 @@ class ModelSpec(Settings):
     >>> spec.args, str(spec)
     ({'dim': 32, 'patch': '2x8'}, 'cls-transformer(dim=32, patch=2x8)')
 
-    Where a ModelSpec is a field of another value, the text is accepted as well.
+    Where a ModelSpec is a field of another value, the text is accepted as well. That of a pretrained network notes the
+    weights in its directory, so that other weights there are another network.
     """
 
     name: str
@@ -60,6 +64,8 @@ class ModelSpec(Settings):
     @model_validator(mode="after")
     def _is_known(self) -> Self:
         _check(self.name, self.args)
+        if self.name == PRETRAINED and not self.args.get("weights"):
+            self.args.update(pinned(str(self.args.get("directory", ""))))
         return self
 
     def __str__(self) -> str:
@@ -88,7 +94,8 @@ def _check(name: str, args: dict[str, Any]) -> None:
 
 
 def _known_arguments(name: str) -> list[str]:
-    return list(inspect.signature(MODELS[name]).parameters)[1:]
+    parameters = list(inspect.signature(MODELS[name]).parameters.values())[1:]
+    return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
 
 
 def _arguments(name: str) -> str:
@@ -96,12 +103,15 @@ def _arguments(name: str) -> str:
     return f"Known: {', '.join(known)}." if known else ""
 
 
-def build(spec: ModelSpec, shape: InputShape, seed: int) -> Network:
-    """The network with freshly drawn weights: a function of (spec, shape, seed) alone.
+def build(spec: ModelSpec, shape: InputShape, seed: int, stock: Mapping[str, Any] | None = None) -> Network:
+    """The network with freshly drawn weights: a function of (spec, shape, seed) and the files that the spec names.
+
+    stock  for a pretrained network: the configuration of its encoder, which then begins with drawn weights, too
 
     The global random state is as before afterwards. RecipeError where spec and shape do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also reseed every GPU.
         torch.default_generator.manual_seed(seed)
-        return MODELS[spec.name](shape, **spec.args)
+        given = {} if stock is None else {"stock": stock}
+        return MODELS[spec.name](shape, **spec.args, **given)

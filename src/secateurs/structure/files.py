@@ -22,8 +22,7 @@ from secateurs.checks import extra
 from secateurs.durable import make_directory, write_bytes, write_json
 from secateurs.errors import InputError, RecipeError
 from secateurs.layers import unwrap
-from secateurs.models.files import ModelConfig
-from secateurs.models.table import build
+from secateurs.models.files import ModelConfig, build_again
 from secateurs.settings import Settings
 from secateurs.structure.cutting import Attributes, resize
 from secateurs.structure.depth import thin
@@ -134,7 +133,7 @@ def _attributes(about: ShrunkConfig) -> Attributes:
 
 def _build(about: ShrunkConfig, folder: Path) -> nn.Module:
     if about.reference is not None:
-        return build(about.reference.model, about.reference.shape, seed=0)
+        return build_again(about.reference)
     if about.transformers is None:
         raise InputError(
             f"'{folder}' holds shapes and weights, not code: give load_shrunk a freshly built network of the original "
@@ -145,8 +144,11 @@ def _build(about: ShrunkConfig, folder: Path) -> nn.Module:
     is_network = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if not is_network:
         raise InputError(f"'{folder}' is of {about.transformers.get('class')!r}, which is no network of transformers.")
-    made: nn.Module = found(found.config_class.from_dict(about.transformers["config"]))
-    return made
+    made: Any = found(found.config_class.from_dict(about.transformers["config"]))
+    if hasattr(made, "pooler") and not any(name.startswith("pooler.") for name in about.shapes):
+        made.pooler = None  # add_pooling_layer=False, which the configuration does not say
+    network: nn.Module = made
+    return network
 
 
 def _thin(module: nn.Module, about: ShrunkConfig, folder: Path) -> None:

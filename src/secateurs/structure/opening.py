@@ -23,13 +23,13 @@ from secateurs.models.files import (
     CONFIG_FILE,
     SCHEMA,
     ModelConfig,
+    build_again,
     config_of,
     fill,
     load_model,
     network_directory,
     weights_file,
 )
-from secateurs.models.table import build
 from secateurs.structure.files import ABOUT_FILE, load_shrunk, shrunk_config
 
 BATCH, TOKENS = 2, 16
@@ -120,7 +120,7 @@ def _ours(path: Path, folder: Path) -> Opened:
     if path.is_dir() and weights_file(path).is_file():
         return Opened(*load_model(path))
     about = config_of(folder)
-    network = build(about.model, about.shape, seed=0)
+    network = build_again(about)
     fill(network, load(path), path)
     return Opened(network.eval(), about)
 

@@ -16,6 +16,7 @@ from secateurs.recipe import Recipe
 from secateurs.train.distillation import loss_with
 from secateurs.train.moving import moved
 from secateurs.train.pruner import Pruner
+from secateurs.train.quantizer import Quantizer
 from secateurs.train.state import load_state, restore, save_state, state_of
 from secateurs.train.training import Training
 
@@ -79,6 +80,7 @@ def train(
     loss_of = loss_with(module, training.distill, teacher, data.x_train, training.is_moving)
     optimizer = training.make_optimizer(module)
     pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
+    quantizer = Quantizer(module, training.quantize, optimizer, pruner) if training.is_quantized else None
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     machine = {**environment(), "cores": 0}  # the same bits are promised where the rest is the same
@@ -86,11 +88,15 @@ def train(
     about = {**whose, "environment": machine}
     state = load_state(state_file, about) if state_file else None
     if state is not None:
-        restore(state, module, optimizer, pruner, order)
+        restore(state, module, optimizer, pruner, quantizer, order)
     elif pruner is not None and masks is not None:
         pruner.hold(masks)
     elif pruner is not None:
         pruner.start()
+    if state is None and quantizer is not None:
+        quantizer.start()
+        if not n_steps:
+            quantizer.end()
 
     looked_at = validation or (data.x_val, data.y_val)
 
@@ -124,7 +130,11 @@ def train(
         if training.clip:
             nn.utils.clip_grad_norm_(module.parameters(), training.clip)
         optimizer.step()
-        if pruner is not None:
+        if quantizer is not None:
+            quantizer.step()  # and the pruner's
+            if step == n_steps:
+                quantizer.end()
+        elif pruner is not None:
             pruner.step()
 
         total, seen = total + loss.detach() * len(batch), seen + len(batch)
@@ -137,6 +147,6 @@ def train(
                 )
             yield look(step, mean)
             if state_file is not None and step < n_steps:
-                now = {"step": step, "left": left, **state_of(module, optimizer, pruner, order)}
+                now = {"step": step, "left": left, **state_of(module, optimizer, pruner, quantizer, order)}
                 save_state(state_file, about, now)
             total, seen = torch.zeros((), device=device), 0

@@ -79,7 +79,7 @@ class Pruner:
         self.n_steps = 0
         self._n_pending = 0
         self._n_chosen = -1
-        self._names = tuple(trial)
+        self.names = tuple(trial)
         self._budget: Budget | None = None
         self._sigmas: dict[str, float] = {}
         self._dense: dict[str, Tensor] = {}
@@ -96,6 +96,16 @@ class Pruner:
     def sparsity(self) -> float:
         """Share of the weights in the pruned layers that are zero now by this pruner's doing."""
         return 0.0 if self.masks is None else self.masks.sparsity
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the masks are there and no later step changes them."""
+        if self.masks is None or self._budget is None or self.revive == "forget":
+            return False
+        if self._progress(self._n_chosen) >= self.recipe.schedule.end:
+            return True
+        is_final = self._budget == self._budget_at(self.total_steps)
+        return self.revive == "never" and is_final and not _has_threshold(self._budget)
 
     @torch.no_grad()
     def start(self) -> None:
@@ -115,7 +125,7 @@ class Pruner:
             raise RecipeError("revive='forget' chooses anew at every step and holds no masks. Use 'never'.")
         keep = self._tensors("masks that are given", masks)
         self.masks = Masks(keep, masks.report, masks.recipe)
-        self._n_chosen = self.total_steps  # the last choice that any schedule makes
+        self._n_chosen, self._budget = self.total_steps, self._budget_at(self.total_steps)  # any schedule's last choice
         self._zero()
 
     @torch.no_grad()
@@ -179,8 +189,8 @@ class Pruner:
     def _tensors(self, what: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of these tensors beside the weights they belong to; InputError where they fit none."""
         by_name = named_parameters(self.module)
-        if set(saved) != set(self._names):
-            raise InputError(f"The {what} name {', '.join(saved)}; here {', '.join(self._names)} are pruned.")
+        if set(saved) != set(self.names):
+            raise InputError(f"The {what} name {', '.join(saved)}; here {', '.join(self.names)} are pruned.")
         for name, value in saved.items():
             dtype = by_name[name].dtype if what.endswith("dense") else torch.bool
             if value.shape != by_name[name].shape or value.dtype != dtype:

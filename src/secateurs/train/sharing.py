@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from secateurs.checks import shown
 from secateurs.errors import InputError, RecipeError
 from secateurs.formats.codebook import codes_of, fit
-from secateurs.layers import layers
+from secateurs.layers import layers, named_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,20 @@ class Sharing:
                 raise InputError(f"'{name}' holds NaN or infinity, which cannot be shared. Train it again.")
         self.shared = {name: _share(found[name], 2**each) for name, each in bits.items()}
 
+    @classmethod
+    def resumed(cls, module: nn.Module, state: Mapping[str, Mapping[str, Tensor]]) -> "Sharing":
+        """Go on where `state_dict` was taken, with a module whose weights are those of then."""
+        found, by_name = cls.__new__(cls), named_parameters(module)
+        found.shared = {name: _shared(by_name[name], **tensors) for name, tensors in state.items()}
+        return found
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """What resuming needs besides the weights: {layer name: the tensors of Shared}."""
+        return {
+            name: {"places": each.places, "codes": each.codes, "firsts": each.firsts}
+            for name, each in self.shared.items()
+        }
+
     @torch.no_grad()
     def step(self) -> None:
         """Follow `optimizer.step()`: equal weights are equal to the last bit, and what was pruned is exactly zero."""
@@ -103,10 +117,15 @@ def _share(parameter: nn.Parameter, n: int) -> Shared:
     shared = torch.zeros_like(flat)
     shared[places] = values[codes]
     parameter.copy_(shared.view(parameter.shape))
+    return _shared(parameter, places, codes, firsts)
+
+
+def _shared(parameter: nn.Parameter, places: Tensor, codes: Tensor, firsts: Tensor) -> Shared:
+    places, codes, firsts = (each.to(parameter.device) for each in (places, codes, firsts))
 
     def together(gradient: Tensor) -> Tensor:
         apart = gradient.reshape(-1)
-        summed = apart.new_zeros(len(used)).index_add_(0, codes, apart[places])
+        summed = apart.new_zeros(len(firsts)).index_add_(0, codes, apart[places])
         return torch.zeros_like(apart).index_copy_(0, places, summed[codes]).view(gradient.shape)
 
     return Shared(parameter, places, codes, firsts, parameter.register_hook(together))  # type: ignore[no-untyped-call]

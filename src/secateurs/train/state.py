@@ -21,6 +21,7 @@ from secateurs.checks import shown
 from secateurs.durable import write_bytes
 from secateurs.errors import InputError
 from secateurs.train.pruner import Pruner
+from secateurs.train.quantizer import Quantizer
 
 _FORMAT = "secateurs.state/1"
 
@@ -57,14 +58,19 @@ def load_state(path: Path, about: Mapping[str, Any]) -> Any:
 
 
 def state_of(
-    module: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None, order: torch.Generator
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: Pruner | None,
+    quantizer: Quantizer | None,
+    order: torch.Generator,
 ) -> dict[str, Any]:
-    """Weights, optimizer, pruner, and every source of random numbers."""
+    """Weights, optimizer, pruner, quantizer, and every source of random numbers."""
     device = next(module.parameters()).device
     return {
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "pruner": None if pruner is None else pruner.state_dict(),
+        "quantizer": None if quantizer is None else quantizer.state_dict(),
         "order": order.get_state(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -76,6 +82,7 @@ def restore(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     pruner: Pruner | None,
+    quantizer: Quantizer | None,
     order: torch.Generator,
 ) -> None:
     """Put everything where `state_of` found it."""
@@ -88,6 +95,8 @@ def restore(
                 memory[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     if pruner is not None:
         pruner.load_state_dict(state["pruner"])
+    if quantizer is not None:
+        quantizer.load_state_dict(state["quantizer"])
     order.set_state(state["order"])
     torch.set_rng_state(state["random"])
     if state["random_cuda"] is not None:

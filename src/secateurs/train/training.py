@@ -1,16 +1,25 @@
 """Training: how a network is trained; one frozen value."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator, field_serializer
 from torch import nn
 
 from secateurs.errors import RecipeError
+from secateurs.formats.values import Values
 from secateurs.settings import Settings
 from secateurs.train.distillation import Distillation
 from secateurs.train.pruner import Revive
 from secateurs.train.rates import Rate
+
+_Given = str | dict[str, str] | list[tuple[str, str]]
+
+
+def _from_pairs(value: object) -> object:
+    is_pairs = isinstance(value, list) and all(isinstance(each, list | tuple) and len(each) == 2 for each in value)
+    return dict(value) if is_pairs else value  # type: ignore[call-overload]
 
 
 class Training(Settings):
@@ -34,6 +43,9 @@ class Training(Settings):
     precision      of the forward and backward pass; the weights and the optimizer stay float32
     distill        what is learned from a teacher; None learns from the labels alone
     revive         see Pruner; only with a recipe
+    quantize       the values that weights have while they are trained, as `pack` takes them: "exact", "int8",
+                   "int4/32", "codebook:4" for the weights that could be pruned, or {pattern: values}, the last match
+                   counts; see Quantizer
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -52,6 +64,12 @@ class Training(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     distill: Distillation | None = None
     revive: Revive = "never"
+    quantize: Annotated[str | dict[str, str], BeforeValidator(_from_pairs, json_schema_input_type=_Given)] = "exact"
+
+    @field_serializer("quantize", when_used="json")
+    def _in_order(self, quantize: str | dict[str, str]) -> str | list[tuple[str, str]]:
+        """Pairs, as the last match counts and a mapping of JSON has no order."""
+        return quantize if isinstance(quantize, str) else list(quantize.items())
 
     def model_post_init(self, context: Any) -> None:
         """Numbers that can mean something."""
@@ -68,11 +86,18 @@ class Training(Settings):
             raise RecipeError(f"shift must be 0 to 64 pixels; got {self.shift}.")
         if self.batch_size < 1:
             raise RecipeError(f"batch_size must be at least 1; got {self.batch_size}.")
+        for text in [self.quantize] if isinstance(self.quantize, str) else self.quantize.values():
+            Values.parse(text)
 
     @property
     def is_moving(self) -> bool:
         """Whether an example looks different every time it is learned from."""
         return bool(self.shift or self.flip)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any weights have other than exact values."""
+        return self.quantize != "exact"
 
     def n_steps(self, n_examples: int) -> int:
         """Optimizer steps for a training set of this size; at least one where there is any training."""

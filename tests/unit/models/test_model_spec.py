@@ -12,7 +12,13 @@ class Holder(Settings):
 
 
 @pytest.mark.parametrize(
-    "text", [*MODELS, "cls-transformer(dim=64, depth=2)", "cls-transformer(patch=2x8, dropout=0.1)"]
+    "text",
+    [
+        *(name for name in MODELS if name != "pretrained"),
+        "cls-transformer(dim=64, depth=2)",
+        "cls-transformer(patch=2x8, dropout=0.1)",
+        "pretrained(directory=anywhere, weights=sha256:0123456789abcdef)",
+    ],
 )
 def test_text_and_value_are_the_same_thing(text: str) -> None:
     spec = ModelSpec.parse(text)
@@ -37,6 +43,7 @@ def test_a_field_takes_text_mapping_or_value() -> None:
         ("lenet-5(dim=2)", "has no argument 'dim'. It takes none."),
         ("cls-transformer(64)", "arguments of a network by name. Known: dim, depth"),
         ("cls transformer", "is not a word"),
+        ("pretrained", "needs the directory of an encoder"),
     ],
 )
 def test_errors_help(text: str, message: str) -> None:

@@ -7,6 +7,7 @@ from secateurs.data import InputShape
 from secateurs.errors import InputError, RecipeError
 from secateurs.models import MODELS, ModelSpec, build
 from secateurs.models.cls_transformer import patch_size
+from secateurs.models.table import PRETRAINED
 
 DIGITS = InputShape(kind="image", size=(1, 8, 8), n_classes=10)
 MNIST = InputShape(kind="image", size=(1, 28, 28), n_classes=10)
@@ -35,7 +36,7 @@ def inputs(shape: InputShape, n: int = 3) -> torch.Tensor:
 
 
 def test_every_network_of_the_table_is_tested() -> None:
-    assert {name for name, _ in FITTING} == set(MODELS)
+    assert {name for name, _ in FITTING} | {PRETRAINED} == set(MODELS)  # that one in test_pretrained.py
 
 
 @pytest.mark.parametrize(("name", "shape"), FITTING)

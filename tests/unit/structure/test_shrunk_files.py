@@ -124,3 +124,19 @@ def test_what_is_shrunk_twice_is_saved_whole(tmp_path: Path) -> None:
     save_shrunk(small, tmp_path)
     again = load_shrunk(tmp_path, into=ALL["cls-transformer, images"]()[0])
     assert torch.equal(output(again, inputs), output(small.module, inputs))
+
+
+def test_a_bert_made_without_its_pooling_layer_comes_back(tmp_path: Path) -> None:
+    """Its configuration does not say that it has none."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    module = transformers.BertModel(transformers.BertConfig(vocab_size=13, **sizes), add_pooling_layer=False).eval()
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.int64)}
+    small = shrink(module, ROWS, inputs)
+    save_shrunk(small, tmp_path)
+    again = load_shrunk(tmp_path)
+    assert shapes(again) == shapes(small.module)
+    assert not [name for name in shapes(again) if "pooler" in name]
+    with torch.no_grad():
+        states = [each(**inputs).last_hidden_state for each in (again, small.module)]
+    assert torch.equal(*states)

@@ -1,0 +1,65 @@
+"""A published encoder at the command line: trained, trained on, packed, pruned, shrunk, measured and compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from secateurs.models import load_model
+from secateurs.structure.files import load_shrunk
+
+Call = Callable[..., Any]
+RECIPE = "magnitude element layer sparsity(0.5) cubic"
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_afterwards() -> Any:
+    n = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n)
+
+
+def test_the_way_of_one_network(secateurs: Call, tiny_encoder: Path, tiny_texts: Path, tmp_path: Path) -> None:
+    def ask(*arguments: str) -> Any:
+        said = secateurs(*arguments)
+        assert said.code == 0, said.err
+        return said.out
+
+    model, texts = f"pretrained(directory={tiny_encoder})", str(tiny_texts)
+    short = ("--data", texts, "--looks", "1", "--threads", "1", "--json")
+    out, again = tmp_path / "run", tmp_path / "again"
+    first = json.loads(ask("train", "--model", model, *short, "--epochs", "1", "--recipe", RECIPE, "-o", str(out)))
+    n = 2 * (4 * 16 * 16 + 2 * 16 * 32) + 3 * 16
+    assert (first["n_zero"], first["n_prunable"]) == (n // 2, n)
+    assert first["run"]["model"]["args"]["weights"].startswith("sha256:")
+    assert first["run"]["data"]["tokenizer"] == str(tiny_encoder)
+    saved = str(out / "model")
+    # What is trained on brings its own tokenizer.
+    start = ("--start", saved, "--teacher", saved)
+    second = json.loads(ask("train", *start, *short, "--epochs", "0.5", "-o", str(again)))
+    assert second["run"]["data"]["tokenizer"] == saved
+    assert second["before"] == {"validation": first["validation"], "test": first["test"]}
+    assert (again / "model" / "tokenizer.json").exists()
+
+    packed = tmp_path / "small.packed.safetensors"
+    told = json.loads(ask("pack", saved, "-o", str(packed), "--data", texts, "--json"))
+    assert told["accuracy"]["drop"]["value"] == 0.0
+    ask("prune", saved, "-o", str(tmp_path / "pruned"), "--sparsity", "0.8")
+    assert load_model(tmp_path / "pruned")[1] == load_model(saved)[1]
+    ask("shrink", saved, "-o", str(tmp_path / "shrunk"), "--sparsity", "0.5")
+    assert load_shrunk(tmp_path / "shrunk")(torch.tensor([[2, 5, 3]])).shape == (1, 3)
+
+
+def test_ways_are_compared(secateurs: Call, tiny_encoder: Path, tiny_texts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("altair", reason="needs the extra explore")
+    said = secateurs(
+        *("compare", "--model", f"pretrained(directory={tiny_encoder})", "--data", str(tiny_texts), "--jobs", "1"),
+        *("--recipe", RECIPE, "--epochs", "1", "--seeds", "1", "--sparsities", "0.5", "--out", str(tmp_path / "run")),
+        *("--strategies", "one-shot,fine-tuned,in-loop", "--json"),
+    )
+    assert said.code == 0, said.err
+    points = json.loads(said.out)["points"]
+    assert [point["strategy"] for point in points] == ["one-shot", "fine-tuned", "in-loop"]

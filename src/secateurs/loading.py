@@ -39,4 +39,4 @@ def accelerate_losslessly(module: nn.Module, inputs: Tensor | Mapping[str, Tenso
     options: dict[str, Any] = {"values": VALUES, "is_reversible": False, "is_lossless": True}
     if isinstance(inputs, Tensor):
         return accelerate(module, inputs, **options)
-    return accelerate(module, **{**options, **inputs})
+    return accelerate(module, **(options | dict(inputs)))

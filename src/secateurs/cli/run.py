@@ -61,7 +61,7 @@ def run(
 
     from secateurs.loading import accelerate_losslessly
     from secateurs.measure.answers import answers
-    from secateurs.structure.opening import open_network
+    from secateurs.structure.opening import open_network, place_of
 
     if (data is not None) + (input_file is not None) + bool(texts) != 1:
         raise RecipeError("Say what is to be answered: one of --data, --input and --text.")
@@ -73,7 +73,7 @@ def run(
             f"'{directory}' is a network of transformers: which inputs it reads is for its own tools to say. Open it "
             "with from_pretrained, or secateurs.load_network."
         )
-    asked = _asked(opened.reference, Path(directory), data, data_dir, part, input_file, texts)
+    asked = _asked(opened.reference, place_of(Path(directory)), data, data_dir, part, input_file, texts)
     fast = None if dense else accelerate_losslessly(opened.module, asked.x[:batch])
     found = answers(opened.module, asked.x, batch)
     told = _Told(directory, opened.reference, asked, found, fast, n, min(batch, len(asked.x)))
@@ -112,7 +112,7 @@ def _asked(
             raise RecipeError("--data-dir is for --data mnist: give both.")
         if input_file is not None:
             return _Asked(f"examples of {input_file}", read_inputs(input_file, config))
-        return _Asked("texts", read_texts(texts, config), names=texts)
+        return _Asked("texts", read_texts(texts, config, directory), names=texts)
     # Split as `train` splits them, so that a part is the part that it was then.
     spec = DataSpec(source=data, directory=data_dir, **preset(config.model.name).data)
     found, end = read_as(config, spec, directory), PARTS[part]

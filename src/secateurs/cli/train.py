@@ -78,7 +78,7 @@ def train(
     else:
         module, config = load_model(start)
         spec, chosen = config.model, preset(config.model.name)
-        data_spec = data_for(spec, source=source, directory=data_dir, **reading(config, start))
+        data_spec = data_for(spec, source=source, directory=data_dir, **reading(config, network_directory(start)))
     data = load_data(data_spec)
     if start is None:
         module = build(spec, data.shape, seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from secateurs.data.images import Scaling
 from secateurs.data.shape import InputShape
+from secateurs.data.texts import SPECIAL
 
 MOST_ABOUT = 1 << 19  # bytes of words in a config, which is read as a whole
 
@@ -53,8 +54,13 @@ class Dataset:
     def about(self) -> dict[str, Any]:
         """What a saved network needs to read new examples, and to name its answers; JSON-able.
 
-        Names, or a vocabulary, of more than half a megabyte are left out.
+        Left out are names or a vocabulary of more than half a megabyte, and the tokens of a published tokenizer: that
+        is saved beside the network.
         """
-        words = {"class_names": list(self.class_names), "vocabulary": list(self.vocabulary or ()) or None}
+        vocabulary = list(self.vocabulary or ())
+        words = {
+            "class_names": list(self.class_names),
+            "vocabulary": vocabulary if tuple(vocabulary[: len(SPECIAL)]) == SPECIAL else None,
+        }
         kept = {key: each for key, each in words.items() if each and len(json.dumps(each)) <= MOST_ABOUT}
         return {"data": self.name, "scaling": asdict(self.scaling) if self.scaling else None, **kept}

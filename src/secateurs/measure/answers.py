@@ -1,6 +1,6 @@
 """Answers: what a network says to examples, how sure it is, and how long that takes; examples as people store them.
 
-x = read_inputs("images.npy", config)        x = read_texts(["where is my card"], config)
+x = read_inputs("images.npy", config)        x = read_texts(["where is my card"], config, directory)
 answers(network, x, batch_size=64)
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from secateurs.data.images import Scaling, channels_first, standardise
 from secateurs.data.texts import encode, pad
+from secateurs.data.tokenizing import has_tokenizer, tokenize
 from secateurs.errors import InputError
 from secateurs.evaluating import evaluating
 from secateurs.models.files import ModelConfig
@@ -69,6 +70,8 @@ def read_inputs(path: str | os.PathLike[str], config: ModelConfig) -> Tensor:
         raise InputError(f"Cannot read '{where}' as an .npy file of numbers: {error}.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise InputError(f"'{where}' holds no array of numbers. Save one with numpy.save.")
+    if not array.size:
+        raise InputError(f"'{where}' holds no examples. Give at least one.")
     if shape.kind == "tokens":
         return _ids(array, where, config)
     array = array[None] if array.ndim == 2 or (array.ndim == 3 and array.shape == shape.size) else array
@@ -83,9 +86,11 @@ def read_inputs(path: str | os.PathLike[str], config: ModelConfig) -> Tensor:
     return standardise(array, Scaling(scaling["divisor"], tuple(scaling["mean"]), tuple(scaling["std"])))
 
 
-def read_texts(texts: Sequence[str], config: ModelConfig) -> Tensor:
-    """Texts as the ids of the network's own vocabulary; InputError where its config carries none."""
+def read_texts(texts: Sequence[str], config: ModelConfig, directory: Path) -> Tensor:
+    """Texts as ids: by the tokenizer beside the network, else by the vocabulary in its config; InputError without."""
     words = config.about.get("vocabulary")
+    if config.shape.kind == "tokens" and has_tokenizer(directory):
+        return tokenize([texts], str(directory), config.shape.size[1])[0][0]
     if config.shape.kind != "tokens" or not words:
         what = "carries no vocabulary" if config.shape.kind == "tokens" else f"reads {config.shape}"
         raise InputError(f"The network {what}, so it cannot read a text. Give its inputs as an .npy file.")
@@ -101,7 +106,7 @@ def _ids(array: Any, where: Path, config: ModelConfig) -> Tensor:
             f"'{where}' holds {array.dtype} of shape {array.shape}; the network reads token ids (n, length), whole "
             f"numbers, at most {longest} of them."
         )
-    if array.size and not 0 <= array.min() <= array.max() < n_words:
+    if not 0 <= array.min() <= array.max() < n_words:
         raise InputError(
             f"'{where}' holds ids from {array.min()} to {array.max()}; the network knows 0 to {n_words - 1}."
         )

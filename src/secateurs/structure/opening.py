@@ -75,7 +75,7 @@ def open_network(path: Path) -> Opened:
     if not path.exists():
         raise InputError(f"There is no file or directory '{path}'. Check the path.")
     if path.is_dir():
-        path = network_directory(path, (CONFIG_FILE, ABOUT_FILE))
+        path = place_of(path)
     if (path / ABOUT_FILE).is_file():
         return Opened(load_shrunk(path), shrunk_config(path).reference)
     folder = path if path.is_dir() else path.parent
@@ -86,6 +86,11 @@ def open_network(path: Path) -> Opened:
         return Opened(found.from_pretrained(path, local_files_only=True).eval(), None)
     config = found.config_class.from_pretrained(folder, local_files_only=True)
     return Opened(found.from_pretrained(None, config=config, state_dict=load(path)).eval(), None)
+
+
+def place_of(path: Path) -> Path:
+    """The directory in which the config of a network, or of a file of weights, lies."""
+    return network_directory(path, (CONFIG_FILE, ABOUT_FILE)) if path.is_dir() else path.parent
 
 
 def stock_class(directory: Path) -> Any:

@@ -92,6 +92,22 @@ def test_texts_are_read_with_the_words_that_the_network_knows(secateurs, words):
     assert (said.code, "knows other words than the data have" in said.err) == (3, True)
 
 
+def test_a_published_tokenizer_is_found_beside_the_network(secateurs, tiny_encoder, tiny_texts, tmp_path):
+    data = load_data(DataSpec(source=str(tiny_texts), tokenizer=str(tiny_encoder)))
+    spec = ModelSpec.parse("cls-transformer(dim=8, depth=1, heads=1)")
+    out = tmp_path / "out"
+    save_model(build(spec, data.shape, 0), spec, data.shape, out / "model", data.about, str(tiny_encoder))
+    assert "vocabulary" not in data.about
+    found = json.loads(secateurs("run", str(out), "--data", str(tiny_texts), "--json", "--dense", "-n", "99").out)
+    assert (found["n"], len(found["answers"])) == (len(data.y_test), len(data.y_test))
+    module = load_model(out)[0]
+    assert found["accuracy"] == accuracy(module, data.x_test, data.y_test).values()
+    said = json.loads(secateurs("run", str(out), "--text", "top up failed", "--json", "--dense").out)
+    logits = module(torch.tensor([[2, 9, 10, 11, 3]])).detach()  # [CLS] top up failed [SEP]
+    assert said["answers"][0]["answer"] == data.class_names[int(logits.argmax())]
+    assert said["answers"][0]["probability"] == pytest.approx(float(logits.softmax(1).amax()), abs=1e-6)
+
+
 def test_what_it_refuses(secateurs, digits, words, tmp_path):
     odd = {
         "odd.npy": np.zeros((2, 7, 7)),
@@ -120,7 +136,7 @@ def test_what_it_refuses(secateurs, digits, words, tmp_path):
         (digits, ("--input", str(tmp_path / "odd.npy")), 3, "holds images of 1x7x7; the network reads 1x8x8 images"),
         (digits, ("--input", str(tmp_path / "nan.npy")), 3, "NaN or infinite pixels"),
         (digits, ("--input", str(tmp_path / "flat.npy")), 3, "x has shape (2, 64, 1, 1, 1)"),
-        (digits, ("--input", str(tmp_path / "none.npy")), 3, "no examples to answer"),
+        (digits, ("--input", str(tmp_path / "none.npy")), 3, "holds no examples"),
         (net, ("--input", str(tmp_path / "float.npy")), 3, "the network reads token ids (n, length)"),
         (net, ("--input", str(tmp_path / "large.npy")), 3, "holds ids from 1 to 99; the network knows 0 to"),
         (tmp_path / "nowhere", ("--text", "a"), 3, "There is no file or directory"),

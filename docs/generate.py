@@ -35,6 +35,7 @@ from secateurs.experiments.strategies import STRATEGIES
 from secateurs.layers import layers
 from secateurs.measure.bench.contenders import CONTENDERS
 from secateurs.models import MODELS, ModelSpec, build
+from secateurs.models.table import PRETRAINED
 from secateurs.pools import Pool
 from secateurs.recipe import Recipe
 from secateurs.schedules import SCHEDULES, Schedule
@@ -58,6 +59,7 @@ SCHEMAS: dict[str, type[Settings]] = {
     "data": DataSpec,
 }
 SHAPES = {"1x8x8": (1, 8, 8), "1x28x28": (1, 28, 28), "3x32x32": (3, 32, 32)}
+READY = {name: kind for name, kind in MODELS.items() if name != PRETRAINED}  # its sizes are those of its directory
 LINEAR, CONVOLUTION = (8, 12), (8, 4, 3, 3)
 
 
@@ -179,7 +181,7 @@ def _counts(spec: ModelSpec, size: tuple[int, int, int]) -> str:
 def models() -> str:
     """Every network of MODELS: parameters, and in brackets the prunable ones, at three image sizes, 10 classes."""
     rows = []
-    for name, kind in MODELS.items():
+    for name, kind in READY.items():
         rows.append([f"`{name}`", first_line(kind), *(_counts(ModelSpec(name=name), size) for size in SHAPES.values())])
     return table(["network", "what it is", *SHAPES], rows)
 
@@ -187,7 +189,7 @@ def models() -> str:
 def tracked() -> str:
     """The weights that the story follows, and how the network is initialised."""
     shape = InputShape(kind="image", size=SHAPES["1x28x28"], n_classes=10)
-    networks = {name: build(ModelSpec(name=name), shape, seed=0) for name in MODELS}
+    networks = {name: build(ModelSpec(name=name), shape, seed=0) for name in READY}
     rows = [
         [f"`{name}`", f"`{network.tracked['cls-head']}`", f"`{network.tracked['ffnn']}`", network.initialiser]
         for name, network in networks.items()
@@ -200,7 +202,9 @@ def model_arguments() -> str:
     rows = []
     for name, kind in MODELS.items():
         meaning = meanings(kind)
-        for p in list(inspect.signature(kind).parameters.values())[1:]:
+        for p in [each for each in inspect.signature(kind).parameters.values() if each.kind is not each.KEYWORD_ONLY][
+            1:
+        ]:
             rows.append([f"`{name}`", f"`{p.name}`", f"`{p.default}`", meaning.get(p.name, "")])
     return table(["network", "argument", "default", "meaning"], rows)
 

@@ -10,6 +10,7 @@ from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell
 from secateurs.models import ModelSpec
+from secateurs.models.table import PRETRAINED
 from secateurs.recipe import Recipe, with_words
 from secateurs.see.style import STRATEGIES
 from secateurs.settings import Settings
@@ -40,9 +41,11 @@ class Experiment(Settings):
     seeds: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = (0, 1, 2)
 
     def model_post_init(self, context: Any) -> None:
-        """At least one seed, none twice."""
+        """At least one seed, none twice; and data that the network can read."""
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise RecipeError(f"seeds must be different numbers of at least 0; got {list(self.seeds)}.")
+        if self.model.name == PRETRAINED and self.data.tokenizer is None:
+            raise RecipeError("A pretrained network reads the ids of its own tokenizer: give data.tokenizer.")
 
 
 class Exploration(Settings):

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from secateurs.data import DataSpec
+from secateurs.errors import RecipeError
+from secateurs.experiments.exploration import Experiment
 from secateurs.models import load_model
+from secateurs.recipe import Recipe
 from secateurs.structure.files import load_shrunk
+from secateurs.train.training import Training
 
 Call = Callable[..., Any]
 RECIPE = "magnitude element layer sparsity(0.5) cubic"
@@ -58,8 +63,18 @@ def test_ways_are_compared(secateurs: Call, tiny_encoder: Path, tiny_texts: Path
     said = secateurs(
         *("compare", "--model", f"pretrained(directory={tiny_encoder})", "--data", str(tiny_texts), "--jobs", "1"),
         *("--recipe", RECIPE, "--epochs", "1", "--seeds", "1", "--sparsities", "0.5", "--out", str(tmp_path / "run")),
-        *("--strategies", "one-shot,fine-tuned,in-loop", "--json"),
+        *("--strategies", "one-shot,in-loop", "--json"),
     )
     assert said.code == 0, said.err
     points = json.loads(said.out)["points"]
-    assert [point["strategy"] for point in points] == ["one-shot", "fine-tuned", "in-loop"]
+    assert [point["strategy"] for point in points] == ["one-shot", "in-loop"]
+
+
+def test_an_experiment_names_the_tokenizer(tiny_encoder: Path, tiny_texts: Path) -> None:
+    with pytest.raises(RecipeError, match=r"ids of its own tokenizer: give data\.tokenizer"):
+        Experiment(
+            model=f"pretrained(directory={tiny_encoder})",
+            data=DataSpec(source=str(tiny_texts)),
+            training=Training(),
+            recipe=Recipe.parse(RECIPE),
+        )

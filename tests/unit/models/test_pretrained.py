@@ -145,6 +145,17 @@ def test_a_trimmed_vocabulary_changes_no_answer_and_reads_the_rest_as_unknown(
     assert "new_ids" in small.state_dict()
 
 
+@pytest.mark.parametrize("is_trimmed", [False, True])
+def test_an_exported_network_reads_texts_of_any_length(network: Network, data: Dataset, is_trimmed: bool) -> None:
+    """What it exports cannot cut a batch to its longest text, which changes no answer."""
+    module = trim_vocabulary(network, data.x_train[data.y_train != 0], 1) if is_trimmed else network
+    free = torch.export.Dim.DYNAMIC
+    example = torch.randint(1, 13, (2, 6))
+    exported = torch.export.export(module, (example,), dynamic_shapes=({0: free, 1: free},)).module()
+    x = torch.nn.functional.pad(data.x_test[:3], (0, 4))
+    torch.testing.assert_close(exported(x), answers(module, x))
+
+
 def test_nothing_to_trim_is_the_same_network(network: Network, data: Dataset) -> None:
     whole = trim_vocabulary(network, torch.arange(13), 1)
     assert whole.state_dict().keys() == network.state_dict().keys()

@@ -92,7 +92,7 @@ def accelerate(
 
     inputs, keywords  what the model is called with, as in the use that shall be fast
     values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several
-    formats           the positions to try: "bitmask", "index", "nm"
+    formats           the positions to try: "bitmask", "index", "nm", "rows"
     rounds            how often everything is timed
     is_reversible     keep the dense layers in memory, for `restore`
 

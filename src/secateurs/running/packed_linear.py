@@ -10,11 +10,11 @@ from secateurs.errors import InputError
 from secateurs.formats.packed import Packed
 from secateurs.formats.table import FORMATS
 from secateurs.running.products import product
-from secateurs.running.ready import RUNNING, Bits, Listed, Ready, Tiled, ready
+from secateurs.running.ready import RUNNING, Bits, Left, Listed, Ready, Tiled, ready
 
 VALUES = ("fp32", "bf16", "int8", "int4")
 
-_KINDS = {each.__name__: each for each in (Bits, Listed, Tiled)}
+_KINDS = {each.__name__: each for each in (Bits, Listed, Tiled, Left)}
 
 
 class PackedLinear(nn.Module):
@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
     ) -> "PackedLinear":
         """The layer with the zeros that are there packed away.
 
-        format   "bitmask", "index", "nm" (n=2, m=4) or "blocks" (h=4, w=4); their sizes by name
+        format   "bitmask", "index", "nm" (n=2, m=4), "blocks" (h=4, w=4), their sizes by name, or "rows"
         values   "fp32" (lossless), "bf16" (rounded), "int8" or "int4" (one scale per row; "int4/64": per 64 columns)
 
         InputError where the weight does not fit, PatternError where it does not keep what the format asks for.

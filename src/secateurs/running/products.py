@@ -12,7 +12,7 @@ from torch import Tensor
 from secateurs.errors import InputError
 from secateurs.running import few, many
 from secateurs.running.instructions import tile
-from secateurs.running.ready import Bits, Listed, Ready, Tiled
+from secateurs.running.ready import Bits, Left, Listed, Ready, Tiled
 from secateurs.running.together import n_threads, together
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -21,6 +21,7 @@ Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens,
 FEW = 4  # tokens that one loop over the weight serves
 WIDTHS = (8, 16, 32, 64)  # tokens of a tile
 PARTS = 4  # of each thread: one that is held up leaves its parts to the others
+PANEL = 1 << 20  # bytes of float32 weights that are made of others at once
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
 
 
@@ -42,6 +43,8 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
     tokens: Floats = floats.contiguous().numpy().reshape(-1, weight.columns)
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
         y = np.zeros((len(tokens), weight.rows), np.float32)
+    elif isinstance(weight, Left):
+        y = _left(weight, np.take(tokens, weight.places, axis=1))
     elif len(tokens) <= FEW and not isinstance(weight, Tiled):
         y = _few(weight, tokens)
     else:
@@ -59,11 +62,7 @@ def _few(weight: Ready, tokens: Floats) -> Floats:
         x[:n, : weight.columns] = tokens
         _rows(weight, 1, partial(_four, weight, x.reshape(-1), y))
         return y[:n]
-    if columns > weight.columns:
-        padded = np.zeros((n, columns), np.float32)
-        padded[:, : weight.columns] = tokens
-        tokens = padded
-    y = np.empty((n, weight.rows), np.float32)
+    tokens, y = _padded(tokens), np.empty((n, weight.rows), np.float32)
     for i in range(n):
         _rows(weight, 1, partial(_one, weight, tokens[i], y[i]))
     return y
@@ -78,6 +77,42 @@ def _one(weight: Ready, x: Floats, y: Floats, low: int, high: int) -> None:
 
 def _four(weight: Bits, x: Floats, y: Floats, low: int, high: int) -> None:
     few.four(weight.mask, weight.kept, weight.starts, weight.scales, weight.width, x, low, high, y)
+
+
+def _padded(tokens: Floats) -> Floats:
+    """With zeros up to whole words of 32 columns."""
+    n, columns = tokens.shape
+    if columns % 32 == 0:
+        return tokens
+    padded = np.zeros((n, columns + -columns % 32), np.float32)
+    padded[:, :columns] = tokens
+    return padded
+
+
+def _left(weight: Left, tokens: Floats) -> Floats:
+    """A dense product of what is left; for many tokens torch's own, of as many rows at once as stay in the cache."""
+    n, columns = tokens.shape
+    if n <= FEW:
+        y, tokens = np.empty((n, weight.rows), np.float32), _padded(tokens)
+        for i in range(n):
+            _rows(weight, 1, partial(_left_rows, weight, columns, tokens[i], y[i]))
+        return y
+    y, x = np.zeros((n, weight.rows), np.float32), torch.from_numpy(tokens)
+    is_exact = weight.kept.dtype == np.float32
+    step = weight.rows if is_exact else max(1, PANEL // (4 * max(1, columns)))
+    for low in range(0, weight.rows, step):
+        high = min(low + step, weight.rows)
+        begin, end = weight.starts[low], weight.starts[high]
+        panel = weight.kept[begin:end] if is_exact else np.empty(end - begin, np.float32)
+        if not is_exact:
+            few.dense(weight.kept, weight.starts, weight.scales, columns, low, high, panel)
+        is_left = np.diff(weight.starts[low : high + 1]) > 0
+        y[:, low:high][:, is_left] = (x @ torch.from_numpy(panel).view(-1, max(1, columns)).T).numpy()
+    return y
+
+
+def _left_rows(weight: Left, n: int, x: Floats, y: Floats, low: int, high: int) -> None:
+    few.left(weight.kept, weight.starts, weight.scales, n, x, low, high, y)
 
 
 def _many(weight: Ready, tokens: Floats) -> Floats:

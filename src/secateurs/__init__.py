@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from secateurs.pools import layer, model, neighbours
     from secateurs.pruning import prune, zero_out
     from secateurs.recipe import Recipe
+    from secateurs.running.packed_conv2d import PackedConv2d
     from secateurs.running.packed_linear import PackedLinear
     from secateurs.schedules import Schedule
     from secateurs.scores import lamp, magnitude, random
@@ -64,6 +65,7 @@ _HOME = {
     "secateurs.pools": ("layer", "model", "neighbours"),
     "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.recipe": ("Recipe",),
+    "secateurs.running.packed_conv2d": ("PackedConv2d",),
     "secateurs.running.packed_linear": ("PackedLinear",),
     "secateurs.schedules": ("Schedule",),
     "secateurs.scores": ("lamp", "magnitude", "random"),
@@ -79,6 +81,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Masks",
+    "PackedConv2d",
     "PackedLinear",
     "Pruner",
     "Recipe",

@@ -40,7 +40,8 @@ def places_of(keep: Keep, grid: Grid) -> Places:
 
 def gather(places: Places, grid: Grid, stored: Stored) -> Stored:
     """The weights of the kept rows and columns, row by row."""
-    return stored.reshape(grid)[np.ix_(*left_of(places, grid))].reshape(-1)
+    found: Stored = stored.reshape(grid)[np.ix_(*left_of(places, grid))]
+    return found.reshape(-1)
 
 
 def scatter(places: Places, grid: Grid, kept: Stored) -> Stored:

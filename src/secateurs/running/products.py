@@ -55,6 +55,28 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
     return found if x.dtype == torch.float32 else found.to(x.dtype)
 
 
+def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The product for tokens that stand side by side, as the loops for many want them: W x + bias.
+
+    x        (columns, tokens), or several of them (n, columns, tokens)
+    returns  (rows, tokens), or (n, rows, tokens), in x's dtype
+    """
+    if x.shape[-1] <= FEW or isinstance(weight, Left) or weight.columns == 0 or weight.rows == 0:
+        return product(weight, x.transpose(-1, -2), bias).transpose(-1, -2).contiguous()
+    whole = x.detach().float().numpy().reshape(-1, *x.shape[-2:])
+    out = np.empty((len(whole), weight.rows, x.shape[-1]), np.float32)
+    for tokens, y in zip(whole, out, strict=True):
+        tiles = []
+        for first, n, width in _tiles(x.shape[-1]):
+            taken = (np.empty if n == width else np.zeros)((weight.columns, width), np.float32)
+            taken[:, :n] = tokens[:, first : first + n]
+            tiles.append((first, n, tile(width), taken.reshape(-1), np.empty(weight.rows * width, np.float32)))
+        _rows(weight, 8 * len(tiles), partial(_by_tile_beside, weight, tiles, y))
+    if bias is not None:
+        out += bias.detach().numpy()[:, None]
+    return torch.from_numpy(out.reshape(*x.shape[:-2], *out.shape[1:])).to(x.dtype)
+
+
 def _few(weight: Ready, tokens: Floats) -> Floats:
     n, columns = len(tokens), 32 * weight.stride
     if isinstance(weight, Bits) and n > 1:
@@ -127,17 +149,27 @@ def _many(weight: Ready, tokens: Floats) -> Floats:
 
 
 def _by_tile(weight: Ready, tiles: list[Tile], out: Floats, low: int, high: int) -> None:
-    kept, starts, scales, rows = weight.kept, weight.starts, weight.scales, weight.rows
     for first, n, wide, x, y in tiles:
-        if isinstance(weight, Bits):
-            many.by_mask(weight.mask, kept, starts, scales, weight.width, x, low, high, y, wide)
-        elif isinstance(weight, Listed):
-            many.listed(weight.places, kept, starts, scales, x, low, high, y, wide)
-        elif isinstance(weight, Tiled):
-            h = weight.h
-            many.by_block(weight.places, kept, starts, scales, h, weight.w, x, low // h, high // h, y, wide)
+        _tile(weight, wide, x, y, low, high)
         width = 8 * len(wide)
-        many.turn(y[low * width :], high - low, n, width, out[first:].reshape(-1)[low:], rows)
+        many.turn(y[low * width :], high - low, n, width, out[first:].reshape(-1)[low:], weight.rows)
+
+
+def _by_tile_beside(weight: Ready, tiles: list[Tile], out: Floats, low: int, high: int) -> None:
+    for first, n, wide, x, y in tiles:
+        _tile(weight, wide, x, y, low, high)
+        out[low:high, first : first + n] = y.reshape(weight.rows, -1)[low:high, :n]
+
+
+def _tile(weight: Ready, wide: tuple[int, ...], x: Floats, y: Floats, low: int, high: int) -> None:
+    kept, starts, scales = weight.kept, weight.starts, weight.scales
+    if isinstance(weight, Bits):
+        many.by_mask(weight.mask, kept, starts, scales, weight.width, x, low, high, y, wide)
+    elif isinstance(weight, Listed):
+        many.listed(weight.places, kept, starts, scales, x, low, high, y, wide)
+    elif isinstance(weight, Tiled):
+        h = weight.h
+        many.by_block(weight.places, kept, starts, scales, h, weight.w, x, low // h, high // h, y, wide)
 
 
 def _tiles(n: int) -> Iterator[tuple[int, int, int]]:

@@ -123,11 +123,11 @@ def ready(packed: Packed) -> Ready:
             f"Blocks of {h} x {w} run where they divide the weight; it is {packed.shape}. Pack it as bitmask."
         )
     if packed.format == "rows":
-        found = left_of(places, (rows, columns))
+        left, of_them = left_of(places, (rows, columns))
         if scales.size != rows:
             raise InputError("Rows run with one scale per row; pack with int8 or int4 without a group.")
-        starts = _ends(np.isin(np.arange(rows), found[0]) * found[1].size)
-        return Left(rows, columns, kept, starts, scales, width, found[1].astype(_shortest(columns)))
+        starts = _ends(np.isin(np.arange(rows), left) * of_them.size)
+        return Left(rows, columns, kept, starts, scales, width, of_them.astype(_shortest(columns)))
     if packed.format == "nm":
         mask = np.packbits(keep_of(places, (rows, columns)).reshape(rows, columns), axis=1, bitorder="little")
     elif packed.format == "bitmask":

@@ -9,7 +9,7 @@ layers before it have left there, as in the network itself.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from statistics import median
@@ -22,6 +22,7 @@ from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
 from secateurs.layout import layout_of
 from secateurs.measure.intervals import Interval, paired_ratio
+from secateurs.measure.memory import give_back, page_out
 from secateurs.running import packed_conv2d
 from secateurs.running.packed_conv2d import PackedConv2d
 from secateurs.running.packed_linear import PackedLinear
@@ -105,9 +106,44 @@ def accelerate(
     such layer was reached.
     """
     allowed = (values,) if isinstance(values, str) else tuple(values)
-    found: dict[str, Tensor] = {}
     parts = {name: each for name, each in model.named_modules() if _is_known(each)}
-    shared = _shared(model)
+    shared, found = _shared(model), _inputs_of(model, parts, inputs, keywords)
+    groups, result = list(_groups(parts)), Accelerated([])
+    del parts  # what is swapped shall not stay in memory
+    while groups:
+        group = groups.pop(0)
+        choices, candidates = [], {}
+        for name, part in group.items():
+            weight: Any = part.weight
+            n_zero = int((weight == 0).sum())
+            rows, *of_row = layout_of(part, "weight").seen(tuple(weight.shape))
+            begun: dict[str, Any] = {"name": name, "shape": (rows, prod(of_row))}
+            begun["sparsity"] = n_zero / max(1, weight.numel())
+            reason = _why_not(part, name in found, n_zero, id(weight) in shared)
+            packed = {} if reason else _packed(part, allowed, formats)
+            if packed:
+                candidates[name] = (begun, part, found[name], packed)
+            else:
+                choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
+        choices += _timed(candidates, rounds)
+        order = list(group)
+        choices = sorted(choices, key=lambda choice: order.index(choice.name))
+        chosen = {
+            each.name: candidates[each.name][3][each.chosen] for each in choices if each.chosen not in ("", DENSE)
+        }
+        # Of what was timed nothing but the chosen layers stays.
+        del weight, part, packed
+        group.clear()
+        candidates.clear()
+        result.choices += choices
+        _swap(model, chosen, result._swapped if is_reversible else None)
+    give_back()
+    return result
+
+
+def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywords: Any) -> dict[str, Tensor]:
+    """What each part gets in the example."""
+    found: dict[str, Tensor] = {}
 
     def see(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, given: Any) -> None:
@@ -124,32 +160,21 @@ def accelerate(
             hook.remove()
     if not found:
         raise InputError("No linear layer or convolution was reached by the example; there is nothing to accelerate.")
-    result = Accelerated([])
-    for group in _groups(parts):
-        choices, candidates = [], {}
-        for name, part in group.items():
-            weight: Any = part.weight
-            n_zero = int((weight == 0).sum())
-            rows, *of_row = layout_of(part, "weight").seen(tuple(weight.shape))
-            begun: dict[str, Any] = {"name": name, "shape": (rows, prod(of_row))}
-            begun["sparsity"] = n_zero / max(1, weight.numel())
-            reason = _why_not(part, name in found, n_zero, id(weight) in shared)
-            packed = {} if reason else _packed(part, allowed, formats)
-            if packed:
-                candidates[name] = (begun, part, found[name], packed)
-            else:
-                choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
-        choices += _timed(candidates, rounds)
-        order = list(group)
-        result.choices += sorted(choices, key=lambda choice: order.index(choice.name))
-        for choice in choices:
-            if choice.chosen in ("", DENSE):
-                continue
-            parent, last = _parent(model, choice.name)
-            if is_reversible:
-                result._swapped.append((parent, last, getattr(parent, last)))
-            setattr(parent, last, candidates[choice.name][3][choice.chosen])
-    return result
+    return found
+
+
+def _swap(
+    model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[tuple[nn.Module, str, nn.Module]] | None
+) -> None:
+    """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
+    for name, packed in chosen.items():
+        parent, last = _parent(model, name)
+        dense = getattr(parent, last)
+        if swapped is None:
+            page_out(dense.weight)
+        else:
+            swapped.append((parent, last, dense))
+        setattr(parent, last, packed)
 
 
 def _is_known(part: nn.Module) -> bool:

@@ -65,12 +65,15 @@ class Choice:
         return f"{begun}, {self.n_tokens} tokens: {self.chosen}; {times}; best packed {ratio}"
 
 
+Swapped = tuple[nn.Module, str, nn.Module]  # (parent, name, the dense layer)
+
+
 @dataclass(eq=False)
 class Accelerated:
     """What `accelerate` did to a model."""
 
     choices: list[Choice]
-    _swapped: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list, repr=False)
+    _swapped: list[Swapped] = field(default_factory=list, repr=False)
 
     def restore(self) -> None:
         """Put the dense layers back; InputError where they were not kept."""
@@ -128,9 +131,8 @@ def accelerate(
         choices += _timed(candidates, rounds)
         order = list(group)
         choices = sorted(choices, key=lambda choice: order.index(choice.name))
-        chosen = {
-            each.name: candidates[each.name][3][each.chosen] for each in choices if each.chosen not in ("", DENSE)
-        }
+        swaps = [each for each in choices if each.chosen not in ("", DENSE)]
+        chosen = {each.name: candidates[each.name][3][each.chosen] for each in swaps}
         # Of what was timed nothing but the chosen layers stays.
         del weight, part, packed
         group.clear()
@@ -163,9 +165,7 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
     return found
 
 
-def _swap(
-    model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[tuple[nn.Module, str, nn.Module]] | None
-) -> None:
+def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapped] | None) -> None:
     """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
     for name, packed in chosen.items():
         parent, last = _parent(model, name)

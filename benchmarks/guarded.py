@@ -43,7 +43,7 @@ def guarded(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def drawn(rng: np.random.Generator) -> tuple[Ready, torch.Tensor]:
     """A guarded weight, and the dense one that it stands for."""
-    format = str(rng.choice(["bitmask", "index", "nm", "blocks"]))
+    format = str(rng.choice(["bitmask", "index", "nm", "blocks", "rows"]))
     values = str(rng.choice(["exact", "bf16", "int8", "int4"]))
     rows, columns = int(rng.integers(1, 40)), int(rng.integers(1, 300))
     columns += -columns % 4
@@ -55,6 +55,8 @@ def drawn(rng: np.random.Generator) -> tuple[Ready, torch.Tensor]:
         options = {"n": 2, "m": 4}
     if format == "blocks":
         keep, options = keep[:, ::4].repeat_interleave(4, 1)[:, :columns], {"h": 1, "w": 4}
+    if format == "rows":
+        keep = keep[:, :1] & keep[:1]
     weight = torch.where(keep, weight, 0.0)
     packed = FORMATS[format].pack(
         weight.bfloat16() if values == "bf16" else weight, None, "exact" if values == "bf16" else values, **options

@@ -1,7 +1,7 @@
 """Running without the zeros: one linear layer, packed, beside dense layers of the runtimes that people use.
 
     python benchmarks/running.py layers [--shape 4096 4096] [--tokens 1 8 32 128] [--threads 1 2]
-    python benchmarks/running.py start
+    python benchmarks/running.py start | teams | decode | bert
 
 `layers`: normal weights with zeros at random; float32 inputs, float32 outputs, a bias everywhere. Before every timed
 call 64 MB are read, so that weights come from memory. Every round times all contenders once, in turn; medians, and
@@ -10,6 +10,9 @@ the rate at which torch sums float32 numbers, measured in the same rounds. Each 
 the largest output, beside the product of the float32 weights in float64 is in the result; for blocks, which have
 zeros of their own, none is. Missing runtimes are said to be.
 `start`: seconds of the first product in a new process, with no compiled code kept and with it kept.
+`teams`: a packed layer on torch's own threads, on Python's and on one, each after an operation of torch, whose threads
+then still spin; ratios to one thread.
+`decode`: see decoding.py. `bert`: BERT-base's shape with random weights, 70, 80 and 90 % of them zero, by `sc.bench`.
 Run it on a machine that does nothing else.
 """
 
@@ -22,9 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import decoding
 import numpy as np
 import torch
 from checkpoints import in_turn
@@ -34,6 +39,7 @@ import secateurs as sc
 from secateurs.durable import write_json
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import paired_ratio
+from secateurs.running import products, together
 from secateurs.running.features import ways
 
 TORCH, READ = "torch float32", "read"
@@ -200,12 +206,81 @@ def start(n: int) -> dict[str, list[float]]:
     return found
 
 
+def teams(n: int) -> list[dict[str, Any]]:
+    """Two threads, whose they may be."""
+    torch.set_num_threads(2)
+    found, before = [], torch.randn(16, 4096)
+    for side, sparsity, tokens, format, values in TEAMS:
+        linear = nn.Linear(side, side).requires_grad_(False)
+        linear.weight.copy_(with_zeros(torch.randn(side, side, generator=torch.Generator().manual_seed(1)), sparsity))
+        layer, x = sc.PackedLinear.from_linear(linear, format, values), torch.randn(tokens, side)
+
+        def run(call: Contender, n_threads: int = 2, has_team: bool = True, x: Tensor = x) -> float:
+            nn.functional.gelu(before)
+            products.n_threads, known = (lambda: n_threads), together.gnu_openmp
+            if not has_team:
+                together.gnu_openmp = lambda: None
+            try:
+                start = time.perf_counter()
+                call(x)
+                return time.perf_counter() - start
+            finally:
+                products.n_threads, together.gnu_openmp = together.n_threads, known
+
+        work = {
+            "one thread": partial(run, layer, 1),
+            "Python's threads": partial(run, layer, 2, False),
+            "torch dense": partial(run, linear),
+        }
+        if together.gnu_openmp() is not None:
+            work["torch's threads"] = partial(run, layer)
+        seconds = {name: values[2:] for name, values in in_turn(work, n + 2).items()}
+        ratios = {name: paired_ratio(seconds["one thread"], each) for name, each in seconds.items()}
+        runs = {
+            name: {
+                "median_s": statistics.median(each),
+                "faster": {"median": ratios[name].mean, "low": ratios[name].low, "high": ratios[name].high},
+            }
+            for name, each in seconds.items()
+        }
+        case = {"side": side, "sparsity": sparsity, "tokens": tokens, "packed": layer.name, "rounds": n, "runs": runs}
+        print({name: round(run["faster"]["median"], 2) for name, run in runs.items()}, layer.name, tokens, flush=True)
+        found.append(case)
+    return found
+
+
+TEAMS = (
+    (1536, 0.7, 1, "bitmask", "int8"),
+    (4096, 0.7, 1, "bitmask", "int8"),
+    (2048, 0.9, 16, "index", "fp32"),
+    (1536, 0.7, 64, "bitmask", "fp32"),
+)
+
+
+def bert(n: int, tokens: list[int], threads: list[int], out: Path) -> None:
+    """BERT-base's shape under every runtime; the result grows by one run after another."""
+    from transformers import BertConfig, BertModel
+
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n_threads in threads:
+            for sparsity in (0.7, 0.8, 0.9):
+                torch.manual_seed(1)
+                model = BertModel(BertConfig()).eval()
+                sc.prune(model, sc.Recipe(budget=sc.sparsity(sparsity)))
+                model.save_pretrained(folder)
+                found = sc.bench(folder, tokens=tokens, rounds=n, threads=n_threads).values()
+                command = f"python benchmarks/running.py bert --threads {n_threads} --n {n}"
+                runs.append({"sparsity": sparsity, "threads": n_threads, "result": {"command": command, **found}})
+                write_json(out.with_name("bench_bert.json"), {"command": command, "runs": runs})
+
+
 def main() -> None:
     """Measure, and write the result: a part replaces its own key, `layers` the cases it measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["layers", "start"])
+    parser.add_argument("part", choices=["layers", "start", "teams", "decode", "bert"])
     parser.add_argument("--shape", type=int, nargs=2, default=[4096, 4096])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--sparsity", type=float, nargs="+", default=SPARSITIES)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--n", type=int, default=11, help="rounds")
@@ -218,8 +293,19 @@ def main() -> None:
         write_json(arguments.out, result)
         print(json.dumps(result["start"], indent=1))
         return
+    if arguments.part == "teams":
+        result["teams"] = teams(arguments.n)
+        write_json(arguments.out, result)
+        return
+    if arguments.part == "decode":
+        result["decode"] = [decoding.measure(n_threads, arguments.n) for n_threads in arguments.threads]
+        write_json(arguments.out, result)
+        return
+    if arguments.part == "bert":
+        bert(arguments.n, arguments.tokens or [1, 16, 32, 128], arguments.threads, arguments.out)
+        return
     for n_threads in arguments.threads:
-        for n_tokens in arguments.tokens:
+        for n_tokens in arguments.tokens or [1, 8, 32, 128]:
             for sparsity in arguments.sparsity:
                 n = max(3, arguments.n if n_tokens < 128 else arguments.n // 2)
                 found = case(*arguments.shape, sparsity, n_tokens, n_threads, n)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from secateurs.pruning import prune, zero_out
     from secateurs.quantizing import quantize
     from secateurs.recipe import Recipe
+    from secateurs.running.packed_conv2d import PackedConv2d
     from secateurs.running.packed_linear import PackedLinear
     from secateurs.schedules import Schedule
     from secateurs.scores import lamp, magnitude, random
@@ -71,6 +72,7 @@ _HOME = {
     "secateurs.pruning": ("prune", "zero_out"),
     "secateurs.quantizing": ("quantize",),
     "secateurs.recipe": ("Recipe",),
+    "secateurs.running.packed_conv2d": ("PackedConv2d",),
     "secateurs.running.packed_linear": ("PackedLinear",),
     "secateurs.schedules": ("Schedule",),
     "secateurs.scores": ("lamp", "magnitude", "random"),
@@ -87,6 +89,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Masks",
+    "PackedConv2d",
     "PackedLinear",
     "Pruner",
     "Quantizer",

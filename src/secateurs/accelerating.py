@@ -1,4 +1,4 @@
-"""Accelerating: the linear layers of a network swapped by packed ones where measuring says that those are faster.
+"""Accelerating: layers of a network swapped by packed ones where measuring says that those are faster.
 
     accelerated = accelerate(model, x)        # x as the model will see it: its number of tokens decides
     print(accelerated)                        # every layer: what was tried, what it took, what was chosen
@@ -9,8 +9,9 @@ layers before it have left there, as in the network itself.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from statistics import median
 from typing import Any
 
@@ -20,7 +21,11 @@ from torch import Tensor, nn
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
 from secateurs.formats import bitmask
+from secateurs.layout import layout_of
 from secateurs.measure.intervals import Interval, paired_ratio
+from secateurs.measure.memory import give_back, page_out
+from secateurs.running import packed_conv2d
+from secateurs.running.packed_conv2d import PackedConv2d
 from secateurs.running.packed_linear import PackedLinear
 
 ROUNDS, WARM_UP = 15, 2
@@ -32,7 +37,8 @@ DENSE = "dense"
 class Choice:
     """What was measured for one layer, and what came of it.
 
-    n_tokens   rows of its input in the example
+    shape      (outputs, inputs) of a product: of a convolution, all inputs that one position sees
+    n_tokens   rows of its input in the example, or positions of its output
     seconds    {"dense" or the packed layer's name: median}
     chosen     one of these names; "" where the layer was not timed
     speed_up   of the fastest packed one over dense, with its interval; None where nothing was timed
@@ -60,12 +66,15 @@ class Choice:
         return f"{begun}, {self.n_tokens} tokens: {self.chosen}; {times}; best packed {ratio}"
 
 
+Swapped = tuple[nn.Module, str, nn.Module]  # (parent, name, the dense layer)
+
+
 @dataclass(eq=False)
 class Accelerated:
     """What `accelerate` did to a model."""
 
     choices: list[Choice]
-    _swapped: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list, repr=False)
+    _swapped: list[Swapped] = field(default_factory=list, repr=False)
 
     def restore(self) -> None:
         """Put the dense layers back; InputError where they were not kept."""
@@ -90,27 +99,65 @@ def accelerate(
     is_lossless: bool = False,
     **keywords: Any,
 ) -> Accelerated:
-    """Swap every nn.Linear of the model, in place, for which a packed one was faster; the others stay dense.
+    """Swap every nn.Linear, nn.Conv2d and transformers' Conv1D for which a packed one was faster; others stay dense.
 
     inputs, keywords  what the model is called with, as in the use that shall be fast
     values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several
-    formats           the positions to try: "bitmask", "index", "nm"
+    formats           the positions to try: "bitmask", "index", "nm", "rows"
     rounds            how often everything is timed
     is_reversible     keep the dense layers in memory, for `restore`
     is_lossless       of each layer only those values that are its weights bit for bit, as after quantization
 
     A packed layer is taken where its whole 95 % interval of paired ratios is faster than dense. InputError where no
-    linear layer was reached.
+    such layer was reached.
     """
     allowed = (values,) if isinstance(values, str) else tuple(values)
-    found: dict[str, tuple[nn.Linear, Tensor]] = {}
-    linears = {name: each for name, each in model.named_modules() if type(each) is nn.Linear}
-    shared = _shared(model)
+    parts = {name: each for name, each in model.named_modules() if _is_known(each)}
+    shared, found = _shared(model), _inputs_of(model, parts, inputs, keywords)
+    groups, result = list(_groups(parts)), Accelerated([])
+    del parts  # what is swapped shall not stay in memory
+    while groups:
+        group = groups.pop(0)
+        choices, candidates = [], {}
+        for name, part in group.items():
+            weight: Any = part.weight
+            n_zero = int((weight == 0).sum())
+            rows, *of_row = layout_of(part, "weight").seen(tuple(weight.shape))
+            begun: dict[str, Any] = {"name": name, "shape": (rows, prod(of_row))}
+            begun["sparsity"] = n_zero / max(1, weight.numel())
+            reason = _why_not(part, name in found, n_zero, id(weight) in shared)
+            mine = [each for each in allowed if not is_lossless or _is_lossless(part, each)] if not reason else []
+            packed = _packed(part, mine, formats)
+            if packed:
+                candidates[name] = (begun, part, found[name], packed)
+            else:
+                choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
+        choices += _timed(candidates, rounds)
+        order = list(group)
+        choices = sorted(choices, key=lambda choice: order.index(choice.name))
+        swaps = [each for each in choices if each.chosen not in ("", DENSE)]
+        chosen = {each.name: candidates[each.name][3][each.chosen] for each in swaps}
+        # Of what was timed nothing but the chosen layers stays.
+        del weight, part, packed
+        group.clear()
+        candidates.clear()
+        result.choices += choices
+        _swap(model, chosen, result._swapped if is_reversible else None)
+    give_back()
+    return result
 
-    def see(name: str, part: nn.Linear) -> Callable[..., None]:
-        return lambda _, given: found.setdefault(name, (part, given[0].detach().clone())) and None
 
-    hooks = [part.register_forward_pre_hook(see(name, part)) for name, part in linears.items()]
+def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywords: Any) -> dict[str, Tensor]:
+    """What each part gets in the example."""
+    found: dict[str, Tensor] = {}
+
+    def see(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, given: Any) -> None:
+            found.setdefault(name, given[0].detach().clone())
+
+        return hook
+
+    hooks = [part.register_forward_pre_hook(see(name)) for name, part in parts.items()]
     try:
         with evaluating(model), torch.inference_mode():
             model(*inputs, **keywords)
@@ -118,40 +165,34 @@ def accelerate(
         for hook in hooks:
             hook.remove()
     if not found:
-        raise InputError("No linear layer was reached by the example; there is nothing to accelerate.")
-    result = Accelerated([])
-    for group in _groups(linears):
-        choices, candidates = [], {}
-        for name, part in group.items():
-            n_zero = int((part.weight == 0).sum())
-            begun: dict[str, Any] = {"name": name, "shape": tuple(part.weight.shape)}
-            begun["sparsity"] = n_zero / max(1, part.weight.numel())
-            reason = _why_not(part, name in found, n_zero, id(part.weight) in shared)
-            mine = [each for each in allowed if not is_lossless or _is_lossless(part, each)] if not reason else []
-            packed = _packed(part, mine, formats)
-            if packed:
-                candidates[name] = (begun, part, found[name][1], packed)
-            else:
-                choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
-        choices += _timed(candidates, rounds)
-        order = list(group)
-        result.choices += sorted(choices, key=lambda choice: order.index(choice.name))
-        for choice in choices:
-            if choice.chosen in ("", DENSE):
-                continue
-            parent, last = _parent(model, choice.name)
-            if is_reversible:
-                result._swapped.append((parent, last, getattr(parent, last)))
-            setattr(parent, last, candidates[choice.name][3][choice.chosen])
-    return result
+        raise InputError("No linear layer or convolution was reached by the example; there is nothing to accelerate.")
+    return found
 
 
-def _groups(linears: dict[str, nn.Linear]) -> Iterator[dict[str, nn.Linear]]:
+def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapped] | None) -> None:
+    """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
+    for name, packed in chosen.items():
+        parent, last = _parent(model, name)
+        dense = getattr(parent, last)
+        if swapped is None:
+            page_out(dense.weight)
+        else:
+            swapped.append((parent, last, dense))
+        setattr(parent, last, packed)
+
+
+def _is_known(part: nn.Module) -> bool:
+    """Whether it is a layer that has a packed one: nn.Linear, nn.Conv2d, transformers' Conv1D, and nothing derived."""
+    is_conv1d = layout_of(part, "weight").is_turned and part.get_parameter("weight").ndim == 2
+    return type(part) in (nn.Linear, nn.Conv2d) or is_conv1d
+
+
+def _groups(parts: dict[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
     """Neighbours of GROUP bytes together: enough to empty the caches, and their candidates fit into memory."""
-    group: dict[str, nn.Linear] = {}
-    for name, part in linears.items():
+    group: dict[str, nn.Module] = {}
+    for name, part in parts.items():
         group[name] = part
-        if sum(each.weight.nbytes for each in group.values()) > GROUP:
+        if sum(_n_bytes(each) for each in group.values()) > GROUP:
             yield group
             group = {}
     if group:
@@ -159,22 +200,29 @@ def _groups(linears: dict[str, nn.Linear]) -> Iterator[dict[str, nn.Linear]]:
 
 
 # What is known of a layer, itself, its input in the example, and what may replace it.
-Candidate = tuple[dict[str, Any], nn.Linear, Tensor, dict[str, PackedLinear]]
+Candidate = tuple[dict[str, Any], nn.Module, Tensor, dict[str, PackedLinear | PackedConv2d]]
 
 
-def _why_not(part: nn.Linear, is_reached: bool, n_zero: int, is_shared: bool) -> str:
+def _n_bytes(part: nn.Module) -> int:
+    return sum(each.nbytes for each in part.parameters())
+
+
+def _why_not(part: Any, is_reached: bool, n_zero: int, is_shared: bool) -> str:
     if not is_reached:
         return "not reached by the example"
     if is_shared:
         return "its weight is another layer's too"
     if part.weight.device.type != "cpu":
         return f"its weight is on {part.weight.device}"
+    if isinstance(part, nn.Conv2d) and (why := packed_conv2d.why_not(part)):
+        return why
     return "" if n_zero else "nothing in it is zero"
 
 
-def _is_lossless(part: nn.Linear, values: str) -> bool:
+def _is_lossless(part: Any, values: str) -> bool:
     """Whether the weight, stored so, comes back bit for bit, but for the signs of zeros."""
     weight = part.weight.detach().float()
+    weight = (weight.T if layout_of(part, "weight").is_turned else weight).flatten(1)
     if values in ("fp32", "bf16"):
         return values == "fp32" or bool(torch.equal(weight.bfloat16().float(), weight))
     try:
@@ -184,12 +232,13 @@ def _is_lossless(part: nn.Linear, values: str) -> bool:
     return bool(torch.equal(bitmask.unpack(packed), weight))
 
 
-def _packed(part: nn.Linear, values: Sequence[str], formats: Sequence[str]) -> dict[str, PackedLinear]:
+def _packed(part: Any, values: Sequence[str], formats: Sequence[str]) -> dict[str, PackedLinear | PackedConv2d]:
+    make = PackedConv2d.from_convolution if isinstance(part, nn.Conv2d) else PackedLinear.from_linear
     found = {}
     for each in values:
         for format in formats:
             try:
-                layer = PackedLinear.from_linear(part, format, each)
+                layer = make(part, format, each)
             except PatternError:  # this weight has no such pattern
                 continue
             found[layer.name] = layer
@@ -219,8 +268,9 @@ def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
         best = min(packed, key=lambda each: mine[each])
         speed_up = paired_ratio(seconds[name][DENSE], seconds[name][best])
         chosen = best if speed_up.low > 1.0 else DENSE
-        n_bytes = {DENSE: sum(each.nbytes for each in part.parameters()), **{k: v.nbytes for k, v in packed.items()}}
-        n_tokens = x.numel() // max(1, part.in_features)
+        n_bytes = {DENSE: _n_bytes(part), **{k: v.nbytes for k, v in packed.items()}}
+        with torch.inference_mode():
+            n_tokens = part(x).numel() // max(1, begun["shape"][0])
         reason = "" if chosen == best else "no packed format is faster beyond doubt"
         choices.append(
             Choice(

@@ -35,6 +35,10 @@ def weight_of(rows: int, columns: int, density: float, format: str, seed: int) -
         keep = torch.rand(rows // h, columns // w, generator=draw) < density
         keep = keep.repeat_interleave(h, 0).repeat_interleave(w, 1)
         options = {"h": h, "w": w}
+    if format == "rows":
+        keep = (torch.rand(rows, 1, generator=draw) < density**0.5) & (
+            torch.rand(columns, generator=draw) < density**0.5
+        )
     return torch.where(keep, weight, 0.0), options
 
 
@@ -73,7 +77,7 @@ def test_a_packed_product_is_the_unpacked_one(
     columns += -columns % 4 if format == "nm" else 0
     weight, options = weight_of(rows, columns, density, format, seed)
     packed = packed_of(weight, format, values, options)
-    if format in ("index", "blocks") and "/" in values and packed.scales.size != rows:
+    if format in ("index", "blocks", "rows") and "/" in values and packed.scales.size != rows:
         with pytest.raises(InputError, match="one scale per row"):
             ready(packed)
         return
@@ -87,7 +91,7 @@ def test_a_packed_product_is_the_unpacked_one(
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("format", RUNNING)
 def test_inputs_of_any_shape_strides_and_type(format: str, values: str) -> None:
-    if format in ("index", "blocks") and "/" in values:
+    if format in ("index", "blocks", "rows") and "/" in values:
         pytest.skip("refused; the law above says so")
     weight, options = weight_of(12, 96, 0.4, format, 0)
     packed = packed_of(weight, format, values, options)
@@ -102,11 +106,14 @@ def test_inputs_of_any_shape_strides_and_type(format: str, values: str) -> None:
 
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("n_tokens", [1, 3, 70])
-def test_threads_change_no_bit(values: str, n_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("format", ["bitmask", "rows"])
+def test_threads_change_no_bit(format: str, values: str, n_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import secateurs.running.products as products
 
-    weight, _ = weight_of(37, 160, 0.3, "bitmask", 1)
-    of = ready(packed_of(weight, "bitmask", values, {}))
+    if format == "rows" and "/" in values:
+        pytest.skip("refused")
+    weight, _ = weight_of(37, 160, 0.3, format, 1)
+    of = ready(packed_of(weight, format, values, {}))
     x = torch.randn(n_tokens, 160)
     alone = product(of, x)
     monkeypatch.setattr(products, "ALONE", 0)
@@ -136,7 +143,7 @@ def test_a_layer_copies_saves_loads_and_stays_itself_when_the_model_is_halved() 
 @pytest.mark.parametrize("values", ["exact", "bf16", "int8", "int4", "int4/64"])
 @pytest.mark.parametrize("format", RUNNING)
 def test_what_runs_takes_hardly_more_than_what_is_packed(format: str, values: str) -> None:
-    if format in ("index", "blocks") and "/" in values:
+    if format in ("index", "blocks", "rows") and "/" in values:
         pytest.skip("refused")
     weight, options = weight_of(256, 512, 0.1 if format == "index" else 0.3, format, 0)
     if format == "blocks":
@@ -150,8 +157,8 @@ def test_what_runs_takes_hardly_more_than_what_is_packed(format: str, values: st
 
 def test_what_does_not_run_is_refused() -> None:
     linear = nn.Linear(8, 4)
-    with pytest.raises(InputError, match="Formats that run are bitmask, index, nm, blocks; got 'rows'"):
-        PackedLinear.from_linear(linear, "rows")
+    with pytest.raises(InputError, match="Formats that run are bitmask, index, nm, blocks, rows; got 'csr'"):
+        PackedLinear.from_linear(linear, "csr")
     with pytest.raises(InputError, match="Values that run are fp32, bf16, int8, int4, and int4/64"):
         PackedLinear.from_linear(linear, values="codebook:4")
     with pytest.raises(InputError, match="multiples of 32 columns; these have 4"):
@@ -173,9 +180,10 @@ def test_no_weight_beyond_a_row_is_felt() -> None:
     """Kept weights of the next row, and the room behind the last, are read and must not be used."""
     weight = torch.zeros(2, 64)
     weight[0, 5], weight[1] = 2.0, float("inf")
-    of = ready(FORMATS["bitmask"].pack(weight))
-    for n in (1, 4, 9):
-        y = product(of, torch.ones(n, 64))
-        assert torch.equal(y[:, 0], torch.full((n,), 2.0))
-        assert bool(torch.isinf(y[:, 1]).all())
-    assert isinstance(of.starts, np.ndarray)
+    for format in ("bitmask", "rows"):
+        of = ready(FORMATS[format].pack(weight))
+        for n in (1, 4, 9):
+            y = product(of, torch.ones(n, 64))
+            assert torch.equal(y[:, 0], torch.full((n,), 2.0))
+            assert bool(torch.isinf(y[:, 1]).all())
+        assert isinstance(of.starts, np.ndarray)

@@ -8,6 +8,7 @@ import secateurs as sc
 from secateurs import accelerating
 from secateurs.accelerating import Choice, time_layer
 from secateurs.errors import InputError
+from secateurs.measure.intervals import Interval
 
 
 class Net(nn.Module):
@@ -83,8 +84,47 @@ def test_a_layer_is_swapped_where_the_whole_interval_says_so(is_faster: bool, mo
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
-    with pytest.raises(InputError, match="No linear layer was reached"):
+    with pytest.raises(InputError, match="No linear layer or convolution was reached"):
         sc.accelerate(nn.ReLU(), torch.randn(2))
+
+
+class Turned(nn.Module):
+    """Convolutions, and what transformers calls Conv1D."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv1d = pytest.importorskip("transformers").pytorch_utils.Conv1D
+        self.point, self.wide = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 3, padding=1)
+        self.grouped, self.same = nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 16, 3, padding="same")
+        self.turned, self.transposed = conv1d(24, 16), nn.ConvTranspose2d(16, 16, 1)
+        with torch.no_grad():
+            for each in (self.point, self.wide, self.grouped, self.same, self.turned, self.transposed):
+                each.weight[torch.rand(each.weight.shape) < 0.9] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.transposed(self.same(self.grouped(self.wide(self.point(x)))))
+        return self.turned(x.flatten(2).transpose(1, 2).contiguous())
+
+
+def test_convolutions_and_turned_layers_are_swapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    # What is timed counts for nothing here: packed is said to be faster, always.
+    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
+    model, x = Turned(), torch.randn(2, 8, 9, 9)
+    y, before = model(x), dict(model.named_modules())
+    found = sc.accelerate(model, x, rounds=1)
+    assert {each.name: (each.shape, each.n_tokens, each.reason) for each in found.choices} == {
+        "point": ((16, 8), 162, ""),
+        "wide": ((16, 144), 162, ""),
+        "grouped": ((16, 36), 0, "it has 4 groups"),
+        "same": ((16, 144), 0, "its padding is same of zeros"),
+        "turned": ((24, 16), 98, ""),
+    }
+    assert isinstance(model.point, sc.PackedConv2d)
+    assert isinstance(model.turned, sc.PackedLinear)
+    assert torch.allclose(model(x), y, atol=1e-5)
+    found.restore()
+    assert dict(model.named_modules()) == before
 
 
 def test_one_layer_can_be_timed_before_anything_is_pruned() -> None:

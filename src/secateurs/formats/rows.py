@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from secateurs.exact.kinds import Stored
-from secateurs.formats.packed import Grid, Keep, Packed, Places, nbytes, packed_from, weight_from
+from secateurs.formats.packed import Grid, Keep, Packed, Places, linear, nbytes, packed_from, weight_from
 from secateurs.formats.values import Values
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from secateurs.formats.bits import Weight
 
-__all__ = ["nbytes", "pack", "unpack"]
+__all__ = ["linear", "nbytes", "pack", "unpack"]
 
 
 def pack(weight: "Weight", keep: "Weight | None" = None, values: str | Values = "exact") -> Packed:
@@ -40,19 +40,20 @@ def places_of(keep: Keep, grid: Grid) -> Places:
 
 def gather(places: Places, grid: Grid, stored: Stored) -> Stored:
     """The weights of the kept rows and columns, row by row."""
-    return stored.reshape(grid)[_of(places, grid)].reshape(-1)
+    found: Stored = stored.reshape(grid)[np.ix_(*left_of(places, grid))]
+    return found.reshape(-1)
 
 
 def scatter(places: Places, grid: Grid, kept: Stored) -> Stored:
     """The dense weights."""
     stored = np.zeros(grid, kept.dtype)
-    where = _of(places, grid)
-    stored[where] = kept.reshape(where[0].size, where[1].size)
+    rows, columns = left_of(places, grid)
+    stored[np.ix_(rows, columns)] = kept.reshape(rows.size, columns.size)
     return stored.reshape(-1)
 
 
-def _of(places: Places, grid: Grid) -> tuple[Stored, Stored]:
-    """The kept rows as a column and the kept columns, as numpy indexes with them."""
+def left_of(places: Places, grid: Grid) -> tuple[Stored, Stored]:
+    """(the kept rows, the kept columns)."""
     rows = np.flatnonzero(np.unpackbits(places["rows"], count=grid[0], bitorder="little"))
     columns = np.flatnonzero(np.unpackbits(places["columns"], count=grid[1], bitorder="little"))
-    return rows[:, None], columns
+    return rows, columns

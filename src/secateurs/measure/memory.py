@@ -1,10 +1,18 @@
-"""Memory: the bytes that a process holds: its own, and those of files that it has mapped instead of read.
+"""Memory: the bytes that a process holds, its own and those of files that it has mapped instead of read; less of them.
 
 Weights that were mapped are resident like those that were read, so both count; libraries are not the network's.
 Only Linux says.
 """
 
+import ctypes
+import gc
+import mmap
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def anonymous_bytes(process: int | str = "self") -> int | None:
@@ -31,3 +39,38 @@ def mapped_bytes() -> int:
     except OSError:
         pass
     return n_bytes
+
+
+def give_back() -> None:
+    """Let the system have the memory that malloc keeps for later; where the C library cannot, nothing happens."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
+def page_out(weight: "Tensor") -> None:
+    """Let go of the pages of a file that a weight, no longer used, was mapped from: its neighbours keep the mapping.
+
+    Should it be used after all, it is read again. What lies in no file is left alone.
+    """
+    start, step = weight.data_ptr(), mmap.PAGESIZE
+    low, high = -(-start // step) * step, (start + weight.nbytes) // step * step
+    if low < high and any(begin <= low < end for begin, end in _file_mappings()):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _PAGE_OUT)
+
+
+_PAGE_OUT = 21  # MADV_PAGEOUT of Linux 5.4; an older one refuses it, and nothing happens
+
+
+def _file_mappings() -> list[tuple[int, int]]:
+    """(begin, end) of the files that this process has mapped."""
+    found = []
+    try:
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            words = line.split()
+            if len(words) > 5 and words[5].startswith("/"):
+                begin, _, end = words[0].partition("-")
+                found.append((int(begin, 16), int(end, 16)))
+    except OSError:
+        pass
+    return found

@@ -107,3 +107,37 @@ def listed(columns: Any, kept: Any, starts: Any, scales: Any, x: Any, low: int, 
         for at in range(whole, end):
             a += number(kept, at) * picked(x, columns, at)
         y[row] = number(scales, row) * ((a + b) + (c + d))
+
+
+@compiled
+def left(kept: Any, starts: Any, scales: Any, n: int, x: Any, low: int, high: int, y: Any) -> None:
+    """One token, its n columns that are left (zeros to the next 32 behind them); a row has all of them or none."""
+    tail, ahead = np.int64(1 << n % 8) - 1, AHEAD // kept.itemsize
+    for row in range(low, high):
+        a, b, c, d = zeros8(), zeros8(), zeros8(), zeros8()
+        if starts[row + 1] > starts[row]:
+            at, column = starts[row], 0
+            while column + 32 <= n:
+                prefetch(kept, at + column + ahead)
+                a = fma(spread8(kept, at + column, 255), load8(x, column), a)
+                b = fma(spread8(kept, at + column + 8, 255), load8(x, column + 8), b)
+                c = fma(spread8(kept, at + column + 16, 255), load8(x, column + 16), c)
+                d = fma(spread8(kept, at + column + 24, 255), load8(x, column + 24), d)
+                column += 32
+            while column + 8 <= n:
+                a = fma(spread8(kept, at + column, 255), load8(x, column), a)
+                column += 8
+            b = fma(spread8(kept, at + column, tail), load8(x, column), b)
+        y[row] = number(scales, row) * total(add(add(a, b), add(c, d)))
+
+
+@compiled
+def dense(kept: Any, starts: Any, scales: Any, n: int, low: int, high: int, out: Any) -> None:
+    """Write what is left of rows `low` to `high` to out, n float32 for each."""
+    found = 0
+    for row in range(low, high):
+        if starts[row + 1] > starts[row]:
+            scale = number(scales, row)
+            for i in range(n):
+                out[found * n + i] = scale * number(kept, starts[row] + i)
+            found += 1

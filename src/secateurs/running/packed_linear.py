@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from secateurs.errors import InputError
 from secateurs.formats.packed import Packed
 from secateurs.formats.table import FORMATS
+from secateurs.layout import layout_of
 from secateurs.running.products import product
-from secateurs.running.ready import RUNNING, Bits, Listed, Ready, Tiled, ready
+from secateurs.running.ready import RUNNING, Bits, Left, Listed, Ready, Tiled, ready
 
 VALUES = ("fp32", "bf16", "int8", "int4")
 
-_KINDS = {each.__name__: each for each in (Bits, Listed, Tiled)}
+_KINDS = {each.__name__: each for each in (Bits, Listed, Tiled, Left)}
 
 
 class PackedLinear(nn.Module):
@@ -42,23 +43,31 @@ class PackedLinear(nn.Module):
     def from_linear(
         cls, linear: nn.Linear, format: str = "bitmask", values: str = "fp32", **options: Any
     ) -> "PackedLinear":
-        """The layer with the zeros that are there packed away.
+        """The layer with the zeros that are there packed away; transformers' Conv1D (GPT-2) is one, too.
 
-        format   "bitmask", "index", "nm" (n=2, m=4) or "blocks" (h=4, w=4); their sizes by name
+        format   "bitmask", "index", "nm" (n=2, m=4), "blocks" (h=4, w=4), their sizes by name, or "rows"
         values   "fp32" (lossless), "bf16" (rounded), "int8" or "int4" (one scale per row; "int4/64": per 64 columns)
 
         InputError where the weight does not fit, PatternError where it does not keep what the format asks for.
         """
+        weight = layout_of(linear, "weight").turn(linear.weight.detach())
+        return cls.from_weight(weight, linear.bias, format, values, **options)
+
+    @classmethod
+    def from_weight(
+        cls, weight: Tensor, bias: Tensor | None, format: str = "bitmask", values: str = "fp32", **options: Any
+    ) -> "PackedLinear":
+        """The same of a weight (out, in)."""
         if format not in RUNNING:
             raise InputError(f"Formats that run are {', '.join(RUNNING)}; got {format!r}.")
-        weight, how = linear.weight.detach(), values
+        how = values
         if values in ("fp32", "bf16"):
             weight, how = weight.to(torch.float32 if values == "fp32" else torch.bfloat16), "exact"
         elif not values.startswith("int"):
             raise InputError(f"Values that run are {', '.join(VALUES)}, and int4/64 for groups; got {values!r}.")
         # A product does not feel the sign of a zero, which masks leave behind.
         packed = FORMATS[format].pack(weight, weight != 0, how, **options)
-        return cls.from_packed(packed, linear.bias, values)
+        return cls.from_packed(packed, bias, values)
 
     @classmethod
     def from_packed(cls, packed: Packed, bias: Tensor | None = None, values: str = "") -> "PackedLinear":

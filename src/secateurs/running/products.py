@@ -12,7 +12,7 @@ from torch import Tensor
 from secateurs.errors import InputError
 from secateurs.running import few, many
 from secateurs.running.instructions import tile
-from secateurs.running.ready import Bits, Listed, Ready, Tiled
+from secateurs.running.ready import Bits, Left, Listed, Ready, Tiled
 from secateurs.running.together import n_threads, together
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -21,6 +21,7 @@ Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens,
 FEW = 4  # tokens that one loop over the weight serves
 WIDTHS = (8, 16, 32, 64)  # tokens of a tile
 PARTS = 4  # of each thread: one that is held up leaves its parts to the others
+PANEL = 1 << 20  # bytes of float32 weights that are made of others at once
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
 
 
@@ -42,6 +43,8 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
     tokens: Floats = floats.contiguous().numpy().reshape(-1, weight.columns)
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
         y = np.zeros((len(tokens), weight.rows), np.float32)
+    elif isinstance(weight, Left):
+        y = _left(weight, np.take(tokens, weight.places, axis=1))
     elif len(tokens) <= FEW and not isinstance(weight, Tiled):
         y = _few(weight, tokens)
     else:
@@ -52,6 +55,28 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
     return found if x.dtype == torch.float32 else found.to(x.dtype)
 
 
+def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The product for tokens that stand side by side, as the loops for many want them: W x + bias.
+
+    x        (columns, tokens), or several of them (n, columns, tokens)
+    returns  (rows, tokens), or (n, rows, tokens), in x's dtype
+    """
+    if x.shape[-1] <= FEW or isinstance(weight, Left) or weight.columns == 0 or weight.rows == 0:
+        return product(weight, x.transpose(-1, -2), bias).transpose(-1, -2).contiguous()
+    whole = x.detach().float().numpy().reshape(-1, *x.shape[-2:])
+    out = np.empty((len(whole), weight.rows, x.shape[-1]), np.float32)
+    for tokens, y in zip(whole, out, strict=True):
+        tiles = []
+        for first, n, width in _tiles(x.shape[-1]):
+            taken = (np.empty if n == width else np.zeros)((weight.columns, width), np.float32)
+            taken[:, :n] = tokens[:, first : first + n]
+            tiles.append((first, n, tile(width), taken.reshape(-1), np.empty(weight.rows * width, np.float32)))
+        _rows(weight, 8 * len(tiles), partial(_by_tile_beside, weight, tiles, y))
+    if bias is not None:
+        out += bias.detach().numpy()[:, None]
+    return torch.from_numpy(out.reshape(*x.shape[:-2], *out.shape[1:])).to(x.dtype)
+
+
 def _few(weight: Ready, tokens: Floats) -> Floats:
     n, columns = len(tokens), 32 * weight.stride
     if isinstance(weight, Bits) and n > 1:
@@ -59,11 +84,7 @@ def _few(weight: Ready, tokens: Floats) -> Floats:
         x[:n, : weight.columns] = tokens
         _rows(weight, 1, partial(_four, weight, x.reshape(-1), y))
         return y[:n]
-    if columns > weight.columns:
-        padded = np.zeros((n, columns), np.float32)
-        padded[:, : weight.columns] = tokens
-        tokens = padded
-    y = np.empty((n, weight.rows), np.float32)
+    tokens, y = _padded(tokens), np.empty((n, weight.rows), np.float32)
     for i in range(n):
         _rows(weight, 1, partial(_one, weight, tokens[i], y[i]))
     return y
@@ -80,6 +101,42 @@ def _four(weight: Bits, x: Floats, y: Floats, low: int, high: int) -> None:
     few.four(weight.mask, weight.kept, weight.starts, weight.scales, weight.width, x, low, high, y)
 
 
+def _padded(tokens: Floats) -> Floats:
+    """With zeros up to whole words of 32 columns."""
+    n, columns = tokens.shape
+    if columns % 32 == 0:
+        return tokens
+    padded = np.zeros((n, columns + -columns % 32), np.float32)
+    padded[:, :columns] = tokens
+    return padded
+
+
+def _left(weight: Left, tokens: Floats) -> Floats:
+    """A dense product of what is left; for many tokens torch's own, of as many rows at once as stay in the cache."""
+    n, columns = tokens.shape
+    if n <= FEW:
+        y, tokens = np.empty((n, weight.rows), np.float32), _padded(tokens)
+        for i in range(n):
+            _rows(weight, 1, partial(_left_rows, weight, columns, tokens[i], y[i]))
+        return y
+    y, x = np.zeros((n, weight.rows), np.float32), torch.from_numpy(tokens)
+    is_exact = weight.kept.dtype == np.float32
+    step = weight.rows if is_exact else max(1, PANEL // (4 * max(1, columns)))
+    for low in range(0, weight.rows, step):
+        high = min(low + step, weight.rows)
+        begin, end = weight.starts[low], weight.starts[high]
+        panel = weight.kept[begin:end] if is_exact else np.empty(end - begin, np.float32)
+        if not is_exact:
+            few.dense(weight.kept, weight.starts, weight.scales, columns, low, high, panel)
+        is_left = np.diff(weight.starts[low : high + 1]) > 0
+        y[:, low:high][:, is_left] = (x @ torch.from_numpy(panel).view(-1, max(1, columns)).T).numpy()
+    return y
+
+
+def _left_rows(weight: Left, n: int, x: Floats, y: Floats, low: int, high: int) -> None:
+    few.left(weight.kept, weight.starts, weight.scales, n, x, low, high, y)
+
+
 def _many(weight: Ready, tokens: Floats) -> Floats:
     tiles, columns = [], weight.columns
     for first, n, width in _tiles(len(tokens)):
@@ -92,17 +149,27 @@ def _many(weight: Ready, tokens: Floats) -> Floats:
 
 
 def _by_tile(weight: Ready, tiles: list[Tile], out: Floats, low: int, high: int) -> None:
-    kept, starts, scales, rows = weight.kept, weight.starts, weight.scales, weight.rows
     for first, n, wide, x, y in tiles:
-        if isinstance(weight, Bits):
-            many.by_mask(weight.mask, kept, starts, scales, weight.width, x, low, high, y, wide)
-        elif isinstance(weight, Listed):
-            many.listed(weight.places, kept, starts, scales, x, low, high, y, wide)
-        elif isinstance(weight, Tiled):
-            h = weight.h
-            many.by_block(weight.places, kept, starts, scales, h, weight.w, x, low // h, high // h, y, wide)
+        _tile(weight, wide, x, y, low, high)
         width = 8 * len(wide)
-        many.turn(y[low * width :], high - low, n, width, out[first:].reshape(-1)[low:], rows)
+        many.turn(y[low * width :], high - low, n, width, out[first:].reshape(-1)[low:], weight.rows)
+
+
+def _by_tile_beside(weight: Ready, tiles: list[Tile], out: Floats, low: int, high: int) -> None:
+    for first, n, wide, x, y in tiles:
+        _tile(weight, wide, x, y, low, high)
+        out[low:high, first : first + n] = y.reshape(weight.rows, -1)[low:high, :n]
+
+
+def _tile(weight: Ready, wide: tuple[int, ...], x: Floats, y: Floats, low: int, high: int) -> None:
+    kept, starts, scales = weight.kept, weight.starts, weight.scales
+    if isinstance(weight, Bits):
+        many.by_mask(weight.mask, kept, starts, scales, weight.width, x, low, high, y, wide)
+    elif isinstance(weight, Listed):
+        many.listed(weight.places, kept, starts, scales, x, low, high, y, wide)
+    elif isinstance(weight, Tiled):
+        h = weight.h
+        many.by_block(weight.places, kept, starts, scales, h, weight.w, x, low // h, high // h, y, wide)
 
 
 def _tiles(n: int) -> Iterator[tuple[int, int, int]]:

@@ -1,10 +1,11 @@
 """Ready: a packed weight as the loops read it: whole words of bits, kept weights with room behind them.
 
-A format becomes one of three ways to say where the kept weights are; n:m and blocks that do not fit become bits:
+A format becomes one of four ways to say where the kept weights are; n:m becomes bits:
 
     Bits      bitmask, nm      a word for every 32 columns of a row
     Listed    index            the column of every kept weight
     Tiled     blocks           the block columns of every row of blocks
+    Left      rows             the columns that are left, which a row has all of or none
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from secateurs.formats.blocks import block_map
 from secateurs.formats.index import where
 from secateurs.formats.nm import keep_of
 from secateurs.formats.packed import Packed
+from secateurs.formats.rows import left_of
 
 ROOM = 32  # bytes behind the last kept weight that a load may touch
 _ONE = 0x3F80  # 1 as bfloat16
@@ -82,6 +84,13 @@ class Tiled(Ready):
     w: int
 
 
+@dataclass(frozen=True, eq=False)
+class Left(Ready):
+    """places  (n,) uint16 or uint32: the columns that are left; a row begins where it ends if none of it is."""
+
+    places: Stored
+
+
 def ready(packed: Packed) -> Ready:
     """The packed weight, ready; InputError for values that do not run."""
     if len(packed.shape) != 2:
@@ -113,6 +122,12 @@ def ready(packed: Packed) -> Ready:
         raise InputError(
             f"Blocks of {h} x {w} run where they divide the weight; it is {packed.shape}. Pack it as bitmask."
         )
+    if packed.format == "rows":
+        left, of_them = left_of(places, (rows, columns))
+        if scales.size != rows:
+            raise InputError("Rows run with one scale per row; pack with int8 or int4 without a group.")
+        starts = _ends(np.isin(np.arange(rows), left) * of_them.size)
+        return Left(rows, columns, kept, starts, scales, width, of_them.astype(_shortest(columns)))
     if packed.format == "nm":
         mask = np.packbits(keep_of(places, (rows, columns)).reshape(rows, columns), axis=1, bitorder="little")
     elif packed.format == "bitmask":
@@ -123,7 +138,7 @@ def ready(packed: Packed) -> Ready:
     return Bits(rows, columns, kept, _ends(np.bitwise_count(whole).sum(axis=1)), scales, width, whole.reshape(-1))
 
 
-RUNNING = ("bitmask", "index", "nm", "blocks")
+RUNNING = ("bitmask", "index", "nm", "blocks", "rows")
 
 
 def _shortest(n: int) -> type[np.unsignedinteger[Any]]:

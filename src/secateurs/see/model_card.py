@@ -57,7 +57,8 @@ What else was tried, and what each step gave: `report.html`; as data: `results.j
 def verdict(results: Results) -> str:
     """One sentence: whether what was asked for was met."""
     test, chosen, dense = results["test"], results["chosen"], results["dense"]
-    how = f"{times(dense['file_bytes'] / chosen['size_bytes'])} smaller, {points(test['drop'])} of accuracy lost"
+    change = f"{points(abs(test['drop']))} of accuracy {'lost' if test['drop'] >= 0 else 'gained'}"
+    how = f"{times(dense['file_bytes'] / chosen['size_bytes'])} smaller, {change}"
     if results["is_met"]:
         return f"{how}: what was asked for is met."
     names = {"drop": "accuracy", "size_bytes": "size", "latency_s": "latency"}

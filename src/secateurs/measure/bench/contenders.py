@@ -75,6 +75,13 @@ class Contender:
     def import_it(self, job: Job) -> None:
         """Its library, so that opening the network is measured without it."""
         importlib.import_module(self.module)
+        if self.module == "secateurs.accelerating":
+            import torch
+
+            from secateurs.running.packed_linear import PackedLinear
+
+            # numba reads its own code at the first call: 20 MB, which are a library's like those of the others.
+            PackedLinear.from_linear(torch.nn.Linear(8, 8))(torch.ones(1, 8))
         if not self.file:
             from secateurs.structure.files import ABOUT_FILE
             from secateurs.structure.opening import stock_class

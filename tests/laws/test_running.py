@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateurs.errors import InputError
+from secateurs.errors import InputError, PatternError
 from secateurs.formats.packed import Packed
 from secateurs.formats.table import FORMATS
 from secateurs.running.packed_linear import PackedLinear
@@ -78,7 +78,7 @@ def test_a_packed_product_is_the_unpacked_one(
     weight, options = weight_of(rows, columns, density, format, seed)
     packed = packed_of(weight, format, values, options)
     if format in ("index", "blocks", "rows") and "/" in values and packed.scales.size != rows:
-        with pytest.raises(InputError, match="one scale per row"):
+        with pytest.raises(PatternError, match="one scale per row"):
             ready(packed)
         return
     draw = torch.Generator().manual_seed(seed + 1)

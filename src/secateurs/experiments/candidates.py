@@ -20,7 +20,7 @@ EXACT = "exact"
 VALUES = (EXACT, "int8", "int4/32", "codebook:4", "codebook:3", "codebook:2")
 REST = "int8"  # what is never pruned (biases, norms, tables), where the weights are not exact
 TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in
-TUNED_RATE = 0.2  # and its learning rate, as a share of theirs
+TUNED_RATE = 0.1  # and its learning rate, as a share of theirs
 SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
 STUDENT = Recipe(score="l2", unit="row", pool="layer", budget="sparsity(0.5)")
 

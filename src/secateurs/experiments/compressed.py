@@ -16,13 +16,15 @@ import secateurs
 from secateurs.checkpoint.packed_file import SUFFIX
 from secateurs.checkpoint.packing import pack
 from secateurs.durable import make_directory, write_json, write_text
+from secateurs.errors import InputError, MissingExtraError
 from secateurs.experiments.candidates import EXACT, TUNED, Candidate
-from secateurs.experiments.cells import Cell
+from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.compression import Ground
 from secateurs.experiments.facts import about_data, about_model, common_step, weights_of
 from secateurs.experiments.halving import Tried, front
 from secateurs.experiments.probes import Probe, probe_all
 from secateurs.experiments.search import Found, Search
+from secateurs.exporting import export_onnx
 from secateurs.measure.environment import environment
 from secateurs.models import Network, save_model
 from secateurs.models.files import CONFIG_FILE, WEIGHTS_FILE
@@ -34,6 +36,7 @@ from secateurs.see.pareto import pareto_picture
 from secateurs.structure.files import ABOUT_FILE, save_trained
 
 SCHEMA = "secateurs.compression/1"
+N_COMPARED = 512  # test examples that the ONNX file answers, too
 PACKED_FILE = f"weights{SUFFIX}"
 
 
@@ -78,6 +81,7 @@ class CompressionRun:
         rows = self._measured(steps)
         self.search.text = "writing"
         results = self._results(found, steps, rows)
+        results["onnx"] = self._export(found.chosen)
         self._hand_over(found.chosen, results)
         self.search.clock.keep()
         return results
@@ -221,6 +225,20 @@ class CompressionRun:
             }
             for key in shown
         ]
+
+    def _export(self, chosen: Tried) -> dict[str, Any] | str:
+        """onnx/model.onnx, compared with torch on test examples in ONNX Runtime; or why there is none."""
+        path = self.out / "onnx" / "model.onnx"
+        if (path.parent / "compared.json").exists():
+            known: dict[str, Any] = read(path.parent / "compared.json")
+            return known
+        make_directory(path.parent)
+        try:
+            found = export_onnx(self.network(chosen), self.ground.data.x_test[:N_COMPARED], path)
+        except (MissingExtraError, InputError) as error:
+            return str(error)
+        write_json(path.parent / "compared.json", {**found.values(), "path": "onnx/model.onnx"})
+        return {**found.values(), "path": "onnx/model.onnx"}
 
     def _hand_over(self, chosen: Tried, results: dict[str, Any]) -> None:
         """The directory's files; the packed one lies there already."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from secateurs.errors import InputError
+from secateurs.errors import InputError, PatternError
 from secateurs.exact.kinds import KINDS, Stored
 from secateurs.formats.bits import grid_of
 from secateurs.formats.blocks import block_map
@@ -92,7 +92,7 @@ class Left(Ready):
 
 
 def ready(packed: Packed) -> Ready:
-    """The packed weight, ready; InputError for values that do not run."""
+    """The packed weight, ready; InputError for values that do not run, PatternError where they do in other formats."""
     if len(packed.shape) != 2:
         raise InputError(f"A weight that runs is (out, in); this one is {packed.shape}. Reshape it before packing.")
     rows, columns = grid_of(packed.shape)
@@ -101,7 +101,7 @@ def ready(packed: Packed) -> Ready:
     if packed.format == "index":
         at = where(places, (rows, columns))
         if scales.size != rows:
-            raise InputError("Index weights run with one scale per row; pack with int8 or int4 without a group.")
+            raise PatternError("Index weights run with one scale per row; pack with int8 or int4 without a group.")
         of_row, of_column = np.divmod(at, columns)
         return Listed(
             rows,

@@ -49,9 +49,20 @@ network = sc.load_network("packed", example_inputs)   # the same; layers that ru
 ```
 
 `model/` holds the same network with its zeros written out. Answers from the command line: `secateurs run .`
+{_onnx(results["onnx"])}
 
 What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by `{results["command"]}`.
 """
+
+
+def _onnx(onnx: Mapping[str, Any] | str) -> str:
+    if isinstance(onnx, str):
+        return f"There is no ONNX file: {onnx}"
+    return (
+        f"`onnx/model.onnx` ({onnx['size_bytes']:,} bytes: ONNX stores zeros, too) gave {onnx['same_answers']:,} of "
+        f"{onnx['n']:,} test examples the same answer in ONNX Runtime, with a largest difference of "
+        f"{onnx['relative_difference']:.0e} of the largest value."
+    )
 
 
 def verdict(results: Results) -> str:

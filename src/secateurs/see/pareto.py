@@ -7,6 +7,7 @@ from secateurs.see.curves import PERCENT_LABEL, TICKS, sheet
 from secateurs.see.style import PRINT, Drawing, Palette, altair, data_rows, part, percent
 
 Results = Mapping[str, Any]
+BYTE_TICKS = [first * 10.0**power for power in range(2, 12) for first in (1, 2, 5)]
 BYTES_LABEL = "datum.value < 1e6 ? format(datum.value / 1e3, ',~g') + ' kB' : format(datum.value / 1e6, ',~g') + ' MB'"
 
 
@@ -41,7 +42,7 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
         type="log", domain=[max(least, min(v for v in ys if v > 0)) / 1.5, min(1.0, max(ys) * 1.2)], nice=False
     )
     x_axis = alt.Axis(
-        title="bytes of the packed file, on a logarithmic scale", labelExpr=BYTES_LABEL, grid=False, tickCount=6
+        title="bytes of the packed file, on a logarithmic scale", labelExpr=BYTES_LABEL, grid=False, values=BYTE_TICKS
     )
     y_axis = alt.Axis(title="validation error", values=TICKS, labelExpr=PERCENT_LABEL, domain=False)
     x, y = alt.X("x:Q", scale=x_scale, axis=x_axis), alt.Y("y:Q", scale=y_scale, axis=y_axis)

@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from secateurs.checkpoint.packing import load
 from secateurs.checks import extra
 from secateurs.durable import make_directory, write_bytes, write_json
 from secateurs.errors import InputError, RecipeError
 from secateurs.layers import unwrap
-from secateurs.models.files import ModelConfig, build_again
+from secateurs.models.files import PACKED_SUFFIX, ModelConfig, build_again
 from secateurs.settings import Settings
 from secateurs.structure.cutting import Attributes, resize
 from secateurs.structure.depth import thin
@@ -123,6 +124,15 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     if lost or unexpected:
         raise InputError(f"'{folder / WEIGHTS_FILE}' lacks {lost[:5]} and has {unexpected[:5]} too many.")
     return module.eval()
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights beside shrunk.json: plain, or where there are none the only packed ones."""
+    packed = sorted(folder.glob(f"*{PACKED_SUFFIX}"))
+    if (folder / WEIGHTS_FILE).exists() or len(packed) != 1:
+        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return load(packed[0])
 
 
 def shrunk_config(folder: Path) -> ShrunkConfig:

@@ -114,8 +114,7 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     _assert_fits(module, about, folder)
     try:
         resize(module, {name: tuple(shape) for name, shape in about.shapes.items()}, _attributes(about))
-        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = _tensors(folder)
         missing, unexpected = module.load_state_dict(tensors, strict=False)
     except (SafetensorError, OSError, RuntimeError, AttributeError) as error:
         raise InputError(f"'{folder / WEIGHTS_FILE}' cannot be loaded: {error}") from error

@@ -28,6 +28,7 @@ from secateurs.data import DataSpec, InputShape
 from secateurs.errors import PatternError, RecipeError
 from secateurs.experiments.claims import CLAIMS, Facts
 from secateurs.experiments.comparison import Comparison
+from secateurs.experiments.compression import Compression
 from secateurs.experiments.exploration import Experiment, Exploration
 from secateurs.experiments.lottery import Lottery
 from secateurs.experiments.presets import DEFAULT, PRESETS
@@ -54,6 +55,7 @@ SCHEMAS: dict[str, type[Settings]] = {
     "experiment": Experiment,
     "exploration": Exploration,
     "comparison": Comparison,
+    "compression": Compression,
     "lottery": Lottery,
     "model": ModelSpec,
     "data": DataSpec,

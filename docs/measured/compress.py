@@ -1,0 +1,111 @@
+"""Compress: the tables of docs/compress.md, from benchmarks/results/compress.json."""
+
+from collections.abc import Callable
+from typing import Any
+
+from measured.common import machine, not_yet, part, table
+from secateurs.measure.intervals import over_seeds
+
+COMMAND = "python benchmarks/compress.py"
+STEPS = {
+    "dense": "dense, packed without loss",
+    "longer": "dense, trained on with the same teacher",
+    "rounded": "quantization alone",
+    "smaller": "units removed, nothing trained",
+    "once": "pruning alone, at once",
+    "labels": "pruned while trained on labels",
+    "taught": "pruned while taught by the dense network",
+    "after": "the same, quantized after",
+    "with": "the same, quantized in training",
+}
+
+
+def steps(case: str) -> str:
+    """What each step gave, mean over the seeds, and what was chosen for each."""
+    found = part("compress", case)
+    if found is None or "run" not in found:
+        return not_yet(f"{COMMAND} run {case} --data DATA")
+    seeds = found["run"]
+    rows = []
+    for name, title in STEPS.items():
+        of = [row for each in seeds.values() for row in each["steps"] if row["id"] == name]
+        if not of:
+            continue
+        n_bytes = sum(row["size_bytes"] for row in of) / len(of)
+        whole = next(iter(seeds.values()))["dense"]["file_bytes"]
+        times = [each["times"][name]["speed_up"] for each in seeds.values() if name in each["times"]]
+        lost = "—" if name == "dense" else _points([row["drop"] for row in of])
+        shown = f"{len(of)} of {len(seeds)}" if len(of) < len(seeds) else str(len(seeds))
+        rows.append([title, shown, f"{n_bytes:,.0f}", f"{whole / n_bytes:.1f}×", _share(of), lost, _times(times)])
+    head = ["step", "seeds", "bytes", "smaller", "test accuracy, %", "lost, points", "faster"]
+    first = next(iter(seeds.values()))
+    return f"{table(head, rows)}\n\n{_chosen(seeds, first)} {machine(found)}"
+
+
+def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
+    said = []
+    for seed, one in seeds.items():
+        chosen, test = one["chosen"], one["test"]
+        ratio = one["dense"]["file_bytes"] / chosen["size_bytes"]
+        lost = f"{100 * test['drop']:+.2f} points lost ({100 * test['low']:+.2f} to {100 * test['high']:+.2f})"
+        is_met = "target met" if one["is_met"] else "target **not met**"
+        size = f"{chosen['size_bytes']:,} bytes ({ratio:.1f}×, {_name(chosen)})"
+        said.append(f"seed {seed}: {size}, {lost}, {is_met}, {one['duration_s'] / 60:.1f} min")
+    return (
+        f"Mean over the seeds (95 % t interval), n = {first['test']['n']:,} test examples, the dense file "
+        f"{first['dense']['file_bytes']:,} bytes; at most {100 * first['goal']['max_drop']:g} points asked. Faster: one "
+        f"example on {first['seconds']['threads']} threads, dense time by own, median over the seeds. What was chosen: "
+        f"{'; '.join(said)}."
+    )
+
+
+def _name(chosen: dict[str, Any]) -> str:
+    candidate = chosen["candidate"]
+    units = f"{100 * candidate['student']:g} % of units gone, " if candidate["student"] else ""
+    cut = candidate["pattern"] or f"{100 * candidate['sparsity']:.4g} % zeros"
+    return f"{units}{cut}, {candidate['values']}"
+
+
+def hand(case: str) -> str:
+    """The same dense networks, pruned and quantized with torch alone."""
+    found = part("compress", case)
+    if found is None or "hand" not in found or "run" not in found:
+        return not_yet(f"{COMMAND} hand {case} --data DATA")
+    rows = []
+    for key, title in (("pruned", "torch: 80 % pruned and fine-tuned"), ("int8", "the same, torch's dynamic int8")):
+        of = [each["rows"][key] for each in found["hand"].values()]
+        sizes = [sum(row[name] for row in of) / len(of) for name in ("size_bytes", "zipped_bytes")]
+        rows.append([title, *(f"{size:,.0f}" for size in sizes), _share(of), _points([row["drop"] for row in of])])
+    ours = [each["test"] for each in found["run"].values()]
+    size = sum(each["chosen"]["size_bytes"] for each in found["run"].values()) / len(ours)
+    rows.append(["`secateurs compress`", f"{size:,.0f}", "—", _share(ours), _points([row["drop"] for row in ours])])
+    n_steps = next(iter(found["hand"].values()))["n_steps"]
+    head = ["way", "bytes", "zipped", "test accuracy, %", "lost, points"]
+    return (
+        f"{table(head, rows)}\n\n`{COMMAND} hand {case} --data DATA`: torch's `global_unstructured` on the same dense networks, {n_steps:,} steps of fine-tuning, "
+        f"`quantize_dynamic`; mean of {len(ours)} seeds (95 % t interval). Its file is the state_dict that torch saves."
+    )
+
+
+def _share(rows: list[dict[str, Any]]) -> str:
+    return _mean([100 * row["n_correct"] / row["n"] for row in rows])
+
+
+def _points(drops: list[float]) -> str:
+    return _mean([100 * drop for drop in drops], signed=True)
+
+
+def _times(ratios: list[float]) -> str:
+    return f"{sorted(ratios)[len(ratios) // 2]:.2f}×" if ratios else "—"
+
+
+def _mean(values: list[float], *, signed: bool = False) -> str:
+    found = over_seeds(values)
+    half = "" if len(values) == 1 else f" ± {(found.high - found.low) / 2:.2f}"
+    return f"{found.mean:{'+' if signed else ''}.2f}{half}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "compress-mnist": lambda: steps("mnist"),
+    "compress-hand": lambda: hand("mnist"),
+}

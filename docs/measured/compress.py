@@ -53,8 +53,8 @@ def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
         said.append(f"seed {seed}: {size}, {lost}, {is_met}, {one['duration_s'] / 60:.1f} min")
     return (
         f"Mean over the seeds (95 % t interval), n = {first['test']['n']:,} test examples, the dense file "
-        f"{first['dense']['file_bytes']:,} bytes; at most {100 * first['goal']['max_drop']:g} points asked. Faster: one "
-        f"example on {first['seconds']['threads']} threads, dense time by own, median over the seeds. What was chosen: "
+        f"{first['dense']['file_bytes']:,} bytes; at most {100 * first['goal']['max_drop']:g} points asked. Faster: "
+        f"one example on {first['seconds']['threads']} threads, dense time by own, median over the seeds. What was chosen: "
         f"{'; '.join(said)}."
     )
 
@@ -82,8 +82,8 @@ def hand(case: str) -> str:
     n_steps = next(iter(found["hand"].values()))["n_steps"]
     head = ["way", "bytes", "zipped", "test accuracy, %", "lost, points"]
     return (
-        f"{table(head, rows)}\n\n`{COMMAND} hand {case} --data DATA`: torch's `global_unstructured` on the same dense networks, {n_steps:,} steps of fine-tuning, "
-        f"`quantize_dynamic`; mean of {len(ours)} seeds (95 % t interval). Its file is the state_dict that torch saves."
+        f"{table(head, rows)}\n\n`{COMMAND} hand {case} --data DATA`: torch's `global_unstructured` on the same dense "
+        f"networks, {n_steps:,} steps of fine-tuning, `quantize_dynamic`; mean of {len(ours)} seeds (95 % t interval). Its file is the state_dict that torch saves."
     )
 
 

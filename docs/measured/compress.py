@@ -54,7 +54,7 @@ def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
     return (
         f"Mean over the seeds (95 % t interval), n = {first['test']['n']:,} test examples, the dense file "
         f"{first['dense']['file_bytes']:,} bytes; at most {100 * first['goal']['max_drop']:g} points asked. Faster: "
-        f"one example on {first['seconds']['threads']} threads, dense time by own, median over the seeds. What was chosen: "
+        f"one example on {first['seconds']['threads']} threads, dense time by own, median over the seeds. Chosen: "
         f"{'; '.join(said)}."
     )
 
@@ -83,7 +83,8 @@ def hand(case: str) -> str:
     head = ["way", "bytes", "zipped", "test accuracy, %", "lost, points"]
     return (
         f"{table(head, rows)}\n\n`{COMMAND} hand {case} --data DATA`: torch's `global_unstructured` on the same dense "
-        f"networks, {n_steps:,} steps of fine-tuning, `quantize_dynamic`; mean of {len(ours)} seeds (95 % t interval). Its file is the state_dict that torch saves."
+        f"{table(head, rows)}\n\n`{COMMAND} hand {case} --data DATA`: torch's `global_unstructured` on the same dense "
+        f"networks, {n_steps:,} steps of fine-tuning, "
     )
 
 

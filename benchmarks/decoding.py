@@ -7,8 +7,8 @@ zero, the head's too, embeddings aside. Every contender runs in a process of its
 once, each turn decodes TOKENS given ones one by one, after one that is not counted, and forgets them; every round has a
 turn of each, the order reversed in every other. Milliseconds per token are a turn's by its tokens; ratios are to
 torch's float32 in the same round, with a bootstrap interval over the rounds. `difference` is the largest of the logits
-to torch's float32, as a share of the largest. Where GPT-2's own Conv1D is slower in torch than nn.Linear, or the other
-way round, both are timed: "linear" says that Conv1D was replaced.
+to torch's float32, as a share of the largest. "linear" says that GPT-2's Conv1D was replaced by nn.Linear: in bfloat16
+torch is several times faster with it, int8 it has for nothing else; in float32 there is no difference.
 """
 
 import json
@@ -34,8 +34,6 @@ SPARSITY, PROMPT, TOKENS = 0.7, 16, 6
 TORCH = "torch float32"
 CONTENDERS = (
     TORCH,
-    "torch float32, linear",
-    "torch bfloat16",
     "torch bfloat16, linear",
     "torch dynamic int8, linear",
     "secateurs fp32",
@@ -59,7 +57,6 @@ def make(folder: str) -> dict[str, Any]:
 
 def with_linear(model: Any) -> None:
     """Every Conv1D as the nn.Linear that it is."""
-    import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -70,7 +67,6 @@ def with_linear(model: Any) -> None:
                 linear.weight = nn.Parameter(part.weight.detach().T.contiguous(), requires_grad=False)
                 linear.bias = part.bias
                 setattr(parent, name, linear)
-    assert isinstance(model, torch.nn.Module)
 
 
 class Decoder:
@@ -78,9 +74,10 @@ class Decoder:
 
     def __init__(self, name: str, folder: str, threads: int) -> None:
         import torch
-        from transformers import GPT2LMHeadModel
+        from transformers import GPT2LMHeadModel, logging
         from transformers.cache_utils import DynamicCache
 
+        logging.disable_progress_bar()
         torch.set_num_threads(threads)
         kind = torch.bfloat16 if "bfloat16" in name else torch.float32
         self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=kind).eval().requires_grad_(False)
@@ -180,7 +177,7 @@ def measure(n_threads: int, n: int) -> dict[str, Any]:
             "held": held[name],
         }
         print(n_threads, name, round(runs[name]["median_ms_per_token"], 2), runs[name]["faster"], flush=True)
-    assert runs["secateurs fp32"]["difference"] < 1e-3 > runs["torch float32, linear"]["difference"], runs
+    assert runs["secateurs fp32"]["difference"] < 1e-3, runs
     return {"threads": n_threads, "rounds": n, "sparsity": SPARSITY, "prompt": PROMPT, "tokens": TOKENS, **about,
             "runs": runs, "environment": environment()}  # fmt: skip
 

@@ -74,10 +74,20 @@ FORMATS = ("bitmask fp32", "bitmask bf16", "bitmask int8", "bitmask int4/64", "i
 
 def networks() -> str:
     """MiniLM pruned, under every runtime."""
-    if not (RESULTS / "bench_minilm.json").exists():
-        return not_yet("secateurs bench PRUNED --tokens 1 --tokens 16 --tokens 128")
+    command = "secateurs bench PRUNED --tokens 1 --tokens 16 --tokens 128"
+    return _networks("bench_minilm", "all-MiniLM-L6-v2", "the encoder's weights", command)
+
+
+def bert() -> str:
+    """The shape of BERT-base, with random weights."""
+    return _networks("bench_bert", "BERT-base, random", "the weights", "python benchmarks/running.py bert --n 6")
+
+
+def _networks(name: str, network: str, weights: str, command: str) -> str:
+    if not (RESULTS / f"{name}.json").exists():
+        return not_yet(command)
     found = []
-    for run in read("bench_minilm")["runs"]:
+    for run in read(name)["runs"]:
         timed = [row for row in run["result"]["rows"] if row["outcome"] == "timed"]
         sizes = [f"{each['tokens']} tokens" for each in timed[0]["latencies"]]
         rows = [
@@ -85,11 +95,44 @@ def networks() -> str:
             + [_of_network(each) for each in row["latencies"]]
             for row in timed
         ]
-        title = f"{run['sparsity']:.0%} of the encoder's weights zero, {_threads(run['threads'])}"
+        title = f"{run['sparsity']:.0%} of {weights} zero, {_threads(run['threads'])}"
         where = run["result"]["environment"]
         said = f"`{run['result']['command']}`; {run['result']['n_rounds']} rounds, torch {where['torch']}."
-        found.append(f"**all-MiniLM-L6-v2, {title}**\n\n{table(['contender', *sizes], rows)}\n\n{said}")
+        found.append(f"**{network}, {title}**\n\n{table(['contender', *sizes], rows)}\n\n{said}")
     return "\n\n".join(found)
+
+
+def decode() -> str:
+    """A causal language model token by token."""
+    cases = part("running", "decode")
+    if not cases:
+        return not_yet("python benchmarks/running.py decode")
+    names = list(cases[0]["runs"])
+    rows = [
+        [f"**{name}**" if name.startswith("secateurs") else name]
+        + [f"{_cell(each['runs'][name])}, {each['runs'][name]['median_ms_per_token']:.1f} ms" for each in cases]
+        for name in names
+    ]
+    first = cases[0]
+    said = (
+        f"{first['parameters'] / 1e6:.0f}M random parameters, {first['sparsity']:.0%} of every layer zero, "
+        f"{first['tokens']} tokens a turn after {first['prompt']}, {first['rounds']} rounds. "
+        f"`python benchmarks/running.py decode`; {machine(first)}"
+    )
+    return f"{table(['contender', *(_threads(each['threads']) for each in cases)], rows)}\n\n{said}"
+
+
+def teams() -> str:
+    """Whose threads take the parts of a product."""
+    cases = part("running", "teams")
+    if not cases:
+        return not_yet("python benchmarks/running.py teams --n 40")
+    names = [name for name in cases[0]["runs"] if name != "one thread"]
+    rows = []
+    for case in cases:
+        about = f"{case['side']} × {case['side']}, {case['sparsity']:.0%}, {case['packed']}, {_rows(case['tokens'])}"
+        rows.append([about, *(_cell(case["runs"][name]) for name in names)])
+    return table(["times faster than one thread", *names], rows)
 
 
 def _of_network(latency: dict[str, Any]) -> str:
@@ -129,6 +172,9 @@ TABLES = {
     "measured-running": layers,
     "measured-running-limits": limits,
     "measured-running-networks": networks,
+    "measured-running-bert": bert,
+    "measured-running-decode": decode,
+    "measured-running-teams": teams,
     "measured-running-start": start,
     "measured-guarded": guarded,
 }

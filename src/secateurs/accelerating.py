@@ -171,12 +171,12 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
 
 def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapped] | None) -> None:
     """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
+    if swapped is None:
+        page_out([model.get_submodule(name).get_parameter("weight") for name in chosen])
     for name, packed in chosen.items():
         parent, last = _parent(model, name)
         dense = getattr(parent, last)
-        if swapped is None:
-            page_out(dense.weight)
-        else:
+        if swapped is not None:
             swapped.append((parent, last, dense))
         setattr(parent, last, packed)
 

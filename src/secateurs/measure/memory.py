@@ -8,6 +8,7 @@ import ctypes
 import gc
 import mmap
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,29 +49,34 @@ def give_back() -> None:
         trim(0)
 
 
-def page_out(weight: "Tensor") -> None:
-    """Let go of the pages of a file that a weight, no longer used, was mapped from: its neighbours keep the mapping.
+def page_out(weights: "Iterable[Tensor]") -> None:
+    """Let go of the pages of a file that weights, no longer used, were mapped from: their neighbours keep the mapping.
 
-    Should it be used after all, it is read again. What lies in no file is left alone.
+    Should one be used after all, it is read again. What lies in no file, or where any of it was changed, is left alone.
     """
-    start, step = weight.data_ptr(), mmap.PAGESIZE
-    low, high = -(-start // step) * step, (start + weight.nbytes) // step * step
-    if low < high and any(begin <= low < end for begin, end in _file_mappings()):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _PAGE_OUT)
+    mappings, step = _unchanged_mappings(), mmap.PAGESIZE
+    for weight in weights:
+        start = weight.data_ptr()
+        low, high = -(-start // step) * step, (start + weight.nbytes) // step * step
+        if low < high and any(begin <= low and high <= end for begin, end in mappings):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), mmap.MADV_DONTNEED)
 
 
-_PAGE_OUT = 21  # MADV_PAGEOUT of Linux 5.4; an older one refuses it, and nothing happens
-
-
-def _file_mappings() -> list[tuple[int, int]]:
-    """(begin, end) of the files that this process has mapped."""
-    found = []
+def _unchanged_mappings() -> list[tuple[int, int]]:
+    """(begin, end) of mapped files that this process has not written to: no page of its own, in memory or swap."""
+    found, begun = [], (0, 0)
+    own = -1  # kB; -1: no file
     try:
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in [*Path("/proc/self/smaps").read_text("utf-8").splitlines(), "0-0 end"]:
             words = line.split()
-            if len(words) > 5 and words[5].startswith("/"):
+            if not words[0].endswith(":"):
+                if own == 0:
+                    found.append(begun)
                 begin, _, end = words[0].partition("-")
-                found.append((int(begin, 16), int(end, 16)))
+                begun = int(begin, 16), int(end, 16)
+                own = 0 if len(words) > 5 and words[5].startswith("/") else -1
+            elif own >= 0 and words[0] in ("Anonymous:", "Swap:"):
+                own += int(words[1])
     except OSError:
         pass
     return found

@@ -60,7 +60,7 @@ def run(case: str, root: Path, seed: int, work: Path, more: list[str]) -> dict[s
     found: dict[str, Any] = json.loads((out / "results.json").read_text("utf-8"))
     kept = ("dense", "chosen", "test", "gates", "is_met", "seconds", "duration_s", "goal", "notes")
     steps = [{key: value for key, value in row.items() if key != "seconds"} for row in found["steps"]]
-    times = {row["id"]: row["seconds"] for row in found["steps"]}
+    times = {row["id"]: row["seconds"] for row in found["steps"] if row["seconds"]}
     n_tried = len(found["tried"])
     front = [each for each in found["tried"] if each["is_front"]]
     return {**{key: found[key] for key in kept}, "steps": steps, "times": times, "n_tried": n_tried, "front": front}

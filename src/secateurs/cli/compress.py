@@ -42,6 +42,9 @@ MARK = "compression.yaml"
 @click.option("--target-latency", help="Of one example at most, measured here, such as 8ms.")
 @click.option("--max-time", default="20min", show_default=True, help="Of the whole, about; longer searches find more.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Of the longest trainings, whatever the time.")
+@click.option(
+    "--trim-vocabulary", is_flag=True, help="Of a pretrained network: drop the tokens that the training data lack."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and dropout.")
 @options.out("runs/compress")
 @options.JOBS
@@ -60,6 +63,7 @@ def compress(
     target_latency: str | None,
     max_time: str,
     epochs: float | None,
+    trim_vocabulary: bool,
     seed: int,
     out: str,
     jobs: int | None,
@@ -83,6 +87,7 @@ def compress(
         latency_s=None if target_latency is None else quantity("--target-latency", target_latency, "seconds"),
         max_time_s=quantity("--max-time", max_time, "seconds"),
         epochs=epochs,
+        is_trimmed=trim_vocabulary,
         seed=seed,
     )
     ground = Ground(asked, data, network if network is not None else build(asked.model, data.shape, seed))
@@ -167,9 +172,12 @@ def _print_results(results: dict[str, Any], out: str) -> None:
     table = Table("step", "bytes", "smaller", "accuracy", "lost", "ms", "faster", title=title, title_justify="left")
     for row in results["steps"]:
         lost = "" if row["id"] == "dense" else points(row["drop"])
-        faster = "" if row["id"] == "dense" else speed_text(row["seconds"])
+        faster = speed_text(row["seconds"]) if row["seconds"] else ""
         ratio = times(results["dense"]["file_bytes"] / row["size_bytes"])
-        accuracy, latency = percent(row["accuracy"], 2), milliseconds(row["seconds"]["seconds"])
+        accuracy, latency = (
+            percent(row["accuracy"], 2),
+            milliseconds(row["seconds"]["seconds"]) if row["seconds"] else "",
+        )
         table.add_row(row["title"], f"{row['size_bytes']:,}", ratio, accuracy, lost, latency, faster)
     console = plain_console()
     console.print(table)

@@ -61,7 +61,8 @@ class Chains:
     """What all candidates share.
 
     cell      makes a cell: cell(training, **fields)
-    dense     the network as it is
+    dense     the network as it is, which teaches
+    first     the network that everything begins with: dense, or with its vocabulary trimmed
     training  of a network after a cut; its epochs are replaced
     spread    the recipe, at once, that zeroes a share of the weights; its schedule becomes SCHEDULE
     exact     names of tensors that stay exact whatever the values: statistics that no training can mend
@@ -69,6 +70,7 @@ class Chains:
 
     cell: Callable[..., Cell]
     dense: Cell
+    first: Cell
     training: Training
     spread: Callable[[float], Recipe]
     exact: tuple[str, ...] = ()
@@ -82,9 +84,9 @@ class Chains:
     def begun(self, candidate: Candidate) -> Cell:
         """Units removed, nothing trained."""
         if not candidate.student:
-            return self.dense
+            return self.first
         how = with_words(STUDENT, budget=sparsity(candidate.student))
-        return self.cell(self._for(0.0), start=self.dense, shrink=(how,))
+        return self.cell(self._for(0.0), start=self.first, shrink=(how,))
 
     def pruned(self, candidate: Candidate, epochs: float, is_taught: bool = True) -> Cell:
         """Pruned while it learns from the dense network (or from labels alone)."""

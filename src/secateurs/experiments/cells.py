@@ -21,7 +21,7 @@ from secateurs.data.shape import as_tuple
 from secateurs.durable import make_directory, write_bytes
 from secateurs.errors import InputError, RecipeError
 from secateurs.measure.environment import environment
-from secateurs.models import ModelSpec, Network, build, load_model, load_weights
+from secateurs.models import ModelSpec, Network, build, load_model, load_weights, trim_vocabulary
 from secateurs.recipe import Patterns, Recipe
 from secateurs.settings import Settings
 from secateurs.structure.files import load_shrunk
@@ -36,6 +36,7 @@ class Cell(Settings):
     data_hash    fingerprint of the data, so that other data under the same name is another cell
     start        the cell whose final weights this one begins with; None begins with fresh ones
     weights      sha256 of the weights that this one begins with, kept in the run's directory by `keep_weights`
+    is_trimmed   whether tokens that the training data lack lose their embeddings first (pretrained networks)
     shrink       recipes by which units are removed from the first weights for real, one after the other
     masks        the cell from whose final weights the recipe chooses the masks, all at once, and among what lives
                  there; they are laid on this cell's first weights and held. None: the recipe sees this cell's own
@@ -60,6 +61,7 @@ class Cell(Settings):
     seed: int
     start: "Cell | None" = None
     weights: str | None = None
+    is_trimmed: bool = False
     shrink: Annotated[tuple[Recipe, ...], BeforeValidator(as_tuple)] = ()
     masks: "Cell | None" = None
     is_shuffled: bool = False
@@ -127,11 +129,16 @@ class Cell(Settings):
 
     def begin(self, run: Path) -> Network:
         """The network with this cell's first weights, before any unit is removed."""
+        data = data_of(self)
         if self.start is not None:
-            return self.start.load(run)
-        module = build(self.model, data_of(self).shape, self.seed)
-        if self.weights is not None:
-            load_weights(module, _weights_file(run, self.weights))
+            module = self.start.load(run)
+        else:
+            module = build(self.model, data.shape, self.seed)
+            if self.weights is not None:
+                load_weights(module, _weights_file(run, self.weights))
+        if self.is_trimmed:
+            assert data.unknown is not None
+            module = trim_vocabulary(module, data.x_train, data.unknown)
         return module
 
 

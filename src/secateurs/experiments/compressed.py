@@ -48,6 +48,7 @@ class Step:
     cell    whose network it is
     values  that it is rounded to and stored in
     epochs  of training after the dense network's
+    is_timed  whether it may run in another time than those before it
     """
 
     id: str
@@ -55,6 +56,7 @@ class Step:
     cell: Cell
     values: str
     epochs: float
+    is_timed: bool = True
 
 
 @dataclass
@@ -90,16 +92,18 @@ class CompressionRun:
         """The network that was chosen, with every step to it alone and together with those before."""
         chains, epochs, shape = self.search.chains, chosen.epochs, chosen.candidate.shape
         values, dense = chosen.candidate.values, self.ground.dense
-        steps = [Step("dense", "dense, as it is", dense, EXACT, 0.0)]
+        steps = [Step("dense", "dense, as it is", dense, EXACT, 0.0, False)]
         longer = chains.pruned(Candidate(0.0, 0.0), epochs)
-        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs))
+        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, False))
+        if self.ground.asked.is_trimmed:
+            steps.append(Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0))
         if values != EXACT:
             steps.append(Step("rounded", f"quantization alone ({values})", dense, values, 0.0))
         if shape.student:
             steps.append(Step("smaller", "units removed, nothing trained", chains.begun(shape), EXACT, 0.0))
-        steps.append(Step("once", "pruning alone, at once", chains.cut_once(shape), EXACT, 0.0))
+        steps.append(Step("once", "pruning alone, at once", chains.cut_once(shape), EXACT, 0.0, False))
         labels = chains.pruned(shape, epochs, is_taught=False)
-        steps.append(Step("labels", "pruned while trained on labels", labels, EXACT, epochs))
+        steps.append(Step("labels", "pruned while trained on labels", labels, EXACT, epochs, False))
         steps.append(
             Step("taught", "pruned while taught by the dense network", chains.pruned(shape, epochs), EXACT, epochs)
         )
@@ -122,7 +126,7 @@ class CompressionRun:
                 "epochs": each.epochs,
                 **measured[each.values],
                 "accuracy": measured[each.values]["n_correct"] / measured[each.values]["n"],
-                "seconds": self.search.seconds_of(each.cell, each.values),
+                "seconds": self.search.seconds_of(each.cell, each.values) if each.is_timed else None,
             }
             for each, measured in zip(steps, found, strict=True)
         ]

@@ -13,7 +13,7 @@ from secateurs.experiments.cells import Cell
 from secateurs.experiments.halving import Goal
 from secateurs.experiments.sensitivity import allocate
 from secateurs.masks import Masks
-from secateurs.models import ModelSpec, Network
+from secateurs.models import ModelSpec, Network, trim_vocabulary
 from secateurs.recipe import Recipe, with_words
 from secateurs.settings import Settings
 from secateurs.structure.shrinking import shrink
@@ -30,6 +30,7 @@ class Compression(Settings):
     training       of the dense network, where it is not given
     recovery       of a network after a cut; its epochs are chosen
     start_sha256   of the dense network's weights; None: it is trained here
+    is_trimmed     whether tokens that the training data lack lose their embeddings, before anything else
     max_drop       of accuracy, in [0, 1]
     size_bytes     of the packed file at most
     latency_s      of one example at most, measured here
@@ -42,6 +43,7 @@ class Compression(Settings):
     training: Training
     recovery: Training
     start_sha256: str | None = None
+    is_trimmed: bool = False
     max_drop: float = 0.005
     size_bytes: float | None = None
     latency_s: float | None = None
@@ -78,7 +80,18 @@ class Ground:
         asked = self.asked
         if asked.start_sha256 is None:
             return self.cell(asked.training)
-        return self.cell(Training(**{**asked.training.values(), "epochs": 0.0}), weights=asked.start_sha256)
+        return self.cell(self._untrained, weights=asked.start_sha256)
+
+    @property
+    def first(self) -> Cell:
+        """What every candidate begins with."""
+        if not self.asked.is_trimmed:
+            return self.dense
+        return self.cell(self._untrained, start=self.dense, is_trimmed=True)
+
+    @property
+    def _untrained(self) -> Training:
+        return Training(**{**self.asked.training.values(), "epochs": 0.0})
 
     def cell(self, training: Training, **fields: Any) -> Cell:
         """A cell of this compression."""
@@ -95,7 +108,7 @@ class Ground:
     def chains(self, spread: Callable[[float], Recipe]) -> Chains:
         """What the candidates share; spread: how a sparsity is spread over the layers."""
         buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
-        return Chains(self.cell, self.dense, self.asked.recovery, spread, buffers)
+        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, buffers)
 
     def shapes(self) -> tuple[list[Candidate], list[str]]:
         """What is tried first; and why other kinds are not."""
@@ -121,6 +134,10 @@ class Ground:
     def check(self) -> None:
         """Lay the recipe on the network; raises what cannot be done."""
         Masks.make(self.network, LAMP, is_trial=True)
+        if self.asked.is_trimmed:
+            if self.data.unknown is None:
+                raise RecipeError("A vocabulary is trimmed where the data are texts; these are images. Leave it out.")
+            trim_vocabulary(self.network, self.data.x_train[:1], self.data.unknown)
 
 
 def spread_by(name: str, scanned: Mapping[str, Any], sizes: Mapping[str, float]) -> Callable[[float], Recipe]:

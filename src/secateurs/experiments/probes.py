@@ -30,7 +30,7 @@ from secateurs.measure.environment import environment
 from secateurs.measure.seconds import side_by_side
 from secateurs.quantizing import quantize
 
-N_PAIRS = 60
+N_PAIRS = 40
 Stored = tuple[tuple[str, Mapping[str, str]], ...]
 
 

@@ -78,8 +78,8 @@ def _steps(results: Results) -> str:
                 f"{points(row['drop'])} ({points(row['low'])} to {points(row['high'])})"
                 if row["id"] != "dense"
                 else "",
-                milliseconds(row["seconds"]["seconds"]),
-                speed_text(row["seconds"]) if row["id"] != "dense" else "",
+                milliseconds(row["seconds"]["seconds"]) if row["seconds"] else "",
+                speed_text(row["seconds"]) if row["seconds"] else "",
                 f"{row['epochs']:.3g}",
             ]
         )

@@ -16,11 +16,11 @@ Cell = str | tuple[str, str]  # text, or (text, class of the cell)
 
 
 def static_page(name: str, values: Mapping[str, str]) -> str:
-    """The page of this name, its {{words}} replaced by HTML."""
+    """The page of this name, behind the head that all share; its {{words}} replaced by HTML."""
     # The page has no script that could set a theme: it follows the system's.
     css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", template_text("page.css"))
     own = {"css": fill(css, {"ramp": "none"}) + template_text("static.css") + template_text(f"{name}.css")}
-    return fill(template_text(f"{name}.html"), {**values, **own})
+    return fill(template_text("static_head.html") + template_text(f"{name}.html"), {**values, **own})
 
 
 def template_text(name: str) -> str:

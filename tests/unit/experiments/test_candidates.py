@@ -22,7 +22,7 @@ def spread(s: float) -> Recipe:
     return with_words(Recipe.parse("lamp element model sparsity(0.5)"), budget=f"sparsity({s})")
 
 
-CHAINS = Chains(cell, cell(TRAINING), TRAINING, spread, exact=("norm.running_mean",))
+CHAINS = Chains(cell, cell(TRAINING), cell(TRAINING), TRAINING, spread, exact=("norm.running_mean",))
 
 
 def test_a_candidate_is_quantized_last_with_the_zeros_of_its_pruning() -> None:

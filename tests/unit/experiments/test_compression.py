@@ -9,10 +9,12 @@ import torch
 
 import secateurs as sc
 from secateurs.data import DataSpec, load_data
+from secateurs.errors import RecipeError
 from secateurs.experiments.cells import keep_weights
 from secateurs.experiments.compressed import CompressionRun
 from secateurs.experiments.compression import Compression, Ground
 from secateurs.experiments.halving import Goal
+from secateurs.experiments.presets import data_for
 from secateurs.experiments.search import Search
 from secateurs.measure.accuracy import accuracy, correct
 from secateurs.models import ModelSpec, build, load_model
@@ -128,3 +130,26 @@ def test_a_given_network_is_where_it_begins(run: CompressionRun, tmp_path: Path)
     mine, given = ground.dense.load(tmp_path), load_model(there)[0]
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), given.parameters(), strict=True))
     assert ground.dense.training.epochs == 0
+
+
+@pytest.mark.slow
+def test_a_trimmed_vocabulary_is_a_step_of_its_own(tiny_texts: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    spec = ModelSpec.parse(f"pretrained(directory={tiny_encoder})")
+    data_spec = data_for(spec, source=str(tiny_texts))
+    asked = Compression(
+        model=spec, data=data_spec, training=TRAINING, recovery=TRAINING, is_trimmed=True, epochs=1.0, max_drop=0.9
+    )
+    data = load_data(data_spec)
+    run = CompressionRun(Ground(asked, data, build(spec, data.shape, 0)), tmp_path, "secateurs compress", 1)
+    run.ground.check()
+    rows = {row["id"]: row for row in run.run()["steps"]}
+    assert rows["trimmed"]["size_bytes"] < rows["dense"]["size_bytes"]
+    assert rows["trimmed"]["size_bytes"] > rows["once"]["size_bytes"]
+    network = sc.load_network(tmp_path)
+    assert accuracy(network, data.x_test, data.y_test).n_correct == run.run()["test"]["n_correct"]
+
+
+def test_only_texts_have_a_vocabulary() -> None:
+    with pytest.raises(RecipeError, match="where the data are texts; these are images"):
+        ground_of(is_trimmed=True).check()

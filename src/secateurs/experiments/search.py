@@ -72,7 +72,7 @@ class Search:
         tried: list[Tried] = []
         for rung, epochs in enumerate(pace.rungs):
             if rung:
-                candidates = promising(tried, goal, pace.kept[rung] - 1)
+                candidates = promising(tried, goal, pace.kept[rung] - 1, len(pace.rungs) - rung)
                 more = between(candidates[0], [each.candidate for each in tried])
                 candidates += [more] if more is not None else []
                 if self._is_late(epochs * (1 + TUNED) * len(candidates)):

@@ -48,10 +48,20 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
 
 
 def test_promising_are_the_smallest_that_may_still_lose_little_enough() -> None:
-    # Half of 0.009 would be enough; half of 0.02 would not, so it comes last.
+    # 0.4 of 0.009 would be little enough; 0.4 of 0.02 would not, but 0.4 of that would.
     hopeful = tried(0.93, 150, 0.009)
-    assert promising([DENSER, MIDDLE, hopeful, SPARSER], GOAL, 2) == [hopeful.candidate, MIDDLE.candidate]
+    everything = [DENSER, MIDDLE, hopeful, SPARSER]
+    assert promising(everything, GOAL, 3) == [hopeful.candidate, MIDDLE.candidate, DENSER.candidate]
+    assert promising(everything, GOAL, 3, rungs=2) == [SPARSER.candidate, hopeful.candidate, MIDDLE.candidate]
     assert promising([DENSER, SPARSER], GOAL, 2) == [DENSER.candidate, SPARSER.candidate]
+
+
+def test_one_of_the_promising_is_on_the_safe_side() -> None:
+    # Of those left over, the smallest that meets the goal already; where none does, the one that loses least.
+    risky = [tried(0.91 + k / 100, 100 - k, 0.012) for k in range(4)]
+    assert promising([*risky, DENSER, MIDDLE], GOAL, 3)[-1] == MIDDLE.candidate
+    least = tried(0.85, 290, 0.0052)
+    assert promising([*risky, least], GOAL, 3)[-1] == least.candidate
 
 
 def test_of_each_shape_one_way_to_store_it_goes_on() -> None:

@@ -439,7 +439,7 @@ class _Writer:
         self._work = work
         self._writing = writing
         self._hashing = hashing
-        self._waiting: deque[Future[Any]] = deque()
+        self._waiting: deque[tuple[Future[None], ...]] = deque()
         self._digest = hashlib.sha256()
         self._has_failed = False
         self._files: list[DirectFile] = []  # begun and not durable, the eldest first
@@ -454,19 +454,18 @@ class _Writer:
         """Take one buffer, which must not change any more."""
         for start in range(0, buffer.size, _SLICE):
             data = memoryview(cast(Any, buffer[start : start + _SLICE].view(np.uint8)))
-            hashed = self._hashing.submit(self._digest.update, data)
-            self._submit(partial(self._write, data))
-            self._waiting.append(hashed)
+            self._submit(partial(self._write, data), self._hashing.submit(self._digest.update, data))
 
     def end(self, done: Callable[[str], None]) -> None:
         """That was all of it: make it durable, then call `done` with its sha256."""
         sha256 = self._hashing.submit(self._digest.hexdigest)
         self._submit(partial(self._end, sha256, done))
 
-    def wait(self) -> None:
-        """Until everything is written."""
-        while self._waiting:
-            self._waiting.popleft().result()
+    def wait(self, n: int = 0) -> None:
+        """Until everything is written, or all but the last n."""
+        while len(self._waiting) > n:
+            for each in self._waiting.popleft():
+                each.result()
 
     def give_up(self) -> None:
         """Take the files away that are not durable."""
@@ -478,10 +477,9 @@ class _Writer:
             with suppress(OSError):
                 os.unlink(file.path)
 
-    def _submit(self, task: Callable[[], None]) -> None:
-        while len(self._waiting) > 2 * AHEAD:  # each is written and hashed
-            self._waiting.popleft().result()
-        self._waiting.append(self._writing.submit(self._run, task))
+    def _submit(self, task: Callable[[], None], *beside: Future[None]) -> None:
+        self.wait(AHEAD)
+        self._waiting.append((self._writing.submit(self._run, task), *beside))
 
     def _run(self, task: Callable[[], None]) -> None:
         if self._has_failed:

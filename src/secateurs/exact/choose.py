@@ -181,10 +181,13 @@ def _sparse(n_all: int) -> int:
 def _variance(blocks: list[Stored], key: Any) -> float:
     """Of the number of a part's sampled keys that are at most `key`; neighbours resemble each other, so a block counts
     as one draw. How parts differ does not matter, as each is sampled in proportion."""
-    counts = np.concatenate([np.zeros(0, np.int64), *(np.count_nonzero(each <= key, axis=1) for each in blocks)])
-    sizes = np.concatenate([np.zeros(0, np.int64), *(np.full(*each.shape) for each in blocks)])
-    share = counts.sum() / max(1, sizes.sum())
-    alone = float(sizes.sum() * share * (1 - share))  # if scores were drawn one by one
+    sizes = np.array([each.shape[1] for each in blocks for _ in each], np.int64)
+    if not sizes.size:
+        return 0.0
+    is_less = np.concatenate([each.ravel() for each in blocks]) <= key
+    counts = np.add.reduceat(is_less, sizes.cumsum() - sizes, dtype=np.int64)
+    share = counts.sum() / is_less.size
+    alone = float(is_less.size * share * (1 - share))  # if scores were drawn one by one
     if counts.size < 2:
         return 4 * alone
     # The last block of a piece may be short, and is no odd one for that.

@@ -40,7 +40,7 @@ def zero_out(module: nn.Module, recipe: Recipe) -> tuple[LayerReport, ...]:
     plan = make_plan(checkpoint, recipe)
     cutter = Cutter(checkpoint, plan)
     cutter.prepare()
-    knives = {each.name: cutter.knife(each) for each in plan.cut}
+    knives = cutter.knives()
     with torch.no_grad():
         for each in plan.cut:
             tensor, storage = checkpoint.tensors[each.name].detach(), storage_of(each.entry.dtype)

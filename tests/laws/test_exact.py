@@ -136,8 +136,11 @@ def machine(piece, block, room, group, sample, deviations, threads):
         walked.n_samples += 1
         return bracket(*words)
 
-    def spied_thinned(found, room):
+    def spied_spread(task, items):
         walked.n_batches += 1
+        return spread(task, items)
+
+    def spied_thinned(found, room):
         less = thinned(found, room)
         walked.n_thinned += less is not found
         return less
@@ -161,6 +164,7 @@ def machine(piece, block, room, group, sample, deviations, threads):
         stack.enter_context(mock.patch.object(choosing, "_bracket", spied_bracket))
         stack.enter_context(mock.patch.object(choosing, "choose", spied_choose))
         stack.enter_context(mock.patch.object(parting, "_thinned", spied_thinned))
+        stack.enter_context(mock.patch.object(parting, "spread", spied_spread))
         stack.enter_context(mock.patch.object(Part, "scan", spied_scan))
         stack.enter_context(mock.patch.dict("os.environ", SECATEURS_THREADS=threads))
         yield walked
@@ -367,6 +371,13 @@ def test_a_sample_that_hits_needs_one_pass():
     walked = assert_sorted_out(made, 70_000, piece=1000)
     assert (walked.n_samples, walked.n_scans, walked.n_thinned) == (1, 2, 0)
     assert walked.n_batches > 2 * walked.n_scans  # pieces come in several batches
+
+
+def test_short_blocks_at_the_ends_of_pieces_do_not_widen_the_bracket():
+    """Their counts are smaller because they are short, which says nothing about how scores differ."""
+    blocks = [np.arange(64, dtype=np.int32)[None] for _ in range(8)]
+    short = np.array([[0, 63]], np.int32)
+    assert choosing._variance([*blocks, short], np.int32(40)) < 1.1 * choosing._variance(blocks, np.int32(40))
 
 
 def test_few_scores_are_not_sampled():

@@ -130,13 +130,23 @@ class Cutter:
 
     def knife(self, each: Planned) -> Knife:
         """What zeroes one tensor; InputError for weights that are not finite. Warns if it will leave nothing."""
-        knife = self._knife(each)
+        return self._told(each, self._knife(each))
+
+    def knives(self) -> dict[str, Knife]:
+        """Those of all tensors; small ones that need no memory to speak of are decided side by side."""
+        cut = self.plan.cut
+        is_many = len(cut) >= 2 * n_threads() and all(map(self._is_plain, cut))
+        found = spread(self._knife, cut) if is_many else map(self._knife, cut)
+        return {each.name: self._told(each, knife) for each, knife in zip(cut, found, strict=True)}
+
+    def _told(self, each: Planned, knife: Knife) -> Knife:
+        """The same, and a warning if it leaves nothing."""
         if knife.n_pruned == each.entry.n > 0:
             warnings.warn(
                 f"Layer collapse: '{each.name}' {each.entry.shape} loses all of its {each.entry.n} weights under "
                 f"'{self.plan.recipe.budget}'. Ask for less, or give min_keep.",
                 CollapseWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         return knife
 

@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import numpy as np
 
 from secateurs.checkpoint import manifest
 from secateurs.checkpoint.cutting import Cutter, n_zeros
+from secateurs.checkpoint.direct import DirectFile
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.plan import Plan, Planned, make_plan
 from secateurs.checkpoint.shards import INDEX, Shard, carried, index_of, shards_of
@@ -428,80 +430,75 @@ def _share(shards: tuple[Shard, ...], ranks: Ranks) -> list[int]:
 
 
 class _Writer:
-    """Writes and hashes files in order, on a thread of its own, also while the next is made; the error of one comes
-    with a later call. A file is durable before what ends it is done, and those that did not get there are taken away.
+    """Writes files in order, on a thread of its own, and hashes them on another, also while the next is made; the error
+    of one comes with a later call. A file is durable before what ends it is done, and those that did not get there are
+    taken away.
     """
 
-    def __init__(self, work: Path, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, work: Path, writing: ThreadPoolExecutor, hashing: ThreadPoolExecutor) -> None:
         self._work = work
-        self._thread = thread
-        self._waiting: deque[Future[None]] = deque()
+        self._writing = writing
+        self._hashing = hashing
+        self._waiting: deque[tuple[Future[None], ...]] = deque()
         self._digest = hashlib.sha256()
-        self._n_bytes = 0
         self._has_failed = False
-        self._files: list[BinaryIO] = []  # begun and not durable, the eldest first
+        self._files: list[DirectFile] = []  # begun and not durable, the eldest first
 
     def begin(self, name: str) -> Path:
         """A new file, which the next buffers belong to; its path."""
-        self._submit(self._open, self._work / name)
+        self._digest = hashlib.sha256()
+        self._submit(partial(self._open, self._work / name))
         return self._work / name
 
     def put(self, buffer: Stored) -> None:
         """Take one buffer, which must not change any more."""
         for start in range(0, buffer.size, _SLICE):
-            self._submit(self._write, buffer[start : start + _SLICE])
+            data = memoryview(cast(Any, buffer[start : start + _SLICE].view(np.uint8)))
+            self._submit(partial(self._write, data), self._hashing.submit(self._digest.update, data))
 
     def end(self, done: Callable[[str], None]) -> None:
         """That was all of it: make it durable, then call `done` with its sha256."""
-        self._submit(self._end, done)
+        sha256 = self._hashing.submit(self._digest.hexdigest)
+        self._submit(partial(self._end, sha256, done))
 
-    def wait(self) -> None:
-        """Until everything is written."""
-        while self._waiting:
-            self._waiting.popleft().result()
+    def wait(self, n: int = 0) -> None:
+        """Until everything is written, or all but the last n."""
+        while len(self._waiting) > n:
+            for each in self._waiting.popleft():
+                each.result()
 
     def give_up(self) -> None:
         """Take the files away that are not durable."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._writing, self._hashing):
+            thread.shutdown(wait=True, cancel_futures=True)
         for file in self._files:
             with suppress(OSError):
                 file.close()
             with suppress(OSError):
-                os.unlink(file.name)
+                os.unlink(file.path)
 
-    def _submit(self, task: Callable[..., None], *words: Any) -> None:
-        while len(self._waiting) > AHEAD:
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._run, task, *words))
+    def _submit(self, task: Callable[[], None], *beside: Future[None]) -> None:
+        self.wait(AHEAD)
+        self._waiting.append((self._writing.submit(self._run, task), *beside))
 
-    def _run(self, task: Callable[..., None], *words: Any) -> None:
+    def _run(self, task: Callable[[], None]) -> None:
         if self._has_failed:
             return  # what was asked for before the error was known must not make a file of a part of it
         try:
-            task(*words)
+            task()
         except BaseException:
             self._has_failed = True
             raise
 
     def _open(self, path: Path) -> None:
-        self._files.append(path.open("wb", buffering=0))
-        self._digest, self._n_bytes = hashlib.sha256(), 0
+        self._files.append(DirectFile(path))
 
-    def _write(self, buffer: Stored) -> None:
-        file, data = self._files[-1], memoryview(cast(Any, buffer.view(np.uint8)))
-        self._digest.update(data)
-        while data:
-            data = data[file.write(data) :]
-        if hasattr(os, "posix_fadvise"):
-            # Has the system begin to write these bytes now, not when all of them must be durable.
-            os.posix_fadvise(file.fileno(), self._n_bytes, buffer.nbytes, os.POSIX_FADV_DONTNEED)
-        self._n_bytes += buffer.nbytes
+    def _write(self, data: memoryview) -> None:
+        self._files[-1].write(data)
 
-    def _end(self, done: Callable[[str], None]) -> None:
-        file = self._files[-1]
-        os.fsync(file.fileno())
-        file.close()
-        done(self._digest.hexdigest())
+    def _end(self, sha256: Future[str], done: Callable[[str], None]) -> None:
+        self._files[-1].finish()
+        done(sha256.result())
         self._files.pop()
 
 
@@ -511,8 +508,8 @@ _SLICE = 1 << 22  # items that are hashed and written together
 @contextmanager
 def _writing(work: Path) -> Iterator[_Writer]:
     """A writer whose files are durable and done when the block ends; one that is not done is gone where it fails."""
-    with ThreadPoolExecutor(1, thread_name_prefix="secateurs-writer") as thread:
-        writer = _Writer(work, thread)
+    with ThreadPoolExecutor(1, "secateurs-writer") as writing, ThreadPoolExecutor(1, "secateurs-hasher") as hashing:
+        writer = _Writer(work, writing, hashing)
         try:
             yield writer
             writer.wait()

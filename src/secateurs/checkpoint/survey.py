@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TAUS = ("0.01", "0.1", "0.5sigma", "1sigma", "1.5sigma")  # what is asked where nothing is
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # percent
 WITHOUT_KERNELS = 1 << 25  # weights of a checkpoint up to which numpy alone counts them
-LARGE = 1 << 21  # weights from which all threads share a tensor; smaller ones have one each
+LARGE = 1 << 21  # weights from which all threads may share a tensor; smaller ones have one each
 MOST_PARTS = 16  # of a large tensor: every part has tables of a few megabytes
 _PIECE = 1 << 22  # elements looked at at a time where only zeros are counted
 _EMBEDDING = "embedding"  # how the reason of a table begins
@@ -210,8 +210,9 @@ def inspect(
 def _survey(checkpoint: Checkpoint, taus: tuple[Tau, ...], only: tuple[str, ...], skip: tuple[str, ...]) -> Survey:
     entries = chosen(checkpoint.entries, only, skip)
     how = how_to_count(entries)
-    # A large tensor is shared by the threads; the others are shared out among them.
-    large = {entry.name: _look(checkpoint, entry, taus, how) for entry in entries if entry.n >= LARGE}
+    # A tensor that is large, and much of all, is shared by the threads; the others are shared out among them.
+    least = max(LARGE, sum(entry.n for entry in entries) // (4 * n_threads()))
+    large = {entry.name: _look(checkpoint, entry, taus, how) for entry in entries if entry.n >= least}
     alone = replace(how, n_parts=1)
     rest = [entry for entry in entries if entry.name not in large]
     found = large | {

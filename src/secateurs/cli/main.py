@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
+from importlib.abc import MetaPathFinder
+from types import FrameType, ModuleType
 
 import click
 
@@ -73,9 +75,24 @@ def secateurs() -> None:
     """
 
 
+class _NoBlas(MetaPathFinder):
+    """Tells numba that there is no scipy: where there is one, numba loads it for its BLAS before the first kernel runs,
+    which takes a third of the start, and no kernel of ours multiplies matrices by it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """ImportError where numba asks for scipy; whoever else asks is served by the finders that follow."""
+        if name == "scipy" or name.startswith("scipy."):
+            frame: FrameType | None = sys._getframe(1)
+            while frame and frame.f_globals.get("__name__", "").startswith(("importlib", "secateurs.cli.main")):
+                frame = frame.f_back
+            if frame and frame.f_globals.get("__name__", "").startswith("numba"):
+                raise ModuleNotFoundError("not needed", name=name)
+
+
 def main() -> None:
     """Run the command line and exit with the documented code."""
     signal.signal(signal.SIGTERM, _terminated)
+    sys.meta_path.insert(0, _NoBlas())
     try:
         code = secateurs.main(standalone_mode=False)
     except SecateursError as error:

@@ -13,14 +13,15 @@ import numpy as np
 
 from secateurs.errors import InputError
 from secateurs.exact.kinds import KINDS, Kind, Stored
-from secateurs.exact.parts import BLOCK, Inside, Part
+from secateurs.exact.parts import BLOCK, Counts, Floats, Inside, Part
 from secateurs.exact.ranks import ALONE, Ranks
 
-N_SAMPLE = 50  # scores in a sample, times the root of their number: finding and looking then take about as long
+N_SAMPLE = 30  # scores in a sample, times the root of their number: finding and looking then take about as long
 SPARSE = 32  # at most one score out of so many
 ROOM = 1 << 21  # different scores near the answer that are remembered exactly, of all parts together
 LEAST_ROOM = 4096  # of each part
-DEVIATIONS = 4.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
+WAYS = 64  # parts into which a range of numbers is cut, again and again, to find one of them
+DEVIATIONS = 3.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ def choose(
         }
     found, value = _last_survivor(parts, first, n_all, n_pruned, ranks)
     held, room = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
+    counts = {name: _around(found[name], value) for name in parts}
     for name, part in parts.items():
-        n_above, n_ties = part.n - found[name].n_upto(value), found[name].n_at(value)
+        n_upto, n_ties = counts[name]
+        n_above = part.n - n_upto
         held[places[name]] = max(first[name], n_above)
         room[places[name]] = max(0, n_above + n_ties - held[places[name]])
     held, room = ranks.sum(held), ranks.sum(room)
@@ -72,9 +75,9 @@ def choose(
     n_kept = held + np.clip(n_all - n_pruned - held.sum() - before, 0, room)
     cuts = {}
     for name, part in parts.items():
-        mine = int(n_kept[places[name]])
-        n_spared = mine - (part.n - found[name].n_upto(value))
-        if n_spared <= found[name].n_at(value):
+        mine, (n_upto, n_ties) = int(n_kept[places[name]]), counts[name]
+        n_spared = mine - (part.n - n_upto)
+        if n_spared <= n_ties:
             cuts[name] = Cut(part.kind.key_upto(value), n_spared, mine)
         else:  # its best reach below what the others need
             cuts[name] = choose({name: part}, part.n - mine)[name]
@@ -93,26 +96,28 @@ def _last_survivor(
     kind = _common(parts, ranks)
     low, high = _bracket(parts, first, n_all, n_pruned, ranks, kind) if n_all > 8 * BLOCK else (0.0, math.inf)
 
-    def n_upto(value: float, with_error: bool = False) -> int:
-        counts = (
-            min(inside.n_upto(value) + with_error * inside.error, parts[name].n - first[name])
-            for name, inside in found.items()
-        )
-        return int(ranks.sum([sum(counts)])[0])
+    def n_upto(values: Floats, with_error: bool = False) -> Counts:
+        keys = {kind: kind.keys_upto(values) for kind in {part.kind for part in parts.values()}}
+        total = np.zeros(values.size, np.int64)
+        for name, inside in found.items():
+            n = inside.n_upto(keys[inside.kind]) + with_error * inside.error
+            total += np.minimum(n, parts[name].n - first[name])
+        return ranks.sum(total)
 
     room = max(LEAST_ROOM, ROOM // max(1, len(parts)))
     while True:
         found = {name: part.scan(low, high, room) for name, part in parts.items()}
         _check_finite(parts, found)
-        if n_upto(np.nextafter(low, -1.0)) > n_pruned:
+        n_before, n_within = n_upto(np.array([np.nextafter(low, -1.0), high]))
+        if n_before > n_pruned:
             low, high = 0.0, float(np.nextafter(low, -1.0))
-        elif n_upto(high) <= n_pruned:
+        elif n_within <= n_pruned:
             low, high = float(np.nextafter(high, math.inf)), math.inf
         else:
-            value = _smallest(kind, lambda value: n_upto(value) > n_pruned, low, high)
+            value = _smallest(kind, lambda values: n_upto(values) > n_pruned, low, high)
             if not int(ranks.sum([sum(inside.error for inside in found.values())])[0]):
                 return found, value
-            low, high = _smallest(kind, lambda value: n_upto(value, True) > n_pruned, low, high), value
+            low, high = _smallest(kind, lambda values: n_upto(values, True) > n_pruned, low, high), value
 
 
 def _common(parts: Mapping[str, Part], ranks: Ranks) -> Kind:
@@ -132,27 +137,30 @@ def _bracket(
     for part in parts.values():
         samples.append(part.sample(sparse, n_before))
         n_before += part.n
-    # The sorted keys of each part, and how many of them compete.
+    # Sorted keys and the share of them that competes: of all parts of a kind together where all do, else of each.
+    alike: dict[tuple[Kind, str | None], list[Stored]] = {}
+    for (name, part), blocks in zip(parts.items(), samples, strict=True):
+        if blocks:
+            alike.setdefault((part.kind, name if first[name] else None), []).extend(each.ravel() for each in blocks)
     keys = [
-        (part.kind, np.sort(np.concatenate([each.ravel() for each in blocks])), 1 - first[name] / max(1, part.n))
-        for (name, part), blocks in zip(parts.items(), samples, strict=True)
-        if blocks
+        (kind, np.sort(np.concatenate(blocks)), 1.0 if name is None else 1 - first[name] / max(1, parts[name].n))
+        for (kind, name), blocks in alike.items()
     ]
     n_sampled = int(ranks.sum([sum(each.size for _, each, _ in keys)])[0])
     share = n_pruned / n_all
 
-    def n_upto(value: float) -> int:
-        counts = (
-            min(int(each.searchsorted(kind.key(kind.key_upto(value)), "right")), most * each.size)
-            for kind, each, most in keys
-        )
-        return int(ranks.sum([int(sum(counts))])[0])
+    def n_upto(values: Floats) -> Counts:
+        asked = {kind: kind.keys_upto(values) for kind in {kind for kind, _, _ in keys}}
+        total = np.zeros(values.size)
+        for kind, each, most in keys:
+            total += np.minimum(each.searchsorted(asked[kind].astype(each.dtype), "right"), most * each.size)
+        return ranks.sum(total)
 
     def at(place: float) -> float:
         """The score at a place of the sample, counted from 0."""
         if ranks.n == 1 and len(keys) == 1 and keys[0][2] == 1:
             return keys[0][0].value(int(keys[0][1][int(place)]))
-        return _smallest(kind, lambda value: n_upto(value) > place, 0.0, math.inf)
+        return _smallest(kind, lambda values: n_upto(values) > place, 0.0, math.inf)
 
     middle = at(share * n_sampled)
     variances = (
@@ -173,23 +181,38 @@ def _sparse(n_all: int) -> int:
 def _variance(blocks: list[Stored], key: Any) -> float:
     """Of the number of a part's sampled keys that are at most `key`; neighbours resemble each other, so a block counts
     as one draw. How parts differ does not matter, as each is sampled in proportion."""
-    counts = np.concatenate([np.zeros(0, np.int64), *(np.count_nonzero(each <= key, axis=1) for each in blocks)])
-    n = sum(each.size for each in blocks)
-    share = counts.sum() / max(1, n)
-    alone = n * share * (1 - share)  # if scores were drawn one by one
-    return max(float(alone), counts.size * float(counts.var(ddof=1))) if counts.size > 1 else 4 * float(alone)
+    sizes = np.array([each.shape[1] for each in blocks for _ in each], np.int64)
+    if not sizes.size:
+        return 0.0
+    is_less = np.concatenate([each.ravel() for each in blocks]) <= key
+    counts = np.add.reduceat(is_less, sizes.cumsum() - sizes, dtype=np.int64)
+    share = counts.sum() / is_less.size
+    alone = float(is_less.size * share * (1 - share))  # if scores were drawn one by one
+    if counts.size < 2:
+        return 4 * alone
+    # The last block of a piece may be short, and is no odd one for that.
+    squares = np.square(counts - share * sizes).sum()
+    return max(alone, float(squares * counts.size / (counts.size - 1)))
 
 
-def _smallest(kind: Kind, is_enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest number of a kind in [low, high] of which it is true; `high` where it is true of none below it."""
+def _around(inside: Inside, value: float) -> tuple[int, int]:
+    """(scores that are at most `value`, those that equal it)."""
+    less, upto = inside.n_upto(inside.kind.keys_upto(np.array([np.nextafter(value, -1.0), value]))).tolist()
+    return upto, upto - less
+
+
+def _smallest(kind: Kind, is_enough: Callable[[Floats], Any], low: float, high: float) -> float:
+    """The smallest number of a kind in [low, high] of which it is true; `high` where it is true of none below it.
+
+    is_enough  of many numbers at once: all ranks have to meet for an answer
+    """
     a, b = kind.key_from(low), kind.key_from(high)
     end = b
     while a < b:
-        middle = (a + b) // 2
-        if is_enough(kind.value(middle)):
-            b = middle
-        else:
-            a = middle + 1
+        keys = range(a, b, -(-(b - a) // WAYS))
+        n_not = len(keys) - int(np.count_nonzero(is_enough(kind.values(np.array(keys, kind.storage)))))
+        b = keys[n_not] if n_not < len(keys) else b
+        a = keys[n_not - 1] + 1 if n_not else a
     return high if a == end else kind.value(a)
 
 

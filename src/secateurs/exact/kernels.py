@@ -11,9 +11,10 @@ import numpy as np
 from numba.extending import overload
 
 from secateurs.exact.compiled import compiled
-from secateurs.exact.lanes import N_LANES, compare, first, n_set
+from secateurs.exact.lanes import N_LANES, compare, first, keep_best, n_set
 
 FEW = 48  # are compared each with each
+TILE = 1024  # weights that are decided before any of them is written
 
 
 def _sign(stored: Any) -> Any:
@@ -76,20 +77,29 @@ def count(stored: Any, mask: Any, key: Any) -> tuple[int, int]:
 
 
 @compiled
+def _zero_part(part: Any, mask: Any, key: Any, tile: Any) -> int:
+    """`zero_below` of a part that fits into `tile`."""
+    cast = part.dtype.type
+    one_less, equal = cast(key - 1), np.int32(0)
+    for i in range(part.size):
+        value = part[i]
+        found = cast(value & mask)
+        equal = np.int32(equal + np.int32(found == key))
+        # All ones where found >= key. A conditional store would be a masked one, slow on some CPUs, and LLVM makes one
+        # of this too where it is written to where it was read.
+        tile[i] = value & cast(cast(one_less - found) >> _sign(part))
+    for i in range(part.size):
+        part[i] = tile[i]
+    return int(equal)
+
+
+@compiled
 def zero_below(stored: Any, mask: Any, key: Any) -> int:
     """Zero, in place, every weight whose key is below `key`; how many stand at it."""
-    cast = stored.dtype.type
-    one_less = cast(key - 1)
+    tile = np.empty(TILE, stored.dtype)
     n_equal = 0
-    for start in range(0, stored.size, 4096):
-        part, equal = stored[start : start + 4096], np.int32(0)
-        for i in range(part.size):
-            value = part[i]
-            found = cast(value & mask)
-            equal = np.int32(equal + np.int32(found == key))
-            # All ones where found >= key. A conditional store would be a masked one, slow on some CPUs.
-            part[i] = value & cast(cast(one_less - found) >> _sign(stored))
-        n_equal += int(equal)
+    for start in range(0, stored.size, TILE):
+        n_equal += _zero_part(stored[start : start + TILE], mask, key, tile)
     return n_equal
 
 
@@ -114,7 +124,7 @@ def zero_neighbours(stored: Any, mask: Any, n_kernel: int, m: int, n_keep: int) 
     cast = stored.dtype.type
     group = m * n_kernel
     n = max(1, 2048 // group) * group
-    rank, place = np.empty(n, stored.dtype), np.empty(n, stored.dtype)
+    rank, place, tile = np.empty(n, stored.dtype), np.empty(n, stored.dtype), np.empty(n, stored.dtype)
     padded = np.zeros(n + 2 * group, stored.dtype)
     keys = padded[group:]
     for i in range(n):
@@ -133,7 +143,24 @@ def zero_neighbours(stored: Any, mask: Any, n_kernel: int, m: int, n_keep: int) 
                 rank[i] = cast(rank[i] + cast(is_before + cast(cast(at >= to_here) & cast(earlier[i] >= key))))
         for i in range(run.size):
             # All ones where fewer than n_keep come before it.
-            run[i] = run[i] & cast(rank[i] >> _sign(stored))
+            tile[i] = run[i] & cast(rank[i] >> _sign(stored))
+        for i in range(run.size):
+            run[i] = tile[i]
+
+
+@compiled
+def zero_groups(stored: Any, mask: Any, group: Any, n_keep: Any) -> None:
+    """`zero_neighbours` of a kernel of one, where m = len(group) divides the lanes.
+
+    stored  (rows * inputs,), whole lanes
+    """
+    tile = np.empty(TILE, stored.dtype)
+    for start in range(0, stored.size, TILE):
+        part = stored[start : start + TILE]
+        for place in range(0, part.size, N_LANES):
+            keep_best(part, place, mask, group, n_keep, tile, place)
+        for i in range(part.size):
+            part[i] = tile[i]
 
 
 @compiled
@@ -213,4 +240,4 @@ def zero_rows(stored: Any, mask: Any, n_columns: int, n_keep: int) -> None:
         n_spared = n_keep - (n_columns - n_below - n_equal)
         if n_equal > n_spared:
             zero_ties(row, mask, cast(guess), n_spared)
-        zero_below(row, mask, cast(guess))
+        _zero_part(row, mask, cast(guess), found)

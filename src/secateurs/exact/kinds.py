@@ -6,7 +6,7 @@ To add one: give it a line in KINDS; its sign bit must be the highest and its po
 """
 
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -67,19 +67,25 @@ class Kind:
 
     def key_from(self, value: float) -> int:
         """The smallest key whose number is at least `value` >= 0; one past the largest finite where there is none."""
-        if self.item_size <= 2:
-            return int(np.searchsorted(_sizes(self), value))
-        with np.errstate(over="ignore"):
-            near = np.array([value + 0.0], _NATIVE[self.name])  # -0.0 is 0.0
-        return min(int(near.view(self.storage)[0]) + (float(near[0]) < value), self.n_finite)
+        return int(self.keys_from(np.array([value]))[0])
 
-    @lru_cache(maxsize=4096)  # noqa: B019  (kinds are few and live for ever; the same value is asked of every layer)
     def key_upto(self, value: float) -> int:
         """The largest key whose number is at most `value` >= 0; -1 for a negative one."""
-        if value < 0:
-            return -1
-        key = self.key_from(value)
-        return key if key < self.n_finite and self.value(key) == value else key - 1
+        return int(self.keys_upto(np.array([value]))[0])
+
+    def keys_from(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """`key_from` of many."""
+        if self.item_size <= 2:
+            return np.searchsorted(_sizes(self), values)
+        with np.errstate(over="ignore"):
+            near = (values + 0.0).astype(_NATIVE[self.name])  # -0.0 is 0.0
+        return np.minimum(near.view(self.storage).astype(np.int64) + (near < values), self.n_finite)
+
+    def keys_upto(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """`key_upto` of many."""
+        keys = self.keys_from(np.maximum(values, 0.0))
+        is_above = (keys == self.n_finite) | (self.values(keys.astype(self.storage)) != values)
+        return np.where(values < 0, -1, keys - is_above)
 
     def value(self, key: int) -> float:
         """The number of one key."""

@@ -8,6 +8,7 @@ import numpy as np
 from secateurs.exact import kernels
 from secateurs.exact.choose import Cut
 from secateurs.exact.kinds import Kind, Stored, signed
+from secateurs.exact.lanes import N_LANES
 from secateurs.exact.parts import split
 from secateurs.exact.threads import spread
 
@@ -66,5 +67,13 @@ def zero_neighbours(stored: Stored, kind: Kind, shape: tuple[int, ...], m: int, 
         stored.reshape(-1, m, n_kernel)[:] = rows.swapaxes(1, 2)
     elif n_keep < m:
         mask = kind.key(kind.mask)
-        pieces = split(stored, group)
-        spread(lambda piece: kernels.zero_neighbours(signed(piece), mask, n_kernel, m, n_keep), pieces)
+        has_lanes = n_kernel == 1 and N_LANES % m == 0
+
+        def zero(piece: Stored) -> None:
+            n_lanes = piece.size // N_LANES * N_LANES if has_lanes else 0
+            if n_lanes:
+                kernels.zero_groups(signed(piece[:n_lanes]), mask, (0,) * m, kind.key(n_keep))
+            if n_lanes < piece.size:
+                kernels.zero_neighbours(signed(piece[n_lanes:]), mask, n_kernel, m, n_keep)
+
+        spread(zero, split(stored, group))

@@ -62,11 +62,8 @@ def contents(kind: Kind, n: int) -> Iterator[tuple[str, np.ndarray]]:
 
 def _nearest(kind: Kind, values: np.ndarray) -> np.ndarray:
     """A stored pattern next to each value, of the right sign."""
-    keys = [kind.key_from(abs(value)) for value in values[:100]]
-    signs = np.where(values[:100] < 0, kind.mask + 1, 0)
-    return np.resize(
-        np.array([key | int(sign) for key, sign in zip(keys, signs, strict=True)], kind.storage), len(values)
-    )
+    keys = [kind.key_from(abs(value)) | (kind.mask + 1 if value < 0 else 0) for value in values[:100].tolist()]
+    return np.resize(np.array(keys, kind.storage), len(values))
 
 
 def values_of(kind: Kind, stored: np.ndarray) -> np.ndarray:

@@ -76,3 +76,17 @@ def test_start_up_takes_at_most_half_a_second_of_cpu(option: str, record_propert
     record_property(f"user_s {option}", min(seconds))  # type: ignore[operator]
     print(f"secateurs {option}: {min(seconds):.3f} s of CPU (user), best of 5")
     assert min(seconds) <= 0.5
+
+
+def test_numba_starts_without_scipy_and_others_get_it() -> None:
+    """It looks for a BLAS that no kernel needs, which would be a third of the start."""
+    code = """if True:
+        import sys
+        from importlib import import_module
+        from importlib.util import find_spec
+        has_scipy = find_spec("scipy") is not None
+        sys.meta_path.insert(0, import_module("secateurs.cli.main")._NoBlas())
+        import numba.np.arraymath
+        assert not any(name.partition(".")[0] == "scipy" for name in sys.modules)
+        assert (find_spec("scipy") is not None) == has_scipy"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -210,6 +210,19 @@ def test_zero_neighbours_leaves_the_largest_of_every_group(kind, n_kernel):
 
 
 @each_width
+def test_zero_groups_is_zero_neighbours_by_whole_lanes(kind):
+    for m in (2, 4, 8, 16, 32):
+        for n_lanes in (0, 1, 3, 33):
+            for stored in contents(kind, 32 * n_lanes):
+                for n_keep in {1, m // 2, m - 1}:
+                    slow, fast = signed(stored.copy()), signed(stored.copy())
+                    mask = kind.key(kind.mask)
+                    kernels.zero_neighbours(slow, mask, 1, m, n_keep)
+                    kernels.zero_groups(fast, mask, (0,) * m, kind.key(n_keep))
+                    np.testing.assert_array_equal(fast, slow, err_msg=f"{n_keep} of {m}")
+
+
+@each_width
 @pytest.mark.parametrize(("m", "n_kernel"), [(32, 1), (127, 1), (128, 1), (100, 49), (7, 4000)])
 def test_zero_neighbours_of_large_groups_and_kernels(kind, m, n_kernel):
     for stored in list(contents(kind, 3 * m * n_kernel))[:3]:

@@ -6,7 +6,7 @@
 2. every candidate for a short while; each is also stored in every way that is known, which costs no training;
 3. the promising ones again from the dense network, three times as long, and once more; now trained with their values.
 
-Validation examples alone are looked at. Killed, it goes on; what was decided by the clock is kept in pace.yaml.
+Validation examples alone are looked at. Killed, it goes on; what the clock decided is kept in pace.yaml and rungs.json.
 """
 
 import time
@@ -30,7 +30,7 @@ from secateurs.measure.accuracy import accuracy
 
 SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
-LATE = 1.1  # times the time that was asked for, beyond which no further rung begins
+LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,24 @@ class Search:
         self._say("how much each layer alone can lose")
         self._scan()
         tried: list[Tried] = []
+        epoch_s = 1e-9  # of one candidate, while the others run beside it
         for rung, epochs in enumerate(pace.rungs):
             if rung:
                 candidates = promising(tried, goal, pace.kept[rung] - 1, len(pace.rungs) - rung)
                 more = between(candidates[0], [each.candidate for each in tried])
-                candidates += [more] if more is not None else []
-                if self._is_late(epochs * (1 + TUNED) * len(candidates)):
-                    notes.append(f"The time was up before rung {rung + 1} of {len(pace.rungs)}.")
-                    break
+                candidates = [*([more] if more is not None else []), *candidates]
+                # Where time is short the boldest are left out first.
+                n = self._fitting(rung, len(candidates), epochs * (1 + TUNED) * epoch_s)
+                if n < len(candidates):
+                    said = f"{n} of {len(candidates)} candidates" if n else "none"
+                    notes.append(f"In rung {rung + 1} of {len(pace.rungs)} there was time for {said}.")
+                candidates = candidates[len(candidates) - n :]
+            if not candidates:
+                break
             self._say(f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates")
+            begun = time.monotonic()
             tried += self._try(candidates, epochs, is_tuned=rung > 0)
+            epoch_s = (time.monotonic() - begun) / (epochs * (1 + TUNED * (rung > 0)) * len(candidates))
             self.clock.keep()
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
@@ -127,12 +135,15 @@ class Search:
             write_text(kept, pace.to_yaml())
         return Pace.from_yaml(kept.read_text("utf-8"))
 
-    def _is_late(self, epochs: float) -> bool:
-        """Whether so many more epochs would end long after the time that there is."""
-        n_done = sum(work.progress().n_steps_done for work in self._works)
-        n_steps = epochs * self.ground.asked.training.steps_per_epoch(len(self.ground.data.y_train))
-        expected = self.clock.seconds * (1 + n_steps / max(1, n_done))
-        return expected > LATE * self.ground.asked.max_time_s and self.ground.asked.epochs is None
+    def _fitting(self, rung: int, n: int, each_s: float) -> int:
+        """How many of n candidates there is time for; decided once, and kept."""
+        kept, asked = self.out / "rungs.json", self.ground.asked
+        known: dict[str, int] = read(kept) if kept.exists() else {}
+        if str(rung) not in known:
+            left_s = LATE * asked.max_time_s - self.clock.seconds
+            known[str(rung)] = n if asked.epochs is not None else max(0, min(n, round(left_s / each_s)))
+            write_json(kept, known)
+        return known[str(rung)]
 
     def _try(self, candidates: Sequence[Candidate], epochs: float, *, is_tuned: bool) -> list[Tried]:
         """Train the candidates; what is found of each, with its own values and with all others."""

@@ -122,6 +122,17 @@ def test_a_goal_out_of_reach_is_told_and_the_closest_is_there(tmp_path: Path) ->
     assert found.search.ground.asked.goal == Goal(0.0, 100.0)
 
 
+def test_the_clock_decides_once_how_many_candidates_there_is_time_for(tmp_path: Path) -> None:
+    search = Search(ground_of(epochs=None, max_time_s=100.0), tmp_path, 1)
+    (tmp_path / "clock.json").write_text('{"seconds": 50.0}')
+    search = Search(search.ground, tmp_path, 1)
+    assert search._fitting(1, 4, 10.0) == 4  # 60 s are left of 110
+    assert search._fitting(2, 4, 25.0) == 2
+    (tmp_path / "clock.json").write_text('{"seconds": 500.0}')
+    again = Search(search.ground, tmp_path, 1)
+    assert [again._fitting(rung, 4, 25.0) for rung in (1, 2, 3)] == [4, 2, 0]
+
+
 def test_a_given_network_is_where_it_begins(run: CompressionRun, tmp_path: Path) -> None:
     there = run.ground.dense.directory(run.out)
     name = keep_weights(there / WEIGHTS_FILE, tmp_path)

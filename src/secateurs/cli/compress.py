@@ -139,7 +139,7 @@ def _shown(run: CompressionRun) -> Shown:
 def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:
     """What would be tried, and how long it would take."""
     shapes, notes = ground.shapes()
-    step_s = seconds_per_step(ground.network, ground.data, ground.asked.training)
+    step_s = seconds_per_step(ground.network, ground.data, ground.asked.training, n_jobs)
     pace: Pace = pace_of(ground.asked, len(shapes), len(ground.data.y_train), step_s, n_jobs)
     plan = {
         "compression": ground.asked.values(),

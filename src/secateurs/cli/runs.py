@@ -61,7 +61,7 @@ def print_work(
         "n_networks": len(work.planned),
         "n_steps": work.n_steps,
         "size_bytes": len(work.planned) * 4 * n_parameters,
-        "estimated_s": work.n_steps * seconds_per_step(network, data, training) / work.n_jobs,
+        "estimated_s": work.n_steps * seconds_per_step(network, data, training, work.n_jobs) / work.n_jobs,
         "processes": work.n_jobs,
         "out": str(work.out),
         **about,

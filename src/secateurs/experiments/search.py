@@ -130,7 +130,7 @@ class Search:
         kept = self.out / "pace.yaml"
         if not kept.exists():
             ground = self.ground
-            step_s = seconds_per_step(ground.network, ground.data, ground.asked.training)
+            step_s = seconds_per_step(ground.network, ground.data, ground.asked.training, self.n_jobs)
             pace = pace_of(ground.asked, n_shapes, len(ground.data.y_train), step_s, self.n_jobs)
             write_text(kept, pace.to_yaml())
         return Pace.from_yaml(kept.read_text("utf-8"))

@@ -4,17 +4,21 @@ import copy
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateurs.data import Dataset
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.perform import perform
 from secateurs.train.training import Training
+
+TIMED_STEPS, TIMED_SECONDS = 8, 1.0  # at least; so that processes that begin one after the other meet
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,28 @@ class Work:
         return Progress(min(n_done, self.n_steps), self.n_steps, len(done), len(self.planned), latest)
 
 
-def seconds_per_step(network: nn.Module, data: Dataset, training: Training) -> float:
-    """Median of a few training steps on one thread."""
+def seconds_per_step(network: nn.Module, data: Dataset, training: Training, n_jobs: int = 1) -> float:
+    """Median of a few training steps on one thread, while n_jobs processes take such steps side by side."""
+    x, y = data.x_train[: training.batch_size].clone(), data.y_train[: training.batch_size].clone()
+    jobs = (joblib.delayed(_step_times)(network, training, x, y) for _ in range(n_jobs))
+    seconds = sorted(chain.from_iterable(joblib.Parallel(n_jobs=n_jobs)(jobs)))
+    return float(seconds[len(seconds) // 2])
+
+
+def _step_times(network: nn.Module, training: Training, x: Tensor, y: Tensor) -> list[float]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        network = copy.deepcopy(network)
+        network = copy.deepcopy(network).train()
+        seconds: list[float] = []
         optimizer = training.make_optimizer(network)
-        x, y = data.x_train[: training.batch_size], data.y_train[: training.batch_size]
-        seconds = []
-        for _ in range(8):
+        until = time.perf_counter() + TIMED_SECONDS
+        while len(seconds) < TIMED_STEPS or time.perf_counter() < until:
             start = time.perf_counter()
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seconds.append(time.perf_counter() - start)
-        return sorted(seconds)[len(seconds) // 2]
+        return seconds
     finally:
         torch.set_num_threads(before)

@@ -57,13 +57,30 @@ def run(case: str, root: Path, seed: int, work: Path, more: list[str]) -> dict[s
     done = subprocess.run([sys.executable, "-m", "secateurs", *words], check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(done.returncode)
+    return gathered(out)
+
+
+def gathered(out: Path) -> dict[str, Any]:
+    """What a finished run found, without what is the same for all seeds."""
     found: dict[str, Any] = json.loads((out / "results.json").read_text("utf-8"))
-    kept = ("dense", "chosen", "test", "gates", "is_met", "seconds", "duration_s", "goal", "notes")
+    kept = (
+        "dense",
+        "chosen",
+        "test",
+        "gates",
+        "is_met",
+        "seconds",
+        "duration_s",
+        "goal",
+        "notes",
+        "tried",
+        "seed",
+        "model",
+        "data",
+    )
     steps = [{key: value for key, value in row.items() if key != "seconds"} for row in found["steps"]]
     times = {row["id"]: row["seconds"] for row in found["steps"] if row["seconds"]}
-    n_tried = len(found["tried"])
-    front = [each for each in found["tried"] if each["is_front"]]
-    return {**{key: found[key] for key in kept}, "steps": steps, "times": times, "n_tried": n_tried, "front": front}
+    return {**{key: found[key] for key in kept}, "steps": steps, "times": times}
 
 
 def by_hand(case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:

@@ -10,4 +10,4 @@ TABLES = {
     for page in (results, checkpoints, compress, packed_files, patterns, strategies, structure, running)
     for name, make in page.TABLES.items()
 }
-IMAGES = strategies.IMAGES
+IMAGES = {**strategies.IMAGES, **compress.IMAGES}

@@ -5,6 +5,8 @@ from typing import Any
 
 from measured.common import machine, not_yet, part, table
 from secateurs.measure.intervals import over_seeds
+from secateurs.see.pareto import pareto_picture
+from secateurs.see.pictures import svg_of
 
 COMMAND = "python benchmarks/compress.py"
 STEPS = {
@@ -50,7 +52,8 @@ def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
         lost = f"{100 * test['drop']:+.2f} points lost ({100 * test['low']:+.2f} to {100 * test['high']:+.2f})"
         is_met = "target met" if one["is_met"] else "target **not met**"
         size = f"{chosen['size_bytes']:,} bytes ({ratio:.1f}×, {_name(chosen)})"
-        said.append(f"seed {seed}: {size}, {lost}, {is_met}, {one['duration_s'] / 60:.1f} min")
+        notes = "".join(f" ({note})" for note in one["notes"])
+        said.append(f"seed {seed}: {size}, {lost}, {is_met}, {one['duration_s'] / 60:.1f} min{notes}")
     return (
         f"Mean over the seeds (95 % t interval), n = {first['test']['n']:,} test examples, the dense file "
         f"{first['dense']['file_bytes']:,} bytes; at most {100 * first['goal']['max_drop']:g} points asked. Faster: "
@@ -106,7 +109,16 @@ def _mean(values: list[float], *, signed: bool = False) -> str:
     return f"{found.mean:{'+' if signed else ''}.2f}{half}"
 
 
+def drawn(case: str) -> str:
+    """Everything that was tried for the first seed whose search had time for all of its rungs, as SVG."""
+    found = part("compress", case)
+    assert found is not None
+    seeds = list(found["run"].values())
+    return svg_of(pareto_picture(next((each for each in seeds if not each["notes"]), seeds[0])))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compress-mnist": lambda: steps("mnist"),
     "compress-hand": lambda: hand("mnist"),
 }
+IMAGES: dict[str, Callable[[], str]] = {"compress-mnist": lambda: drawn("mnist")}

@@ -26,7 +26,6 @@ from secateurs.experiments.work import seconds_per_step
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, Network, build, load_model
 from secateurs.models.files import network_directory, reading, weights_file
-from secateurs.see.bench_tables import milliseconds
 from secateurs.see.model_card import points, speed_text, times, verdict
 from secateurs.see.style import percent
 
@@ -169,16 +168,12 @@ def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:
 def _print_results(results: dict[str, Any], out: str) -> None:
     """What each step gave, and the verdict."""
     title = f"{results['model']['name']} on {results['data']['name']}: test accuracy, n = {results['test']['n']:,}"
-    table = Table("step", "bytes", "smaller", "accuracy", "lost", "ms", "faster", title=title, title_justify="left")
+    table = Table("step", "bytes", "smaller", "accuracy", "lost", "faster", title=title, title_justify="left")
     for row in results["steps"]:
         lost = "" if row["id"] == "dense" else points(row["drop"])
         faster = speed_text(row["seconds"]) if row["seconds"] else ""
         ratio = times(results["dense"]["file_bytes"] / row["size_bytes"])
-        accuracy, latency = (
-            percent(row["accuracy"], 2),
-            milliseconds(row["seconds"]["seconds"]) if row["seconds"] else "",
-        )
-        table.add_row(row["title"], f"{row['size_bytes']:,}", ratio, accuracy, lost, latency, faster)
+        table.add_row(row["title"], f"{row['size_bytes']:,}", ratio, percent(row["accuracy"], 2), lost, faster)
     console = plain_console()
     console.print(table)
     for note in results["notes"]:

@@ -78,12 +78,11 @@ def _steps(results: Results) -> str:
                 f"{points(row['drop'])} ({points(row['low'])} to {points(row['high'])})"
                 if row["id"] != "dense"
                 else "",
-                milliseconds(row["seconds"]["seconds"]) if row["seconds"] else "",
                 speed_text(row["seconds"]) if row["seconds"] else "",
                 f"{row['epochs']:.3g}",
             ]
         )
-    return table(("Step", "Bytes", "Smaller", "Accuracy", "Lost (95 %)", "ms", "Faster", "Epochs"), rows)
+    return table(("Step", "Bytes", "Smaller", "Accuracy", "Lost (95 %)", "Faster", "Epochs"), rows)
 
 
 def _layers(results: Results) -> str:
@@ -105,6 +104,7 @@ def _layers(results: Results) -> str:
 
 def _tried(results: Results) -> str:
     rows: list[list[Cell]] = []
+    is_timed = any(each["latency_s"] is not None for each in results["tried"])
     for each in sorted(results["tried"], key=lambda each: each["size_bytes"]):
         rows.append(
             [
@@ -114,7 +114,8 @@ def _tried(results: Results) -> str:
                 points(each["error"]),
                 "in training" if each["is_tuned"] else "after",
                 f"{each['epochs']:.3g}",
-                "" if each["latency_s"] is None else milliseconds(each["latency_s"]),
+                *(["" if each["latency_s"] is None else milliseconds(each["latency_s"])] if is_timed else []),
             ]
         )
-    return table(("Candidate", "Bytes", "Lost", "Standard error", "Quantized", "Epochs", "ms"), rows)
+    head = ("Candidate", "Bytes", "Lost", "Standard error", "Quantized", "Epochs", *(("ms",) if is_timed else ()))
+    return table(head, rows)

@@ -14,6 +14,7 @@ from secateurs.budgets import sparsity, threshold
 from secateurs.cli.main import secateurs
 from secateurs.data import DataSpec
 from secateurs.experiments.comparison import Comparison
+from secateurs.experiments.compression import Compression
 from secateurs.experiments.exploration import Experiment, Exploration
 from secateurs.experiments.lottery import Lottery
 from secateurs.experiments.presets import preset
@@ -90,6 +91,9 @@ def test_the_schemas_accept_what_is_written_and_refuse_what_is_not():
         "experiment": value.experiment,
         "comparison": Comparison(experiment=value.experiment, fine_tune=value.fine_tune),
         "lottery": Lottery(experiment=value.experiment.model_copy(update={"recipe": Recipe(budget=sparsity(0.2))})),
+        "compression": Compression(
+            model=value.experiment.model, data=value.experiment.data, training=value.fine_tune, recovery=value.fine_tune
+        ),
         "training": value.fine_tune,
         "model": value.experiment.model,
         "data": value.experiment.data,

@@ -96,10 +96,12 @@ class Pretrained(Network):
         return tuple(f"{stack}.{i}" for i in range(n)) if stack else ()
 
     def _first_wide(self) -> str:
-        """The first weight that makes the hidden state wider: of a feed-forward layer."""
-        for name, module in self.encoder.named_modules():
-            if isinstance(module, nn.Linear) and module.out_features > module.in_features:
-                return f"encoder.{name}.weight"
+        """The first weight of a layer that makes the hidden state wider, query, key and value in one aside."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and name.startswith(self.hidden_names[:1] or "encoder."):
+                ratio = module.out_features / module.in_features
+                if ratio > 1 and ratio != 3:
+                    return f"{name}.weight"
         return "head.weight"
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -114,7 +114,9 @@ def ready(packed: Packed) -> Ready:
         )
     if packed.format == "blocks":
         found, h, w = block_map(places, (rows, columns))
-        if rows % h == 0 and columns % w == 0 and scales.size == rows:
+        if scales.size != rows:
+            raise PatternError("Blocks run with one scale per row; pack with int8 or int4 without a group.")
+        if rows % h == 0 and columns % w == 0:
             starts = _ends(found.sum(axis=1) * h * w)
             return Tiled(
                 rows, columns, kept, starts, scales, width, np.nonzero(found)[1].astype(_shortest(found.shape[1])), h, w
@@ -125,7 +127,7 @@ def ready(packed: Packed) -> Ready:
     if packed.format == "rows":
         left, of_them = left_of(places, (rows, columns))
         if scales.size != rows:
-            raise InputError("Rows run with one scale per row; pack with int8 or int4 without a group.")
+            raise PatternError("Rows run with one scale per row; pack with int8 or int4 without a group.")
         starts = _ends(np.isin(np.arange(rows), left) * of_them.size)
         return Left(rows, columns, kept, starts, scales, width, of_them.astype(_shortest(columns)))
     if packed.format == "nm":

@@ -32,6 +32,11 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} too long to show"
 
 
+def first_line(error: BaseException) -> str:
+    """What the error of another library says first; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def extra(module: str, name: str) -> ModuleType:
     """The optional module, or an error that says which extra brings it."""
     try:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateurs.checks import extra
+from secateurs.checks import extra, first_line
 from secateurs.durable import make_directory, sync_directory
 from secateurs.errors import InputError
 from secateurs.evaluating import evaluating
@@ -126,7 +126,7 @@ def export_onnx(
         try:
             write_onnx(network, traced, file, opset)
         except Exception as error:  # of torch's exporter: it raises types of its own
-            raise InputError(f"torch.onnx.export cannot export {type(module).__name__}: {first_line(error)}") from error
+            raise InputError(f"torch.onnx.export cannot export {type(module).__name__}: {cause_of(error)}") from error
         with torch.inference_mode():
             right = torch.cat([network(*batch.values()) for batch in _batches(inputs)]).float()
         found = onnx_answers(file, example_inputs)
@@ -182,7 +182,7 @@ def quantize_onnx(
     try:
         model = onnx.load(str(source))
     except Exception as error:  # protobuf raises types of its own
-        raise InputError(f"'{source}' is not a readable ONNX file: {first_line(error)}") from error
+        raise InputError(f"'{source}' is not a readable ONNX file: {cause_of(error)}") from error
     before = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     del model.graph.value_info[:]  # it transposes weights, and would find that they no longer have the shapes here
     # Without these instructions products of 8-bit numbers are added in 16 bits, which overflow with 8-bit weights.
@@ -236,15 +236,15 @@ def onnx_answers(path: str | os.PathLike[str], inputs: Inputs) -> Tensor:
             for batch in _batches(_named(inputs))
         ]
     except Exception as error:  # onnxruntime raises types of its own
-        raise InputError(f"ONNX Runtime cannot run '{path}': {first_line(error)}") from error
+        raise InputError(f"ONNX Runtime cannot run '{path}': {cause_of(error)}") from error
     return torch.from_numpy(np.concatenate(found)).float()
 
 
-def first_line(error: BaseException) -> str:
-    """Of what was wrong first."""
+def cause_of(error: BaseException) -> str:
+    """What was wrong first."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:300]
+    return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor]:

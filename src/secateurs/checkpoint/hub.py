@@ -7,7 +7,7 @@ is one, else the torch files.
 import re
 from pathlib import Path
 
-from secateurs.checks import extra
+from secateurs.checks import extra, first_line
 from secateurs.errors import InputError, MissingExtraError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -46,7 +46,7 @@ def fetched(name: str) -> Path:
             found = library.snapshot_download(repository, revision=revision or None, ignore_patterns=ignored)
         return Path(found)
     except Exception as error:  # the library raises types of its own, of its storage and of its network
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        said = first_line(error)
         raise InputError(
-            f"There is no file or directory '{name}', and the hub's model of that name cannot be had: {first_line}"
+            f"There is no file or directory '{name}', and the hub's model of that name cannot be had: {said}"
         ) from error

@@ -9,23 +9,19 @@ from rich.table import Table
 
 from secateurs.checks import extra
 from secateurs.cli import options
+from secateurs.cli.networks import named, opened
 from secateurs.cli.quantities import quantity
 from secateurs.cli.runs import command, shown
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import Shown, watch
-from secateurs.data import Dataset, load_data
-from secateurs.errors import RecipeError
 from secateurs.experiments.backends import connected
-from secateurs.experiments.cells import keep_weights
+from secateurs.experiments.cells import keep_weights, stored_weights
 from secateurs.experiments.compressed import CompressionRun
 from secateurs.experiments.compression import Compression, Ground
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.pacing import Pace, pace_of
-from secateurs.experiments.presets import data_for, preset
 from secateurs.experiments.work import seconds_per_step
 from secateurs.measure.environment import environment
-from secateurs.models import ModelSpec, Network, build, load_model
-from secateurs.models.files import network_directory, reading, weights_file
 from secateurs.see.model_card import points, speed_text, times, verdict
 from secateurs.see.style import percent
 
@@ -76,11 +72,14 @@ def compress(
     MODEL is the model/ directory of a run, or the name of a reference network, which is trained first. Ends with 1
     where the target was not met; the closest network is written all the same. A killed run goes on.
     """
-    network, data, fields = _opened(model, source, data_dir)
-    given = None if network is None else weights_file(network_directory(model))
+    given = opened(model, source, data_dir) if Path(model).is_dir() else named(model, source, data_dir, seed)
+    start = None if given.is_new else stored_weights(given.network)
     asked = Compression(
-        **fields,
-        start_sha256=None if given is None else keep_weights(given, None),
+        model=given.spec,
+        data=given.data_spec,
+        training=given.preset.training,
+        recovery=given.preset.training,
+        start_sha256=None if start is None else start[0],
         max_drop=quantity("--max-drop", max_drop, "share"),
         size_bytes=None if target_size is None else quantity("--target-size", target_size, "bytes"),
         latency_s=None if target_latency is None else quantity("--target-latency", target_latency, "seconds"),
@@ -89,7 +88,7 @@ def compress(
         is_trimmed=trim_vocabulary,
         seed=seed,
     )
-    ground = Ground(asked, data, network if network is not None else build(asked.model, data.shape, seed))
+    ground = Ground(asked, given.data, given.network)
     ground.check()
     for module in ("altair", "vl_convert"):
         extra(module, "explore")
@@ -100,8 +99,8 @@ def compress(
         return
     run = CompressionRun(ground, Path(out), command(), n_jobs)
     with locked(Path(out), asked.to_yaml(), MARK), connected(backend):
-        if given is not None:
-            keep_weights(given, Path(out))
+        if start is not None:
+            keep_weights(*start, Path(out))
         with watch(lambda: _shown(run)):
             results = run.run()
     if as_json:
@@ -110,24 +109,6 @@ def compress(
         _print_results(results, out)
     if not results["is_met"]:
         context.exit(1)
-
-
-def _opened(model: str, source: str, data_dir: str | None) -> tuple[Network | None, Dataset, dict[str, Any]]:
-    """(the given network or None, the data, the fields of a Compression that they say)."""
-    if not Path(model).is_dir():
-        spec = ModelSpec.parse(model)
-        chosen = preset(spec.name)
-        network, data_spec = None, data_for(spec, source=source, directory=data_dir)
-        data = load_data(data_spec)
-    else:
-        network, config = load_model(model)
-        spec, chosen = config.model, preset(config.model.name)
-        data_spec = data_for(spec, source=source, directory=data_dir, **reading(config, model))
-        data = load_data(data_spec)
-        if config.shape != data.shape:
-            raise RecipeError(f"The network in {model} reads {config.shape}; the data are {data.shape}.")
-    fields = {"model": spec, "data": data_spec, "training": chosen.training, "recovery": chosen.training}
-    return network, data, fields
 
 
 def _shown(run: CompressionRun) -> Shown:

@@ -10,19 +10,19 @@ import torch
 from rich.table import Table
 
 from secateurs.cli import options
+from secateurs.cli.networks import check_shape, named, opened
 from secateurs.cli.recipes import read_recipe, read_text
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import Shown, watch
-from secateurs.data import Dataset, load_data
+from secateurs.data import Dataset
 from secateurs.errors import RecipeError
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.perform import put_channels_last
-from secateurs.experiments.presets import data_for, preset
 from secateurs.experiments.training_run import MARK, Run, TrainingRun
 from secateurs.masks import Masks
 from secateurs.measure.environment import environment
-from secateurs.models import ModelSpec, Network, build, load_model
-from secateurs.models.files import network_directory, reading, weights_file
+from secateurs.models import ModelSpec, Network, load_model
+from secateurs.models.files import network_directory, weights_file
 from secateurs.see.style import percent
 from secateurs.train.distillation import Distillation, loss_with
 from secateurs.train.training import Training
@@ -72,23 +72,15 @@ def train(
     if start is not None and model_text is not None:
         raise RecipeError("--start says which network it is; drop --model.")
     if start is None:
-        spec = ModelSpec.parse(model_text or "cls-transformer")
-        chosen = preset(spec.name)
-        data_spec = data_for(spec, source=source, directory=data_dir)
+        given = named(model_text or "cls-transformer", source, data_dir, seed)
     else:
-        module, config = load_model(start)
-        spec, chosen = config.model, preset(config.model.name)
-        data_spec = data_for(spec, source=source, directory=data_dir, **reading(config, network_directory(start)))
-    data = load_data(data_spec)
-    if start is None:
-        module = build(spec, data.shape, seed)
-    else:
-        _check_shape(start, config.shape, data)
+        given = opened(start, source, data_dir)
+    module, data = given.network, given.data
     master = None
     if teacher is not None:
         master, taught = load_model(teacher)
-        _check_shape(teacher, taught.shape, data)
-    values = (chosen.training if training_file is None else Training.from_yaml(read_text(training_file))).values()
+        check_shape(teacher, taught.shape, data)
+    values = (given.preset.training if training_file is None else Training.from_yaml(read_text(training_file))).values()
     if epochs is not None:
         values["epochs"] = epochs
     if master is not None and values["distill"] is None:
@@ -97,8 +89,8 @@ def train(
     loss_with(module, training.distill, master, data.x_train[:1])  # whether teacher and training go together
     trial = None if recipe is None else Masks.make(module, recipe, is_trial=True)
     run = Run(
-        model=spec,
-        data=data_spec,
+        model=given.spec,
+        data=given.data_spec,
         data_hash=data.fingerprint,
         training=training,
         recipe=recipe,
@@ -120,11 +112,6 @@ def train(
         click.echo(json.dumps(results, allow_nan=False))
         return
     _print_results(results, out)
-
-
-def _check_shape(where: str, shape: Any, data: Dataset) -> None:
-    if shape != data.shape:
-        raise RecipeError(f"The network in {where} reads {shape}; the data are {data.shape}. Give the data it is for.")
 
 
 def _sha256(directory: str) -> str:

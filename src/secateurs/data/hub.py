@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secateurs.checks import extra, nearest
+from secateurs.checks import extra, first_line, nearest
 from secateurs.data.parts import Array, Part, Parts
 from secateurs.data.pixels import common_form, divisor, read_pixels
 from secateurs.data.spec import DataSpec
@@ -25,8 +25,7 @@ def read_hub(spec: DataSpec) -> Parts:
     try:
         loaded = library.load_dataset(name, spec.subset, revision=spec.revision)
     except Exception as error:  # the library raises types of its own, of its storage and of its network
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"Cannot load {spec.source!r} with the datasets library: {first_line}") from error
+        raise InputError(f"Cannot load {spec.source!r} with the datasets library: {first_line(error)}") from error
     if not isinstance(loaded, Mapping):
         raise InputError(f"{spec.source!r} is not a set of splits but {type(loaded).__name__}. Name a whole data set.")
     where = repr(spec.source)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from secateurs.checkpoint.hub import directory_of
-from secateurs.checks import extra
+from secateurs.checks import extra, first_line
 from secateurs.data.texts import pad
 from secateurs.durable import write_bytes
 from secateurs.errors import InputError
@@ -63,5 +63,4 @@ def _opened(tokenizer: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises types of its own, of its storage and of the tokenizers
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"'{tokenizer}' holds no tokenizer that transformers can open: {first_line}") from error
+        raise InputError(f"'{tokenizer}' holds no tokenizer that transformers can open: {first_line(error)}") from error

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 import joblib
 from pydantic import BeforeValidator
+from safetensors.torch import save as to_bytes
+from torch import nn
 
 from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.data.shape import as_tuple
@@ -48,6 +50,7 @@ class Cell(Settings):
     skip, only   which layers count as prunable, whether or not this cell prunes
     n_looks      how often the training is looked at
     is_story     also records the film of the weights and the accuracy at many taus
+    is_tested    whether it answers the test examples; a search leaves them unseen until it has chosen
 
     A ticket is masks of a trained cell on the `start` it was trained from; its controls differ in `start`, or are
     shuffled. Training from scratch has masks and no start.
@@ -71,6 +74,7 @@ class Cell(Settings):
     only: Patterns = ()
     n_looks: int = 2
     is_story: bool = False
+    is_tested: bool = True
 
     def model_post_init(self, context: Any) -> None:
         """Parts that need each other."""
@@ -142,14 +146,17 @@ class Cell(Settings):
         return module
 
 
-def keep_weights(source: Path, run: Path | None) -> str:
-    """Copy a safetensors file into the run's directory (None: nowhere); the sha256 by which a cell begins with it."""
-    content = source.read_bytes()
-    name = hashlib.sha256(content).hexdigest()
-    if run is not None and not _weights_file(run, name).exists():
+def stored_weights(module: nn.Module) -> tuple[str, bytes]:
+    """(the name by which a cell begins with these weights, the bytes to keep): the same however they were stored."""
+    content = to_bytes({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()})
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def keep_weights(name: str, content: bytes, run: Path) -> None:
+    """Put what `stored_weights` gave into the run's directory."""
+    if not _weights_file(run, name).exists():
         make_directory(run / "weights")
         write_bytes(_weights_file(run, name), content)
-    return name
 
 
 def _weights_file(run: Path, name: str) -> Path:

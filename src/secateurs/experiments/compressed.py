@@ -5,9 +5,9 @@
 Test examples are answered here for the first time, by the network that was chosen and by the steps that lead to it.
 """
 
-import copy
+import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from secateurs.experiments.halving import Tried, front
 from secateurs.experiments.probes import Probe, probe_all
 from secateurs.experiments.search import Found, Search
 from secateurs.exporting import export_onnx
+from secateurs.measure.accuracy import Accuracy
 from secateurs.measure.environment import environment
 from secateurs.models import Network, save_model
 from secateurs.models.files import CONFIG_FILE, WEIGHTS_FILE
@@ -67,7 +68,6 @@ class CompressionRun:
     out: Path
     command: str
     n_jobs: int
-    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def search(self) -> Search:
@@ -135,7 +135,7 @@ class CompressionRun:
         ground, chosen = self.ground, found.chosen
         asked, best = ground.asked, set(map(id, front(found.tried)))
         mine = rows[self._place(chosen, rows)]
-        dense = self.search.perform([ground.dense])[ground.dense]
+        dense = rows[0]
         seconds = mine["seconds"]
         gates = {
             "drop": _gate(asked.max_drop, mine["drop"]),
@@ -152,10 +152,11 @@ class CompressionRun:
             "goal": asdict(asked.goal),
             "data": about_data(ground.data),
             "model": about_model(asked.model, ground.network),
+            "inputs": ground.data.shape.values(),
             "dense": {
-                "validation": dense["validation"],
-                "test": dense["test"],
-                "size_bytes": rows[0]["size_bytes"],
+                "validation": self.search.perform([ground.dense])[ground.dense]["validation"],
+                "test": Accuracy(dense["n_correct"], dense["n"]).values(),
+                "size_bytes": dense["size_bytes"],
                 "file_bytes": (ground.dense.directory(self.out) / WEIGHTS_FILE).stat().st_size,
             },
             "chosen": {**tried_values(chosen), "is_met_on_validation": found.is_met},
@@ -165,7 +166,7 @@ class CompressionRun:
             "seconds": seconds,
             "steps": rows,
             "tried": [{**tried_values(each), "is_front": id(each) in best} for each in found.tried],
-            "notes": [*found.notes, *self.notes],
+            "notes": list(found.notes),
             "layers": self._layers(chosen),
             "stages": self._stages(steps, rows, chosen),
             "duration_s": self.search.clock.seconds,
@@ -212,7 +213,7 @@ class CompressionRun:
         }
         if last != "taught":
             shown[last] = ("Stored", f"In {chosen.candidate.values}: few different numbers are left.")
-        networks = {key: copy.deepcopy(at[key][0].cell.load(self.out)) for key in shown}
+        networks = {key: at[key][0].cell.load(self.out) for key in shown}
         if last in networks:
             networks[last] = self.network(chosen)
         values = {key: weights_of(network, names) for key, network in networks.items()}
@@ -249,6 +250,8 @@ class CompressionRun:
         there = self.search.cell_of(chosen).directory(self.out)
         self._write_model(chosen, there)
         lines = [path.read_text("utf-8") for path in sorted(self.out.glob("cells/*/metrics.jsonl"))]
+        lines += [json.dumps({"tried": each}) + "\n" for each in results["tried"]]
+        lines += [json.dumps({"tested": row}) + "\n" for row in results["steps"]]
         write_text(self.out / "metrics.jsonl", "".join(lines))
         pictures.save_picture(pareto_picture(results), self.out / "pareto")
         write_text(self.out / "report.html", compression_page(results))

@@ -12,6 +12,7 @@ from secateurs.experiments.candidates import Candidate, Chains
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.halving import Goal
 from secateurs.experiments.sensitivity import allocate
+from secateurs.layers import layers
 from secateurs.masks import Masks
 from secateurs.models import ModelSpec, Network, trim_vocabulary
 from secateurs.recipe import Recipe, with_words
@@ -102,13 +103,15 @@ class Ground:
             data_hash=self.data.fingerprint,
             training=training,
             seed=asked.seed,
+            is_tested=False,
             **fields,
         )
 
     def chains(self, spread: Callable[[float], Recipe]) -> Chains:
         """What the candidates share; spread: how a sparsity is spread over the layers."""
+        tables = tuple(layer.name for layer in layers(self.network) if not layer.is_prunable and len(layer.shape) > 1)
         buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
-        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, buffers)
+        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, tables, buffers)
 
     def shapes(self) -> tuple[list[Candidate], list[str]]:
         """What is tried first; and why other kinds are not."""

@@ -91,8 +91,10 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
                 weights = {name: named_parameters(module)[name].detach().float().numpy() for name in shown}
                 film.append({**line, "layers": {name: stats.grid(w, steps[name]) for name, w in weights.items()}})
         sweep = _sweep(module, quick, cell.skip, cell.only) if cell.is_story else {}
-        validation, test = accuracy(module, data.x_val, data.y_val), accuracy(module, data.x_test, data.y_test)
-        record({"cell": cell.hash, "sweep": sweep, "validation": validation.values(), "test": test.values()})
+        found = {"validation": accuracy(module, data.x_val, data.y_val).values()}
+        if cell.is_tested:
+            found["test"] = accuracy(module, data.x_test, data.y_test).values()
+        record({"cell": cell.hash, "sweep": sweep, **found})
     _save(cell, module, shrunk, data, directory)
     if masks is not None:
         masks.save(here / "masks.safetensors")
@@ -107,8 +109,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         "n_steps": cell.training.n_steps(len(data.y_train)),
         "n_prunable": sum(weight.numel() for weight in weights_now),
         "n_zero": sum(int((weight == 0).sum()) for weight in weights_now),
-        "validation": validation.values(),
-        "test": test.values(),
+        **found,
         "layers": names,
         "collapsed": [line.name for line in report if line.n_pruned == line.n > 0],
         "taus": {line.name: line.tau for line in report if line.tau is not None},

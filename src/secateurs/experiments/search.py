@@ -6,7 +6,8 @@
 2. every candidate for a short while; each is also stored in every way that is known, which costs no training;
 3. the promising ones again from the dense network, three times as long, and once more; now trained with their values.
 
-Validation examples alone are looked at. Killed, it goes on; what the clock decided is kept in pace.yaml and rungs.json.
+Validation examples alone are looked at. Killed, it goes on; what the clock decided is kept in pace.yaml and
+clock_decided.json.
 """
 
 import time
@@ -19,7 +20,7 @@ from secateurs.durable import write_json, write_text
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.compression import LAMP, SPARSITIES, SPREADS, Ground, spread_by
-from secateurs.experiments.halving import Tried, best, between, closest, promising
+from secateurs.experiments.halving import Tried, best, between, closest, promising, worth_tuning
 from secateurs.experiments.pacing import Clock, Pace, pace_of
 from secateurs.experiments.probes import Probe, probe_all, seconds_of
 from secateurs.experiments.sensitivity import scan
@@ -65,12 +66,12 @@ class Search:
         goal = self.ground.asked.goal
         candidates, notes = self.ground.shapes()
         self._pace = pace = self._paced(len(candidates))
-        self._say("the dense network")
+        self.text = "the dense network"
         self.perform([self.ground.dense])
-        self._say("how much each layer alone can lose")
+        self.text = "how much each layer alone can lose"
         self._scan()
         tried: list[Tried] = []
-        epoch_s = 1e-9  # of one candidate, while the others run beside it
+        epoch_s = 0.0  # of one candidate, while the others run beside it
         for rung, epochs in enumerate(pace.rungs):
             if rung:
                 candidates = promising(tried, goal, pace.kept[rung] - 1, len(pace.rungs) - rung)
@@ -84,11 +85,12 @@ class Search:
                 candidates = candidates[len(candidates) - n :]
             if not candidates:
                 break
-            self._say(f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates")
-            begun = time.monotonic()
+            self.text = f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates"
+            begun = self.clock.seconds
             tried += self._try(candidates, epochs, is_tuned=rung > 0)
-            epoch_s = (time.monotonic() - begun) / (epochs * (1 + TUNED * (rung > 0)) * len(candidates))
             self.clock.keep()
+            n_epochs = epochs * (1 + TUNED * (rung > 0)) * len(candidates)
+            epoch_s = self._decided(f"epoch_s of rung {rung}", max(1e-9, (self.clock.seconds - begun) / n_epochs))
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
 
@@ -123,9 +125,6 @@ class Search:
             n_done, n_steps, sum(each.n_cells_done for each in now), sum(each.n_cells for each in now), latest
         )
 
-    def _say(self, text: str) -> None:
-        self.text = text
-
     def _paced(self, n_shapes: int) -> Pace:
         kept = self.out / "pace.yaml"
         if not kept.exists():
@@ -136,41 +135,61 @@ class Search:
         return Pace.from_yaml(kept.read_text("utf-8"))
 
     def _fitting(self, rung: int, n: int, each_s: float) -> int:
-        """How many of n candidates there is time for; decided once, and kept."""
-        kept, asked = self.out / "rungs.json", self.ground.asked
-        known: dict[str, int] = read(kept) if kept.exists() else {}
-        if str(rung) not in known:
-            left_s = LATE * asked.max_time_s - self.clock.seconds
-            known[str(rung)] = n if asked.epochs is not None else max(0, min(n, round(left_s / each_s)))
+        """How many of n candidates there is time for."""
+        asked = self.ground.asked
+        if asked.epochs is not None:
+            return n
+        left_s = LATE * asked.max_time_s - self.clock.seconds
+        return int(self._decided(f"n in rung {rung}", max(0, min(n, round(left_s / each_s)))))
+
+    def _decided(self, what: str, found: float) -> float:
+        """What the clock decides is what it decided when the run came here first."""
+        kept = self.out / "clock_decided.json"
+        known: dict[str, float] = read(kept) if kept.exists() else {}
+        if what not in known:
+            known[what] = found
             write_json(kept, known)
-        return known[str(rung)]
+        return known[what]
 
     def _try(self, candidates: Sequence[Candidate], epochs: float, *, is_tuned: bool) -> list[Tried]:
         """Train the candidates; what is found of each, with its own values and with all others."""
-        chains, dense = self.chains, self.ground.dense
-        pruned = {each: chains.pruned(each.shape, epochs) for each in candidates}
-        tuned = {each: chains.finished(each, epochs) for each in candidates if is_tuned and each != each.shape}
-        self.perform([*pruned.values(), *tuned.values()])
-        self.text += ", measuring"
-        stored = tuple((values, chains.stored(values)) for values in VALUES)
-        asked = [Probe(cell, dense, stored) for cell in pruned.values()]
-        asked += [Probe(cell, dense, ((each.values, chains.stored(each.values)),)) for each, cell in tuned.items()]
-        found = dict(zip([each.cell for each in asked], probe_all(asked, self.out, self.n_jobs), strict=True))
-        tried = []
-        for each, cell in pruned.items():
-            for values in VALUES:
-                tried.append(self._tried(each.stored(values), epochs, cell, found[cell][values], is_tuned=False))
-        for each, cell in tuned.items():
-            tried.append(self._tried(each, epochs, cell, found[cell][each.values], is_tuned=True))
-        return tried
+        chains, text = self.chains, self.text
+        shapes = list(dict.fromkeys(each.shape for each in candidates))
+        pruned = {shape: chains.pruned(shape, epochs) for shape in shapes}
+        found = self._measured({cell: (shape, VALUES) for shape, cell in pruned.items()}, epochs, is_tuned=False)
+        if not is_tuned:
+            return found
+        self.text = f"{text}, with their values"
+        worth = [
+            worth_tuning([each for each in found if each.candidate.shape == shape], self.ground.asked.goal)
+            for shape in shapes
+        ]
+        tuned = {chains.finished(each, epochs): (each.shape, (each.values,)) for each in worth if each is not None}
+        return found + self._measured(tuned, epochs, is_tuned=True)
 
-    def _tried(
-        self, candidate: Candidate, epochs: float, cell: Cell, found: Mapping[str, Any], *, is_tuned: bool
-    ) -> Tried:
-        is_timed = self.ground.asked.latency_s is not None
-        latency_s = self.seconds_of(cell, candidate.values)["seconds"] if is_timed else None
-        measured = {key: found[key] for key in ("size_bytes", "drop", "error", "n")}
-        return Tried(candidate, epochs, is_tuned, **measured, latency_s=latency_s)
+    def _measured(
+        self, cells: Mapping[Cell, tuple[Candidate, Sequence[str]]], epochs: float, *, is_tuned: bool
+    ) -> list[Tried]:
+        """What is found of {cell: (its shape, the values to store it in)}; the cells are trained first."""
+        self.perform(cells)
+        self.text += ", measuring"
+        asked = [
+            Probe(cell, self.ground.dense, tuple((name, self.chains.stored(name)) for name in values))
+            for cell, (_, values) in cells.items()
+        ]
+        tried, is_timed = [], self.ground.asked.latency_s is not None
+        for one, found in zip(asked, probe_all(asked, self.out, self.n_jobs), strict=True):
+            for name, measured in found.items():
+                tried.append(
+                    Tried(
+                        cells[one.cell][0].stored(name),
+                        epochs,
+                        is_tuned,
+                        **{key: measured[key] for key in ("size_bytes", "drop", "error", "n")},
+                        latency_s=self.seconds_of(one.cell, name)["seconds"] if is_timed else None,
+                    )
+                )
+        return tried
 
     def _scan(self) -> None:
         """How much each layer alone can lose, and which way to spread zeros loses least at once; kept in a file."""

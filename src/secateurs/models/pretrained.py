@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateurs.checkpoint.hub import directory_of
-from secateurs.checks import extra, nearest
+from secateurs.checks import extra, first_line, nearest
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError, RecipeError
 from secateurs.models.network import Network
@@ -158,7 +158,7 @@ def published(directory: str, weights: str) -> Any:
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"'{directory}' cannot be opened by transformers: {_first_line(error)}") from error
+        raise InputError(f"'{directory}' cannot be opened by transformers: {first_line(error)}") from error
     if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
         raise InputError(f"'{directory}' lacks {len(missing)} weights of its {type(encoder).__name__}: {missing[:3]}.")
     return _bare(encoder)
@@ -170,7 +170,7 @@ def described(stock: Mapping[str, Any]) -> Any:
     try:
         return _bare(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**stock)))
     except Exception as error:  # whatever a configuration of another version makes the library do
-        raise RecipeError(f"transformers cannot build the encoder's configuration: {_first_line(error)}") from error
+        raise RecipeError(f"transformers cannot build the encoder's configuration: {first_line(error)}") from error
 
 
 def _bare(encoder: Any) -> Any:
@@ -194,7 +194,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if has_bar:
             logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -43,16 +43,48 @@ were not faster so.
 
 ```python
 import secateurs as sc
+import torch
 
-network = sc.load_network("packed")                   # checks itself, and is a plain torch network
-network = sc.load_network("packed", example_inputs)   # the same; layers that run faster packed stay packed
+network = sc.load_network("packed")      # checks itself, and is a plain torch network
+{_example(results["inputs"])}
+network = sc.load_network("packed", x)   # the same; layers that run faster packed stay packed
+answers = network(x).argmax(dim=1)
 ```
 
-`model/` holds the same network with its zeros written out. Answers from the command line: `secateurs run .`
+`model/` holds the same network with its zeros written out. {_reads(results)} From the command line: \
+`secateurs run . {_data_words(results)}`
 {_onnx(results["onnx"])}
 
 What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by `{results["command"]}`.
 """
+
+
+def _example(inputs: Mapping[str, Any]) -> str:
+    """A line of code that makes an example of the right shape."""
+    if inputs["kind"] == "tokens":
+        return f"x = torch.zeros(1, {inputs['size'][1]}, dtype=torch.long)"
+    return f"x = torch.zeros({', '.join(map(str, (1, *inputs['size'])))})"
+
+
+def _reads(results: Results) -> str:
+    """What an example is."""
+    inputs = results["inputs"]
+    if inputs["kind"] == "tokens":
+        return (
+            f"An example is a row of {inputs['size'][1]} token ids, 0 after the last; `secateurs run . --text '...'` "
+            "makes them of a text."
+        )
+    return (
+        f"An example is an image of {' × '.join(map(str, inputs['size']))} pixels, less the mean and divided by the "
+        'standard deviation that the JSON file in `packed/` gives under "scaling"; `secateurs run . --input FILE.npy` '
+        "does that itself."
+    )
+
+
+def _data_words(results: Results) -> str:
+    """By which `run` finds the data again."""
+    data = results["compression"]["data"]
+    return f"--data {data['source']}" + (f" --data-dir {data['directory']}" if data["directory"] else "")
 
 
 def _onnx(onnx: Mapping[str, Any] | str) -> str:

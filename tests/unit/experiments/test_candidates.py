@@ -1,5 +1,6 @@
 """Chains of cells: every candidate goes dense, smaller, pruned, quantized, and shares what it can."""
 
+from dataclasses import replace
 from typing import Any
 
 from secateurs.data import DataSpec
@@ -63,3 +64,11 @@ def test_a_pattern_is_its_own_recipe() -> None:
 def test_a_candidate_says_what_it_is() -> None:
     assert str(Candidate(0.5, 0.9, "int8")) == "50 % of units gone, 90 % zeros, int8"
     assert str(Candidate(0.0, 0.5, "exact", "2:4")) == "2:4, exact"
+
+
+def test_tables_have_the_bits_of_the_weights() -> None:
+    chains = replace(CHAINS, tables=("positions",), exact=("norm.running_mean",))
+    assert chains.stored("exact") == {"": "exact"}
+    assert chains.stored("int8") == {"*": "int8", "positions": "int8", "norm.running_mean": "exact", "": "int8"}
+    assert chains.stored("codebook:2")["positions"] == "int4/32"
+    assert chains.stored("codebook:2")["*"] == "int8"

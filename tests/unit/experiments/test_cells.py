@@ -81,6 +81,7 @@ def test_every_field_changes_the_name_and_equal_cells_are_one_key(cell: Make) ->
         "only": ("*",),
         "n_looks": 5,
         "is_story": True,
+        "is_tested": False,
     }
     assert set(changes) == set(Cell.model_fields)
     # What a field cannot do without.

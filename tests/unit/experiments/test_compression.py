@@ -10,7 +10,7 @@ import torch
 import secateurs as sc
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
-from secateurs.experiments.cells import keep_weights
+from secateurs.experiments.cells import keep_weights, stored_weights
 from secateurs.experiments.compressed import CompressionRun
 from secateurs.experiments.compression import Compression, Ground
 from secateurs.experiments.halving import Goal
@@ -18,7 +18,6 @@ from secateurs.experiments.presets import data_for
 from secateurs.experiments.search import Search
 from secateurs.measure.accuracy import accuracy, correct
 from secateurs.models import ModelSpec, build, load_model
-from secateurs.models.files import WEIGHTS_FILE
 from secateurs.train.training import Training
 
 DATA = DataSpec(limit_train=200, limit_validation=60, limit_test=80)
@@ -101,6 +100,26 @@ def test_everything_that_is_promised_lies_there(run: CompressionRun) -> None:
     assert "What each step gave" in page
 
 
+def test_the_code_on_the_card_runs(run: CompressionRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (run.out / "README.md").read_text()
+    monkeypatch.chdir(run.out)
+    found: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], found)
+    with torch.inference_mode():
+        right = run.network(run.search.run().chosen)(found["x"]).argmax(dim=1)
+    assert torch.equal(found["answers"], right)
+    assert "`secateurs run . --data digits`" in card
+
+
+def test_no_candidate_answers_a_test_example(run: CompressionRun, results: dict[str, Any]) -> None:
+    files = (run.out / "cells").glob("*/metrics.jsonl")
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert any("validation" in line for line in lines)
+    assert not any("test" in line for line in lines)
+    answered = {path.parent.name for path in (run.out / "cells").glob("*/probes-test.json")}
+    assert len(answered) <= len(results["steps"]) < len(list((run.out / "cells").iterdir()))
+
+
 def test_the_same_command_again_trains_nothing_and_finds_the_same(
     run: CompressionRun, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +154,8 @@ def test_the_clock_decides_once_how_many_candidates_there_is_time_for(tmp_path: 
 
 def test_a_given_network_is_where_it_begins(run: CompressionRun, tmp_path: Path) -> None:
     there = run.ground.dense.directory(run.out)
-    name = keep_weights(there / WEIGHTS_FILE, tmp_path)
+    name, content = stored_weights(load_model(there)[0])
+    keep_weights(name, content, tmp_path)
     ground = ground_of(start_sha256=name)
     Search(ground, tmp_path, 1).perform([ground.dense])
     mine, given = ground.dense.load(tmp_path), load_model(there)[0]

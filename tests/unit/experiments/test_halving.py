@@ -1,7 +1,17 @@
 """Which candidates get more training, and which is handed over: small cases worked out by hand."""
 
 from secateurs.experiments.candidates import Candidate
-from secateurs.experiments.halving import Goal, Tried, best, between, closest, front, meets, promising
+from secateurs.experiments.halving import (
+    Goal,
+    Tried,
+    best,
+    between,
+    closest,
+    front,
+    meets,
+    promising,
+    worth_tuning,
+)
 
 
 def tried(sparsity: float, size: int, drop: float, error: float = 0.001, **fields: object) -> Tried:
@@ -78,3 +88,24 @@ def test_half_way_is_in_density() -> None:
     assert beyond is not None
     assert beyond.sparsity == 0.975
     assert between(Candidate(0.0, 0.5, pattern="2:4"), known) is None
+
+
+def test_the_smallest_that_training_with_its_values_may_bring_below_the_goal_is_worth_it() -> None:
+    exact, eight, four, two = (
+        tried(0.9, size, drop, values=values)
+        for values, size, drop in (
+            ("exact", 400, 0.001),
+            ("int8", 200, 0.002),
+            ("codebook:4", 100, 0.008),
+            ("codebook:2", 50, 0.02),
+        )
+    )
+    # Half of what rounding to codebook:4 cost is 0.0035: 0.0045 would be left; of codebook:2 0.0105.
+    assert worth_tuning([exact, eight, four, two], GOAL) == four.candidate
+    # int8 meets the goal as it is, and is the smallest with hope.
+    assert worth_tuning([exact, eight, two], GOAL) is None
+    assert worth_tuning([exact, two], GOAL) is None
+    # Where a size is asked for, what fits and loses least is trained, whatever it loses now.
+    assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=250)) == eight.candidate
+    assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=150)) == four.candidate
+    assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=70)) is None

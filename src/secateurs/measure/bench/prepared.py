@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.data import DataSpec
 from secateurs.errors import InputError, RecipeError
-from secateurs.exporting import first_line, quantize_onnx, write_onnx
+from secateurs.exporting import cause_of, quantize_onnx, write_onnx
 from secateurs.layers import layers
 from secateurs.measure.drop import read_as
 from secateurs.structure.opening import Opened, open_network
@@ -130,7 +130,7 @@ def _export(network: nn.Module, opened: Opened, place: Path, files: Sequence[str
     try:
         write_onnx(network, named(opened.example_inputs), whole)
     except Exception as error:
-        return dict.fromkeys(files, f"torch.onnx.export: {first_line(error)}")
+        return dict.fromkeys(files, f"torch.onnx.export: {cause_of(error)}")
     if "model.int8.onnx" not in files:
         return {}
     try:
@@ -138,7 +138,7 @@ def _export(network: nn.Module, opened: Opened, place: Path, files: Sequence[str
     except InputError as error:
         return {"model.int8.onnx": f"onnxruntime.quantization: {error}"}
     except Exception as error:
-        return {"model.int8.onnx": f"onnxruntime.quantization: {first_line(error)}"}
+        return {"model.int8.onnx": f"onnxruntime.quantization: {cause_of(error)}"}
     return {}
 
 

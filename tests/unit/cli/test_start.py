@@ -89,4 +89,5 @@ def test_numba_starts_without_scipy_and_others_get_it() -> None:
         import numba.np.arraymath
         assert not any(name.partition(".")[0] == "scipy" for name in sys.modules)
         assert (find_spec("scipy") is not None) == has_scipy"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

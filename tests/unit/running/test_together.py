@@ -33,8 +33,9 @@ def test_every_part_runs_once(n: int) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_parts_run_at_the_same_time() -> None:
-    met = threading.Barrier(2, timeout=20)
-    together.together([met.wait, met.wait], 2)
+    met, places = threading.Barrier(2, timeout=20), []
+    together.together([lambda: places.append(met.wait())] * 2, 2)
+    assert sorted(places) == [0, 1]  # neither was let on before the other had come
 
 
 @pytest.mark.usefixtures("threads")
@@ -80,4 +81,6 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 16
 
 @pytest.mark.skipif(not hasattr(together.os, "fork"), reason="this system has no fork")
 def test_a_forked_child_runs_on_threads_of_its_own() -> None:
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,86 @@
+"""What a compression shows: its chart's points, its page, its card, in the numbers of its results."""
+
+import pytest
+from synthetic_compression import make_compression
+
+from secateurs.see.compression_page import compression_page
+from secateurs.see.model_card import model_card, verdict
+from secateurs.see.pareto import pareto_chart
+from secateurs.see.style import PAGE
+
+MISSED = {
+    "is_met": False,
+    "gates": {"drop": {"asked": 0.003, "found": 0.004, "is_met": False}, "size_bytes": None, "latency_s": None},
+}
+
+
+def points_of(results: dict) -> list[tuple[float, float, str, str]]:
+    """(bytes, error, kind, how) of every candidate that is drawn."""
+    spec = pareto_chart(results, PAGE).to_dict()
+    drawn = next(
+        layer
+        for layer in spec["layer"]
+        if isinstance(layer["mark"], dict) and layer["mark"]["type"] == "point" and layer["mark"].get("filled")
+    )
+    rows = drawn["data"].get("values") or spec["datasets"][drawn["data"]["name"]]
+    return [(row["x"], round(row["y"], 6), row["kind"], row["how"]) for row in rows]
+
+
+def test_every_candidate_is_a_point_at_its_bytes_and_error() -> None:
+    assert points_of(make_compression()) == [
+        (4000, 0.019, "zeros anywhere", "only rounded to its values"),
+        (2000, 0.023, "zeros anywhere", "trained with its values"),
+        (3000, 0.04, "units removed, and zeros", "only rounded to its values"),
+    ]
+
+
+def test_an_error_of_zero_has_a_place_on_a_logarithmic_scale() -> None:
+    results = make_compression()
+    results["tried"][0]["drop"] = -0.02
+    assert points_of(results)[0][1] == 0.0005  # half an example of 1,000
+
+
+def test_the_verdict_says_what_was_missed() -> None:
+    assert verdict(make_compression()) == "10.0 times smaller, 0.40 points of accuracy lost: what was asked for is met."
+    said = verdict(make_compression(**MISSED))
+    assert "is NOT met (missed on test examples: accuracy)" in said
+    unshown = make_compression(is_met=False)
+    assert "on validation examples it could not be shown" in verdict(unshown)
+
+
+def test_the_page_shows_every_candidate_step_and_layer_and_no_other_word_is_left() -> None:
+    page = compression_page(make_compression())
+    assert "{{" not in page
+    for text in (
+        "50 % of units gone, 90 % zeros, int8",
+        "quantized in training",
+        "10.0 times",
+        "No layer of this network",
+    ):
+        assert text in page
+    assert page.count("<svg") >= 3
+    assert "<script" not in page
+
+
+def test_the_page_reads_names_as_text() -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    results = make_compression(data={"name": hostile, "source": hostile}, command=hostile, notes=[hostile])
+    results["layers"][0]["name"] = hostile
+    page = compression_page(results)
+    assert hostile not in page
+    assert "&lt;img src=x" in page
+
+
+@pytest.mark.parametrize(
+    ("inputs", "line"),
+    [
+        ({"kind": "image", "size": [1, 28, 28], "n_classes": 10}, "x = torch.zeros(1, 1, 28, 28)"),
+        ({"kind": "tokens", "size": [500, 64], "n_classes": 10}, "x = torch.zeros(1, 64, dtype=torch.long)"),
+    ],
+)
+def test_the_card_says_what_an_example_is_and_how_to_ask(inputs: dict, line: str) -> None:
+    card = model_card(make_compression(inputs=inputs))
+    assert line in card
+    assert "`secateurs run . --data mnist --data-dir there/mnist`" in card
+    assert ("token ids" in card) == (inputs["kind"] == "tokens")
+    assert "There is no ONNX file" in card

@@ -70,6 +70,30 @@ def _name(chosen: dict[str, Any]) -> str:
     return f"{units}{cut}, {candidate['values']}"
 
 
+def line(case: str) -> str:
+    """One sentence: what the command made of it."""
+    found = part("compress", case)
+    if found is None or "run" not in found:
+        return not_yet(f"{COMMAND} run {case} --data DATA")
+    seeds = list(found["run"].values())
+    first = seeds[0]
+    ratios = [each["dense"]["file_bytes"] / each["chosen"]["size_bytes"] for each in seeds]
+    lost = [each["test"]["drop"] for each in seeds]
+    n_met = sum(each["is_met"] for each in seeds)
+    minutes = max(each["duration_s"] for each in seeds) / 60
+    return (
+        f"`secateurs compress {first['model']['name']} --data {first['data']['name']}` makes {_between(ratios, '.0f')} "
+        f"times smaller files of it in {minutes:.0f} minutes on {found['environment']['cores']} cores, for "
+        f"{_between([100 * each for each in lost], '.2f')} points of test accuracy ({len(seeds)} seeds, {n_met} within "
+        f"the {100 * first['goal']['max_drop']:g} points asked, n = {first['test']['n']:,})."
+    )
+
+
+def _between(values: list[float], form: str) -> str:
+    low, high = (f"{each:{form}}" for each in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
 def quantized(case: str) -> str:
     """What rounding costs the networks that were pruned to 80 %, on validation examples; of each seed the longest."""
     found = part("compress", case)
@@ -157,6 +181,7 @@ def drawn(case: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "compress-mnist": lambda: steps("mnist"),
+    "compress-line": lambda: line("mnist"),
     "compress-quantized": lambda: quantized("mnist"),
     "compress-hand": lambda: hand("mnist"),
 }

@@ -18,6 +18,8 @@ def bench_page(found: Bench, command: str) -> str:
     choices = choice_rows(found)
     return static_page(
         "bench",
+        "bench",
+        {"times": "Times", "weights": "Weights", "layers": "Layers"},
         {
             "title": escaped("secateurs bench"),
             "headline": "<br>".join(escaped(model_text(model)) for model in found.models),

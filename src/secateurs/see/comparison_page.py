@@ -24,6 +24,8 @@ def comparison_page(results: Results) -> str:
     )
     return static_page(
         "comparison",
+        "compare",
+        {"curves": "Curves", "table": "Table", "cost": "Training", "weights": "Weights", "all": "All numbers"},
         {
             "title": escaped(f"{name}: secateurs compare"),
             "headline": html.escape(results["headline"]),

@@ -26,6 +26,8 @@ def compression_page(results: Results) -> str:
     told = "Validation error against bytes of every candidate; the numbers are in the last table"
     return static_page(
         "compression",
+        "compress",
+        {"tried": "Tried", "steps": "Steps", "weights": "Weights", "layers": "Layers", "all": "All numbers"},
         {
             "title": escaped(f"{name}: secateurs compress"),
             "headline": html.escape(verdict(results)),

@@ -15,12 +15,23 @@ _DARK = re.compile(r'\[data-theme="dark"\] \{(.*?)\}', re.DOTALL)
 Cell = str | tuple[str, str]  # text, or (text, class of the cell)
 
 
-def static_page(name: str, values: Mapping[str, str]) -> str:
-    """The page of this name, behind the head that all share; its {{words}} replaced by HTML."""
+def static_page(name: str, verb: str, sections: Mapping[str, str], values: Mapping[str, str]) -> str:
+    """The page of this name, behind the head and the bar that all share; its {{words}} replaced by HTML.
+
+    verb      the command that wrote it
+    sections  {id: word} of what the bar leads to
+    """
     # The page has no script that could set a theme: it follows the system's.
     css = _DARK.sub(r"@media (prefers-color-scheme: dark) { :root {\1} }", template_text("page.css"))
-    own = {"css": fill(css, {"ramp": "none"}) + template_text("static.css") + template_text(f"{name}.css")}
-    return fill(template_text("static_head.html") + template_text(f"{name}.html"), {**values, **own})
+    first, word = next(iter(sections.items()))
+    bar = {
+        "verb": verb,
+        "first": first,
+        "first_word": word.lower(),
+        "links": "".join(f'<a href="#{place}">{word}</a>' for place, word in sections.items()),
+        "css": fill(css, {"ramp": "none"}) + template_text("static.css") + template_text(f"{name}.css"),
+    }
+    return fill(template_text("static_head.html") + template_text(f"{name}.html"), {**values, **bar})
 
 
 def template_text(name: str) -> str:

@@ -25,6 +25,13 @@ def survey_page(survey: Survey, counted: Mapping[str, stats.Grid]) -> str:
     rows, all_rows = largest(prunable, MOST_ROWS), largest(survey.tensors, MOST_ROWS)
     return static_page(
         "survey",
+        "inspect",
+        {
+            "distributions": "Distributions",
+            "thresholds": "Thresholds",
+            "structure": "Structure",
+            "tensors": "All tensors",
+        },
         {
             "title": escaped(f"{name}: secateurs inspect"),
             "headline": escaped(name),

@@ -3,7 +3,7 @@
     python benchmarks/checkpoints.py memory      100M weights in memory, beside what people use
     python benchmarks/checkpoints.py disk        from disk to disk, against reading twice and writing once
     python benchmarks/checkpoints.py large       10 GB in 64 shards, and 2.6 GB by lamp: memory
-    python benchmarks/checkpoints.py ranks       2.6 GB in memory files by one rank and by two
+    python benchmarks/checkpoints.py ranks       7.7 GB in memory files by one rank and by two
     python benchmarks/checkpoints.py inspect     a real file (--path) and 2 GB
     python benchmarks/checkpoints.py recount     real files (--path) pruned, and sorted in numpy to compare every weight
 
@@ -353,7 +353,7 @@ def ranks(shm: Path, n: int = 3) -> dict[str, Any]:
     What a rank writes has a thread of its own, which would use the other core: so each gets one, as on two machines.
     """
     source, out = shm / "source", shm / "out"
-    size = make_checkpoint(source, 16, 9, 2116)
+    size = make_checkpoint(source, 48, 9, 2116)
 
     def timed(n_ranks: int) -> float:
         shutil.rmtree(out, ignore_errors=True)
@@ -373,7 +373,7 @@ def ranks(shm: Path, n: int = 3) -> dict[str, Any]:
     }
     return {
         "size_bytes": size,
-        "n_shards": 16,
+        "n_shards": 48,
         "seconds": {name: summary(times) for name, times in seconds.items()},
         "speed_up": {name: 1 / value for name, value in ratios(seconds, "1 rank")["2 ranks"].items()},
         "speed_up_without_start": {name: 1 / value for name, value in ratios(work, "1")["2"].items()},

@@ -1,13 +1,15 @@
 """Compression on real data: `secateurs compress` with no knobs, several seeds; and the same done by hand beside it.
 
     python benchmarks/compress.py run mnist --data DATA --seeds 0 1 2 [--work runs/compress]
-    python benchmarks/compress.py hand mnist --data DATA --seeds 0 1 2
+    python benchmarks/compress.py torch mnist --data DATA --seeds 0 1 2
+    python benchmarks/compress.py nncf mnist --data DATA --seeds 0 1 2       # pip install nncf openvino
 
 DATA holds mnist/mnist.npz. `run` is the command itself, in a process of its own, as a user types it; what it wrote is
-gathered. `hand` takes the dense networks of those runs and does what the known libraries offer: torch's global
-magnitude pruning (80 %), fine-tuning with as many steps as the search took, 20 epochs at most, torch's dynamic int8;
-its file is the state_dict that torch saves, and the same compressed by zip. Everything is kept in --work; killed, it
-goes on.
+gathered. The others take the dense networks of those runs and do what the known libraries offer, with fine-tuning of as
+many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at once) and dynamic int8, the
+file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and int8 after it, calibrated on
+300 examples, the files that OpenVINO writes and its answers. Each size also in a zip. Everything is kept in --work;
+killed, it goes on.
 """
 
 import argparse
@@ -16,18 +18,21 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from secateurs.data import DataSpec, load_data
+import secateurs as sc
+from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.durable import make_directory, write_json
 from secateurs.experiments.presets import preset
 from secateurs.measure.accuracy import correct
@@ -35,10 +40,13 @@ from secateurs.measure.drop import Drop
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, build, load_weights
 from secateurs.models.files import WEIGHTS_FILE
+from secateurs.train.training import Training
 
 CASES = {"mnist": ("cls-transformer", "mnist"), "digits": ("cls-transformer", "digits")}
 OUT = Path("benchmarks/results/compress.json")
 SPARSITY = 0.8
+MOST_EPOCHS = 20
+N_UPDATES = 50  # of NNCF's masks
 
 
 def data_spec(case: str, root: Path) -> DataSpec:
@@ -83,10 +91,10 @@ def gathered(out: Path) -> dict[str, Any]:
     return {**{key: found[key] for key in kept}, "steps": steps, "times": times}
 
 
-def by_hand(case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:
-    """Magnitude pruning, fine-tuning and dynamic int8 with torch alone, in as many steps as the search took."""
+def by_hand(way: str, case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:
+    """The dense network of a finished `run`, pruned, fine-tuned and quantized by torch or by NNCF; kept in a file."""
     here = work / f"{case}-{seed}"
-    kept = here / "by_hand.json"
+    kept = here / f"by_{way}.json"
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
         return known
@@ -95,16 +103,85 @@ def by_hand(case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:
     n_steps = int(next(line.split()[1] for line in pace.splitlines() if line.startswith("n_steps")))
     data = load_data(data_spec(case, root))
     training = preset(CASES[case][0]).training
+    n_steps = min(n_steps, round(MOST_EPOCHS * training.steps_per_epoch(len(data.y_train))))
     module = build(ModelSpec.parse(CASES[case][0]), data.shape, seed)
     load_weights(module, here / "cells" / _dense(here) / WEIGHTS_FILE)
     before = correct(module, data.x_test, data.y_test)
-    torch.manual_seed(seed)
-    n_steps = min(n_steps, round(20 * training.steps_per_epoch(len(data.y_train))))
+    begun = time.perf_counter()
+    rows = (_torch if way == "torch" else _nncf)(module, data, before, training, n_steps, seed)
+    result = {"sparsity": SPARSITY, "n_steps": n_steps, "rows": rows, "duration_s": time.perf_counter() - begun}
+    write_json(kept, result)
+    return result
+
+
+def _torch(
+    module: nn.Module, data: Dataset, before: Tensor, training: Training, n_steps: int, seed: int
+) -> dict[str, Any]:
+    """torch's global magnitude pruning at once, fine-tuning, torch's dynamic int8."""
     linears = [(each, "weight") for each in module.modules() if isinstance(each, nn.Linear)]
     torch_prune.global_unstructured(linears, torch_prune.L1Unstructured, amount=SPARSITY)
+    _fine_tune(module, data, training, n_steps, seed)
+    for each, name in linears:
+        torch_prune.remove(each, name)
+    module.eval()
+    rows = {"pruned": _row(_saved(module), before, correct(module, data.x_test, data.y_test), data)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this will move to another package
+        quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear}, torch.qint8)
+    rows["int8"] = _row(_saved(quantized), before, correct(quantized, data.x_test, data.y_test), data)
+    return rows
+
+
+def _nncf(
+    module: nn.Module, data: Dataset, before: Tensor, training: Training, n_steps: int, seed: int
+) -> dict[str, Any]:
+    """NNCF's global magnitude pruning, rising over the first half of the fine-tuning, then its int8 for OpenVINO."""
+    import nncf
+    import openvino
+    from nncf.torch.function_hook.pruning.magnitude.schedulers import ExponentialMagnitudePruningScheduler
+
+    mode, half = nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL, max(1, n_steps // 2)
+    plain = copy.deepcopy(module).eval()
+    module = nncf.prune(module.eval(), mode, ratio=0.0, examples_inputs=data.x_train[:1])
+    every = max(1, half // N_UPDATES)
+    scheduler = ExponentialMagnitudePruningScheduler(
+        module, mode=mode, initial_ratio=0.0, target_ratio=SPARSITY, target_epoch=N_UPDATES
+    )
+
+    def update(step: int) -> None:
+        if step % every == 0 and step // every <= N_UPDATES:
+            scheduler.step(step // every)
+
+    _fine_tune(module, data, training, n_steps, seed, update)
+    found = nncf.strip(
+        module.eval(), strip_format=nncf.StripFormat.IN_PLACE, example_input=data.x_train[:1]
+    ).state_dict()
+    plain.load_state_dict({name: found[name] for name in plain.state_dict()})  # NNCF's own module has one batch size
+    weights = torch.cat([each.weight.detach().flatten() for each in plain.modules() if isinstance(each, nn.Linear)])
+    with tempfile.TemporaryDirectory() as folder:
+        sc.export_onnx(plain, data.x_train[:8], Path(folder) / "model.onnx")
+        converted = openvino.convert_model(Path(folder) / "model.onnx")
+    rows = {"pruned": {**_openvino_row(converted, before, data), "zeros": float((weights == 0).float().mean())}}
+    calibration = nncf.Dataset([data.x_train[k : k + 1].numpy() for k in range(300)])
+    rows["int8"] = _openvino_row(nncf.quantize(converted, calibration), before, data)
+    return rows
+
+
+def _fine_tune(
+    module: nn.Module,
+    data: Dataset,
+    training: Training,
+    n_steps: int,
+    seed: int,
+    after: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Plain training on labels, the learning rate as in every training here; after: called before each step."""
+    torch.manual_seed(seed)
     optimizer, order = training.make_optimizer(module), torch.Generator().manual_seed(seed)
+    module.train()
     left = torch.zeros(0, dtype=torch.long)
     for step in range(n_steps):
+        after(step)
         if not len(left):
             left = torch.randperm(len(data.y_train), generator=order)
         batch, left = left[: training.batch_size], left[training.batch_size :]
@@ -113,16 +190,6 @@ def by_hand(case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:
         optimizer.zero_grad()
         F.cross_entropy(module(data.x_train[batch]), data.y_train[batch]).backward()
         optimizer.step()
-    for each, name in linears:
-        torch_prune.remove(each, name)
-    rows = {"pruned": _row(module, data, before)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that this will move to another package
-        quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module).eval(), {nn.Linear}, torch.qint8)
-    rows["int8"] = _row(quantized, data, before)
-    result = {"sparsity": SPARSITY, "n_steps": n_steps, "rows": rows}
-    write_json(kept, result)
-    return result
 
 
 def _dense(here: Path) -> str:
@@ -134,20 +201,45 @@ def _dense(here: Path) -> str:
     raise SystemExit(f"{here} holds no dense network: run `compress` first.")
 
 
-def _row(module: nn.Module, data: Any, before: torch.Tensor) -> dict[str, Any]:
+def _saved(module: nn.Module) -> bytes:
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
+    return file.getvalue()
+
+
+def _openvino_row(model: Any, before: Tensor, data: Dataset) -> dict[str, Any]:
+    """Of the files that OpenVINO writes, with weights in half precision, and its own answers."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=True)
+        content = b"".join(path.read_bytes() for path in sorted(Path(folder).iterdir()))
+        compiled = openvino.Core().compile_model(Path(folder) / "model.xml", "CPU")
+        answers = [
+            torch.from_numpy(compiled(data.x_test[k : k + 500].numpy())[0].argmax(1))
+            for k in range(0, len(before), 500)
+        ]
+    return _row(content, before, torch.cat(answers) == data.y_test, data)
+
+
+def _row(content: bytes, before: Tensor, after: Tensor, data: Dataset) -> dict[str, Any]:
     squeezed = io.BytesIO()
     with zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        archive.writestr("weights.pt", file.getvalue())
-    drop = Drop.of(before, correct(module, data.x_test, data.y_test))
-    return {"size_bytes": len(file.getvalue()), "zipped_bytes": len(squeezed.getvalue()), **drop.values()}
+        archive.writestr("weights", content)
+    drop = Drop.of(before, after)
+    return {
+        "size_bytes": len(content),
+        "zipped_bytes": len(squeezed.getvalue()),
+        "n": drop.after.n,
+        "n_correct": drop.after.n_correct,
+        "drop": drop.value,
+    }
 
 
 def main() -> None:
     """Run what is missing, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "hand"])
+    parser.add_argument("what", choices=["run", "torch", "nncf"])
     parser.add_argument("case", choices=list(CASES))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -163,7 +255,7 @@ def main() -> None:
         if arguments.what == "run":
             part[str(seed)] = run(arguments.case, arguments.data, seed, arguments.work, arguments.more)
         else:
-            part[str(seed)] = by_hand(arguments.case, arguments.data, seed, arguments.work)
+            part[str(seed)] = by_hand(arguments.what, arguments.case, arguments.data, seed, arguments.work)
         case["environment"] = environment()
         more = "".join(f" {word}" for word in ["--more", *arguments.more]) if arguments.more else ""
         case["command"] = f"python benchmarks/compress.py run {arguments.case} --data DATA{more}"

@@ -131,25 +131,30 @@ def quantized(case: str) -> str:
 
 
 def hand(case: str) -> str:
-    """The same dense networks, pruned and quantized with torch alone."""
+    """The same dense networks, pruned and quantized with torch alone, and with NNCF."""
     found = part("compress", case)
-    if found is None or "hand" not in found or "run" not in found:
-        return not_yet(f"{COMMAND} hand {case} --data DATA")
+    if found is None or "torch" not in found or "run" not in found:
+        return not_yet(f"{COMMAND} torch {case} --data DATA")
     rows = []
-    for key, title in (("pruned", "torch: 80 % pruned and fine-tuned"), ("int8", "the same, torch's dynamic int8")):
-        of = [each["rows"][key] for each in found["hand"].values()]
-        sizes = [sum(row[name] for row in of) / len(of) for name in ("size_bytes", "zipped_bytes")]
-        rows.append([title, *(f"{size:,.0f}" for size in sizes), _share(of), _points([row["drop"] for row in of])])
+    for way, name in (("torch", "torch"), ("nncf", "NNCF and OpenVINO")):
+        for key, title in (("pruned", f"{name}: 80 % pruned and fine-tuned"), ("int8", f"{name}: the same, int8")):
+            of = [each["rows"][key] for each in found.get(way, {}).values()]
+            if not of:
+                continue
+            sizes = [sum(row[size] for row in of) / len(of) for size in ("size_bytes", "zipped_bytes")]
+            lost = _points([row["drop"] for row in of])
+            rows.append([title, str(len(of)), *(f"{size:,.0f}" for size in sizes), _share(of), lost])
     ours = [each["test"] for each in found["run"].values()]
     size = sum(each["chosen"]["size_bytes"] for each in found["run"].values()) / len(ours)
-    rows.append(["`secateurs compress`", f"{size:,.0f}", "—", _share(ours), _points([row["drop"] for row in ours])])
-    n_steps = next(iter(found["hand"].values()))["n_steps"]
-    head = ["way", "bytes", "zipped", "test accuracy, %", "lost, points"]
+    lost = _points([row["drop"] for row in ours])
+    rows.append(["`secateurs compress`", str(len(ours)), f"{size:,.0f}", "—", _share(ours), lost])
+    steps = [each["n_steps"] for each in found["torch"].values()]
+    head = ["way", "seeds", "bytes", "zipped", "test accuracy, %", "lost, points"]
     return (
-        f"{table(head, rows)}\n\n`{COMMAND} hand {case} --data DATA`: torch's `global_unstructured` on the same dense "
-        f"networks, {n_steps:,} steps of fine-tuning, torch's dynamic int8 after it; the file that `torch.save` writes "
-        f"of the state_dict, and the same in a zip; mean over {len(of)} seeds (95 % t interval), "
-        f"n = {of[0]['n']:,} test examples. {machine(found)}"
+        f"{table(head, rows)}\n\n`{COMMAND} torch {case} --data DATA`, the same with `nncf`: fine-tuning of "
+        f"{' / '.join(f'{each:,}' for each in steps)} steps from the same dense networks, as many as the search "
+        f"took (20 epochs at most); mean over the seeds (95 % t interval), n = {ours[0]['n']:,} test examples. "
+        f"{machine(found)}"
     )
 
 

@@ -1,12 +1,14 @@
 """Networks that a command is given: the name of a reference network, or the directory that holds one, and its data."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.presets import Preset, data_for, preset
-from secateurs.models import ModelSpec, Network, build, load_model
+from secateurs.measure.drop import read_as
+from secateurs.models import ModelConfig, ModelSpec, Network, build, load_model
 from secateurs.models.files import CONFIG_FILE, network_directory, reading
 from secateurs.structure.files import ABOUT_FILE
 
@@ -47,6 +49,11 @@ def opened(directory: str, source: str, data_dir: str | None) -> Given:
     data = load_data(data_spec)
     check_shape(directory, config.shape, data)
     return Given(config.model, network, data_spec, data, preset(config.model.name), False)
+
+
+def data_of(config: ModelConfig, directory: Path, source: str, data_dir: str | None) -> Dataset:
+    """The data as the network of a directory reads them; split as `train` splits them: a part is what it was then."""
+    return read_as(config, DataSpec(source=source, directory=data_dir, **preset(config.model.name).data), directory)
 
 
 def check_shape(where: str, shape: Any, data: Dataset) -> None:

@@ -102,10 +102,8 @@ def _asked(
     input_file: str | None,
     texts: tuple[str, ...],
 ) -> _Asked:
-    from secateurs.data import DataSpec
-    from secateurs.experiments.presets import preset
+    from secateurs.cli.networks import data_of
     from secateurs.measure.answers import read_inputs, read_texts
-    from secateurs.measure.drop import read_as
 
     if data is None:
         if data_dir is not None:
@@ -113,9 +111,7 @@ def _asked(
         if input_file is not None:
             return _Asked(f"examples of {input_file}", read_inputs(input_file, config))
         return _Asked("texts", read_texts(texts, config, directory), names=texts)
-    # Split as `train` splits them, so that a part is the part that it was then.
-    spec = DataSpec(source=data, directory=data_dir, **preset(config.model.name).data)
-    found, end = read_as(config, spec, directory), PARTS[part]
+    found, end = data_of(config, directory, data, data_dir), PARTS[part]
     return _Asked(f"{part} examples of {found.name}", getattr(found, f"x_{end}"), getattr(found, f"y_{end}"))
 
 

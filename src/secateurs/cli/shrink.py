@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,15 @@ from secateurs.errors import RecipeError
 from secateurs.recipe import Recipe
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from secateurs.data import Dataset
+    from secateurs.masks import Masks
+    from secateurs.measure.drop import Drop
+    from secateurs.structure.opening import Opened
     from secateurs.structure.shrinking import Shrunk
+
+BATCH = 100  # examples that scores and repairs look at together
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,7 +39,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is removed: row (neurons and filters), channel (of convolutions alone), head, layer (whole blocks).",
 )
-@click.option("--score", default="l2", show_default=True, help="What is kept first: l2, magnitude, batch_norm, random.")
+@click.option(
+    "--score",
+    default="l2",
+    show_default=True,
+    help="What is kept first: l2, magnitude, batch_norm, random; with --data also taylor, activation.",
+)
 @click.option("--pool", default="layer", show_default=True, help="Who competes: layer, or model.")
 @click.option(
     "--recipe", "recipes", multiple=True, help="Instead of these: a YAML file or a line of words; repeated, in turn."
@@ -41,6 +52,18 @@ if TYPE_CHECKING:
 @click.option("--dead", is_flag=True, help="Only what is dead already: no output changes.")
 @click.option("--skip", multiple=True, help="Leave alone the units made by weights whose names match; may be repeated.")
 @click.option("--only", multiple=True, help="Only the units made by these.")
+@click.option("--data", help="Measure the accuracy before and after, on these: digits, mnist, a file, ...")
+@click.option("--data-dir", help="Where the files of mnist are.")
+@click.option(
+    "--examples",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Training examples of --data that scores and --repair look at.",
+)
+@click.option(
+    "--repair", is_flag=True, help="Fit what is left to what the network gave before, on the examples; trains nothing."
+)
 @click.option("--any-size", is_flag=True, help="Also cut what no stock configuration of transformers can say.")
 @click.option("--picture", metavar="FILE.svg", help="Draw the weights before and after, to scale.")
 @click.option("--block", default="", metavar="PREFIX", help="Of the picture: only weights whose names begin so.")
@@ -61,6 +84,10 @@ def shrink(
     dead: bool,
     skip: tuple[str, ...],
     only: tuple[str, ...],
+    data: str | None,
+    data_dir: str | None,
+    examples: int,
+    repair: bool,
     any_size: bool,
     picture: str | None,
     block: str,
@@ -88,20 +115,33 @@ def shrink(
     if out is None and not dry_run:
         raise RecipeError("Say where to write: -o DIRECTORY; or --dry-run, which writes nothing.")
 
+    needs = [str(how.score) for how in chosen if how.score.name in ("taylor", "activation")]
+    if data is None and (repair or needs):
+        what = f"The score {needs[0]}" if needs else "--repair"
+        raise RecipeError(f"{what} looks at examples: name the data that the network was trained on, with --data.")
+
     from secateurs.errors import OutputError
     from secateurs.masks import Masks
     from secateurs.structure.files import save_shrunk
     from secateurs.structure.opening import open_network
+    from secateurs.structure.repairing import re_estimate
+    from secateurs.structure.repairing import repair as repair_network
     from secateurs.structure.shrinking import shrink as shrink_network
 
     if out is not None and Path(out).exists() and any(Path(out).iterdir()):
         raise OutputError(f"'{out}' is not empty. Give a new directory.")
     opened = open_network(Path(source))
+    shown = None if data is None else _shown(opened, Path(source), data, data_dir, examples)
     module, steps = opened.module, []
     hows: list[Recipe | Masks] = [*chosen] or [Masks({})]
     for how in hows:
-        steps.append(shrink_network(module, how, opened.example_inputs, stock=not any_size))
+        evidence: dict[str, Any] = {} if shown is None else shown.evidence(how)
+        steps.append(shrink_network(module, how, opened.example_inputs, stock=not any_size, **evidence))
+        if repair and shown is not None:
+            repair_network(module, steps[-1], shown.inputs)
+            re_estimate(steps[-1].module, shown.inputs)
         module = steps[-1].module
+    drop = None if shown is None else shown.drop(opened.module, module)
     if out is not None and not dry_run:
         save_shrunk(steps[-1], out, opened.reference)
         _carry_over(Path(source), Path(out))
@@ -109,12 +149,63 @@ def shrink(
         _draw(picture, block, opened.module, steps)
     words = [str(how) for how in chosen] or ["dead units"]
     if as_json:
-        click.echo(json.dumps([_values(word, step) for word, step in zip(words, steps, strict=True)]))
+        values = [_values(word, step) for word, step in zip(words, steps, strict=True)]
+        if drop is not None:
+            values[-1]["validation"] = drop.values()
+        click.echo(json.dumps(values))
     else:
         for word, step in zip(words, steps, strict=True):
             _print(word, step)
+        if drop is not None:
+            _print_drop(drop)
         if out is not None and not dry_run:
             _print_where(out, steps[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """The data that the network was trained on, and how many training examples of them are looked at."""
+
+    data: "Dataset"
+    n: int
+
+    @property
+    def _batches(self) -> "list[slice]":
+        n = min(self.n, len(self.data.y_train))
+        return [slice(start, min(start + BATCH, n)) for start in range(0, n, BATCH)]
+
+    @property
+    def inputs(self) -> "list[Tensor]":
+        """In batches."""
+        return [self.data.x_train[batch] for batch in self._batches]
+
+    def evidence(self, how: "Recipe | Masks") -> dict[str, Any]:
+        """What `shrink` takes for this score."""
+        from torch.nn.functional import cross_entropy
+
+        if not isinstance(how, Recipe) or how.score.name != "taylor":
+            return {"calibration": self.inputs}
+        batches = [(self.data.x_train[batch], self.data.y_train[batch]) for batch in self._batches]
+        return {"calibration": batches, "loss": lambda network, batch: cross_entropy(network(batch[0]), batch[1])}
+
+    def drop(self, before: "nn.Module", after: "nn.Module") -> "Drop":
+        """On validation examples: whoever tries several cuts chooses among them by this."""
+        from secateurs.measure.accuracy import correct
+        from secateurs.measure.drop import Drop
+
+        return Drop.of(*(correct(each, self.data.x_val, self.data.y_val) for each in (before, after)))
+
+
+def _shown(opened: "Opened", source: Path, data: str, data_dir: str | None, n: int) -> _Shown:
+    from secateurs.cli.networks import data_of
+    from secateurs.structure.opening import place_of
+
+    if opened.reference is None:
+        raise RecipeError(
+            f"--data is for networks of this package; '{source}' is one of transformers, whose inputs and labels its "
+            "own tools know. In Python, shrink takes calibration=."
+        )
+    return _Shown(data_of(opened.reference, place_of(source), data, data_dir), n)
 
 
 def _carry_over(source: Path, out: Path) -> None:
@@ -164,6 +255,14 @@ def _print(words: str, step: "Shrunk") -> None:
     console.print(f"{n_removed:,} of {n_units:,} units are gone.")
     for what, (old, new) in (("parameters", step.n_parameters), ("multiply-adds", step.macs)):
         console.print(f"{what:>15}  {old:,} → {new:,}  ({new / old:.3f} is left)")
+
+
+def _print_drop(drop: "Drop") -> None:
+    low, high = drop.interval
+    plain_console().print(
+        f"Accuracy on {drop.before.n:,} validation examples: {drop.before.value:.2%} → {drop.after.value:.2%}, not "
+        f"trained since ({100 * drop.value:.2f} points lost, {100 * low:.2f} to {100 * high:.2f})."
+    )
 
 
 def _print_where(out: str, last: "Shrunk") -> None:

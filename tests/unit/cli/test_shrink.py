@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateurs.data import InputShape
-from secateurs.models import ModelSpec, build, save_model
+import secateurs as sc
+from secateurs.data import Dataset, DataSpec, InputShape, load_data
+from secateurs.measure.accuracy import accuracy
+from secateurs.models import ModelSpec, build, load_model, save_model
 from secateurs.structure.files import load_shrunk
+from secateurs.train.loop import train
+from secateurs.train.training import Training
 
 SHAPE = InputShape(kind="image", size=(1, 8, 8), n_classes=5)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_data(DataSpec())
 
 
 @pytest.fixture
@@ -64,6 +73,78 @@ def test_dead_units_alone(secateurs, source):
     said = secateurs("shrink", str(source), "--dead", "--dry-run")
     assert said.code == 0, said.err
     assert "0 of 72 units are gone" in said.out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
+    """A network that knows digits a little."""
+    spec = ModelSpec.parse("lenet-300-100")
+    module = build(spec, digits.shape, 0)
+    for _ in train(module, digits, Training(epochs=1.0), seed=0):
+        pass
+    place = tmp_path_factory.mktemp("trained") / "model"
+    save_model(module, spec, digits.shape, place, digits.about)
+    return place
+
+
+@pytest.mark.parametrize("score", ["activation", "taylor"])
+def test_scores_that_look_at_examples(secateurs, trained, digits, tmp_path, score):
+    words = ("shrink", str(trained), "-o", str(tmp_path / "small"), "--score", score, "--sparsity", "0.5")
+    said = secateurs(*words, "--data", "digits", "--examples", "200", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)[0]["validation"]
+    before, after = (
+        accuracy(each, digits.x_val, digits.y_val) for each in (load_model(trained)[0], load_shrunk(tmp_path / "small"))
+    )
+    assert found["before"] == before.values()
+    assert found["after"] == after.values()
+    python = sc.shrink(
+        load_model(trained)[0],
+        sc.Recipe.parse(f"{score} row layer sparsity(0.5)"),
+        digits.x_train[:2],
+        calibration=calibration_of(digits, score),
+        loss=loss,
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(python.module.parameters(), load_shrunk(tmp_path / "small").parameters(), strict=True)
+    )
+
+
+def calibration_of(digits, score):
+    pairs = [(digits.x_train[k : k + 100], digits.y_train[k : k + 100]) for k in (0, 100)]
+    return pairs if score == "taylor" else [x for x, _ in pairs]
+
+
+def loss(network, batch):
+    return torch.nn.functional.cross_entropy(network(batch[0]), batch[1])
+
+
+def test_repair_wins_back_what_a_cut_cost(secateurs, trained, tmp_path):
+    found = {}
+    for more in ((), ("--repair",)):
+        out = tmp_path / f"small{len(more)}"
+        said = secateurs(
+            "shrink", str(trained), "-o", str(out), "--sparsity", "0.8", "--data", "digits", "--json", *more
+        )
+        assert said.code == 0, said.err
+        found[more] = json.loads(said.out)[0]["validation"]["after"]["value"]
+    assert found["--repair",] > found[()]
+    told = secateurs("shrink", str(trained), "--dry-run", "--sparsity", "0.8", "--data", "digits")
+    assert "validation examples: " in told.out
+    assert "points lost" in told.out
+
+
+def test_what_looks_at_examples_needs_some(secateurs, trained, tmp_path):
+    for more, message in (
+        (("--repair",), "--repair looks at examples"),
+        (("--score", "taylor"), "The score taylor looks at examples"),
+        (("--data", "digitz"), "digitz"),
+    ):
+        said = secateurs("shrink", str(trained), "-o", str(tmp_path / "x"), "--sparsity", "0.5", *more)
+        assert said.code in (2, 3), said
+        assert message in said.err
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_it_refuses(secateurs, source, tmp_path):

@@ -2,9 +2,11 @@
 
     loss_with(module, distill, teacher, x) -> a function (positions of a batch in x, its inputs, its labels) -> loss
 
-    loss = (1 - hardness) * cross-entropy + hardness * T^2 * KL(teacher / T || network / T) + hidden * distance
+    loss = (1 - hardness) * cross-entropy + hardness * T^2 * KL(teacher / T || network / T)
+           + hidden * distance + attention * KL(teacher's attention || network's)
 
-The distance of hidden states is their squared difference by the teacher's squared size, averaged over the states.
+The distance of hidden states is their squared difference by the teacher's squared size, averaged over the states; what
+is said of attention is in attention.py.
 Hinton et al. 2015, arXiv:1503.02531; hidden states: Jiao et al. 2019, arXiv:1909.10351.
 """
 
@@ -19,6 +21,7 @@ from secateurs.errors import RecipeError
 from secateurs.evaluating import evaluating
 from secateurs.layers import unwrap
 from secateurs.settings import Settings
+from secateurs.train.attention import Map, attention_loss, listening
 from secateurs.words import a_number
 
 N_AT_ONCE = 512  # examples that a teacher answers in one batch
@@ -30,17 +33,20 @@ class Distillation(Settings):
     hardness     share of the loss that comes from the teacher's answers instead of the labels; 1 hears no labels
     temperature  both networks' answers are divided by it, so that the teacher's doubts count
     hidden       weight of the hidden states' distance, beside the rest; for networks that have `hidden_names`
+    attention    weight of the attentions' distance, beside the rest; for transformers with as many heads as the teacher
     """
 
     hardness: float = 0.9
     temperature: float = 2.0
     hidden: float = 0.0
+    attention: float = 0.0
 
     def model_post_init(self, context: Any) -> None:
         """Numbers that can mean something."""
         a_number("The hardness of a distillation", self.hardness, 0.0, 1.0)
         a_number("The temperature of a distillation", self.temperature, 1e-3, 1e6)
         a_number("The weight of the hidden states", self.hidden, 0.0, 1e6)
+        a_number("The weight of the attentions", self.attention, 0.0, 1e6)
 
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,18 +69,21 @@ def loss_with(
     if teacher is module:
         raise RecipeError("The teacher is the network that is trained. Give a copy of it: copy.deepcopy(module).")
     names = _hidden_names(module, teacher) if distill.hidden else ()
-    known = None if names or is_moving else _answers(teacher, x)
+    hears = distill.attention > 0
+    known = None if names or hears or is_moving else _answers(teacher, x)
 
     def loss(batch: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits, states = _with_states(module, names, inputs)
+        logits, states, maps = _heard(module, names, hears, inputs)
         if known is None:
             with torch.no_grad(), evaluating(teacher):
-                answers, theirs = _with_states(teacher, names, inputs)
+                answers, their_states, their_maps = _heard(teacher, names, hears, inputs)
         else:
-            answers, theirs = known[batch].to(inputs.device), []
+            answers, their_states, their_maps = known[batch].to(inputs.device), [], []
         taught = distill.hardness * answer_loss(logits, answers, distill.temperature)
-        if distill.hidden:
-            taught = taught + distill.hidden * state_loss(states, theirs, names)
+        if names:
+            taught = taught + distill.hidden * state_loss(states, their_states, names)
+        if hears:
+            taught = taught + distill.attention * attention_loss(maps, their_maps)
         return (1.0 - distill.hardness) * F.cross_entropy(logits.float(), labels) + taught
 
     return loss
@@ -123,8 +132,10 @@ def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([teacher(part.to(device)).float().to(x.device) for part in torch.split(x, N_AT_ONCE)])
 
 
-def _with_states(module: nn.Module, names: Sequence[str], x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The logits, and what the submodules of these names gave on the way."""
+def _heard(
+    module: nn.Module, names: Sequence[str], hears: bool, x: Tensor
+) -> tuple[Tensor, list[Tensor], Sequence[Map]]:
+    """The logits, what the submodules of these names gave on the way, and the attentions."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -134,9 +145,14 @@ def _with_states(module: nn.Module, names: Sequence[str], x: Tensor) -> tuple[Te
         return hook
 
     hooks = [unwrap(module).get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    maps: Sequence[Map] = ()
     try:
-        logits = module(x)
+        if hears:
+            with listening() as maps:
+                logits = module(x)
+        else:
+            logits = module(x)
     finally:
         for each in hooks:
             each.remove()
-    return logits, [found[name] for name in names]
+    return logits, [found[name] for name in names], maps

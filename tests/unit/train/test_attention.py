@@ -74,6 +74,8 @@ def test_the_loss_is_never_negative_and_zero_for_the_same(seed: int, scale: floa
 
 def test_what_stands_behind_the_padding_teaches_nothing() -> None:
     module, teacher = (build(ModelSpec.parse("cls-transformer(dim=16, depth=2, heads=2)"), TOKENS, k) for k in (0, 1))
+    for each in (*module.parameters(), *teacher.parameters()):
+        each.data *= 10  # new weights are so small that all tokens are looked at alike
     short = torch.tensor([[3, 4, 5, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7, 8]])
     found = []
     for x in (short[:1, :3], short[:1]):
@@ -82,8 +84,8 @@ def test_what_stands_behind_the_padding_teaches_nothing() -> None:
         with torch.no_grad(), listening() as theirs:
             teacher.eval()(x)
         found.append(float(attention_loss(mine, theirs)))
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
-    assert found[0] > 0
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0] > 0.01
 
 
 def test_a_network_learns_where_its_teacher_looks() -> None:

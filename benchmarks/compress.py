@@ -1,15 +1,16 @@
 """Compression on real data: `secateurs compress` with no knobs, several seeds; and the same done by hand beside it.
 
     python benchmarks/compress.py run mnist --data DATA --seeds 0 1 2 [--work runs/compress]
+    python benchmarks/compress.py run banking77 --data DATA --model NETWORK [--more --max-time 2h]
     python benchmarks/compress.py torch mnist --data DATA --seeds 0 1 2
     python benchmarks/compress.py nncf mnist --data DATA --seeds 0 1 2       # pip install nncf openvino
 
-DATA holds mnist/mnist.npz. `run` is the command itself, in a process of its own, as a user types it; what it wrote is
-gathered. The others take the dense networks of those runs and do what the known libraries offer, with fine-tuning of as
-many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at once) and dynamic int8, the
-file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and int8 after it, calibrated on
-300 examples, the files that OpenVINO writes and its answers. Each size also in a zip. Everything is kept in --work;
-killed, it goes on.
+DATA holds mnist/mnist.npz and banking77/. `run` is the command itself, in a process of its own, as a user types it; what
+it wrote is gathered. The others take the dense networks of those runs and do what the known libraries offer, with
+fine-tuning of as many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at once) and
+dynamic int8, the file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and int8 after
+it, calibrated on 300 examples, the files that OpenVINO writes and its answers. Each size also in a zip. Everything is
+kept in --work; killed, it goes on.
 """
 
 import argparse
@@ -42,7 +43,11 @@ from secateurs.models import ModelSpec, build, load_weights
 from secateurs.models.files import WEIGHTS_FILE
 from secateurs.train.training import Training
 
-CASES = {"mnist": ("cls-transformer", "mnist"), "digits": ("cls-transformer", "digits")}
+CASES = {
+    "mnist": ("cls-transformer", "mnist"),
+    "digits": ("cls-transformer", "digits"),
+    "banking77": ("", "banking77"),  # --model: a network of `secateurs train`, or pretrained(directory=...)
+}
 OUT = Path("benchmarks/results/compress.json")
 SPARSITY = 0.8
 MOST_EPOCHS = 20
@@ -56,12 +61,18 @@ def data_spec(case: str, root: Path) -> DataSpec:
     return DataSpec(source=source, directory=directory, **preset(model).data)
 
 
-def run(case: str, root: Path, seed: int, work: Path, more: list[str]) -> dict[str, Any]:
+def where(case: str, root: Path) -> list[str]:
+    """The options that name the data."""
+    source = CASES[case][1]
+    if source == "mnist":
+        return ["--data", source, "--data-dir", str(root / source)]
+    return ["--data", source if source == "digits" else str(root / source)]
+
+
+def run(case: str, root: Path, seed: int, work: Path, model: str, more: list[str]) -> dict[str, Any]:
     """One `secateurs compress`, and what it found."""
-    model, source = CASES[case]
     out = work / f"{case}-{seed}"
-    where = ["--data-dir", str(root / source)] if source == "mnist" else []
-    words = ["compress", model, "--data", source, *where, "--seed", str(seed), "--out", str(out), *more]
+    words = ["compress", model, *where(case, root), "--seed", str(seed), "--out", str(out), *more]
     done = subprocess.run([sys.executable, "-m", "secateurs", *words], check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(done.returncode)
@@ -242,10 +253,14 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "torch", "nncf"])
     parser.add_argument("case", choices=list(CASES))
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", help="in place of the case's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/compress-benchmark"))
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="options for `secateurs compress`")
     arguments = parser.parse_args()
+    model = arguments.model or CASES[arguments.case][0]
+    if not model or (arguments.what != "run" and not CASES[arguments.case][0]):
+        parser.error("this case needs --model, and is for `run`")
     make_directory(arguments.work)
     results = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
     case = results.setdefault(arguments.case, {})
@@ -253,7 +268,7 @@ def main() -> None:
     for seed in arguments.seeds:
         begun = time.perf_counter()
         if arguments.what == "run":
-            part[str(seed)] = run(arguments.case, arguments.data, seed, arguments.work, arguments.more)
+            part[str(seed)] = run(arguments.case, arguments.data, seed, arguments.work, model, arguments.more)
         else:
             part[str(seed)] = by_hand(arguments.what, arguments.case, arguments.data, seed, arguments.work)
         case["environment"] = environment()

@@ -5,12 +5,12 @@
     python benchmarks/compress.py torch mnist --data DATA --seeds 0 1 2
     python benchmarks/compress.py nncf mnist --data DATA --seeds 0 1 2       # pip install nncf openvino
 
-DATA holds mnist/mnist.npz and banking77/. `run` is the command itself, in a process of its own, as a user types it; what it
-wrote is gathered. The others take the dense networks of those runs and do what the known libraries offer, with
-fine-tuning of as many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at once) and
-dynamic int8, the file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and int8 after
-it, calibrated on 300 examples, the files that OpenVINO writes and its answers. Each size also in a zip. Everything is
-kept in --work; killed, it goes on.
+DATA holds mnist/mnist.npz and banking77/. `run` is the command itself, in a process of its own, as a user types it;
+what it wrote is gathered. The others take the dense networks of those runs and do what the known libraries offer,
+with fine-tuning of as many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at
+once) and dynamic int8, the file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and
+int8 after it, calibrated on 300 examples, the files that OpenVINO writes and its answers. Each size also in a zip.
+Everything is kept in --work; killed, it goes on.
 """
 
 import argparse

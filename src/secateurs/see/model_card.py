@@ -35,8 +35,7 @@ def model_card(results: Results) -> str:
 - The drop, {points(test["drop"])}, has a 95 % interval of {points(test["low"])} to {points(test["high"])}: \
 {test["n_lost"]:,} test examples were lost and {test["n_gained"]:,} gained. It says nothing of other seeds.
 - Times: {results["environment"]["cpu"]}, {seconds["threads"]} threads, median of {seconds["n"]} \
-interleaved pairs; {seconds["n_swapped"]} of {seconds["n_layers"]} layers run packed, the others \
-were not faster so.
+interleaved pairs; {_packed(seconds)}.
 - Data: {results["data"]["source"]}
 
 ## Load it
@@ -51,12 +50,20 @@ network = sc.load_network("packed", x)   # the same; layers that run faster pack
 answers = network(x).argmax(dim=1)
 ```
 
-`model/` holds the same network with its zeros written out. {_reads(results)} From the command line: \
-`secateurs run . {_data_words(results)}`
+`model/` holds the same network with its zeros written out. {_reads(results)} On the data again, with this directory as \
+DIR: `secateurs run DIR {_data_words(results)}`
 {_onnx(results["onnx"])}
 
 What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by `{results["command"]}`.
 """
+
+
+def _packed(seconds: Mapping[str, Any]) -> str:
+    """How many layers skip their zeros."""
+    n, n_layers = seconds["n_swapped"], seconds["n_layers"]
+    if n == 0:
+        return f"all {n_layers} layers run dense, packed none was faster"
+    return f"{n} of {n_layers} layers run packed" + (", the others were not faster so" if n < n_layers else "")
 
 
 def _example(inputs: Mapping[str, Any]) -> str:
@@ -71,12 +78,12 @@ def _reads(results: Results) -> str:
     inputs = results["inputs"]
     if inputs["kind"] == "tokens":
         return (
-            f"An example is a row of {inputs['size'][1]} token ids, 0 after the last; `secateurs run . --text '...'` "
+            f"An example is a row of {inputs['size'][1]} token ids, 0 after the last; `secateurs run DIR --text '...'` "
             "makes them of a text."
         )
     return (
         f"An example is an image of {' × '.join(map(str, inputs['size']))} pixels, less the mean and divided by the "
-        'standard deviation that the JSON file in `packed/` gives under "scaling"; `secateurs run . --input FILE.npy` '
+        'standard deviation that the JSON file in `packed/` gives under "scaling"; `secateurs run DIR --input FILE.npy` '
         "does that itself."
     )
 

@@ -108,7 +108,7 @@ def test_the_code_on_the_card_runs(run: CompressionRun, monkeypatch: pytest.Monk
     with torch.inference_mode():
         right = run.network(run.search.run().chosen)(found["x"]).argmax(dim=1)
     assert torch.equal(found["answers"], right)
-    assert "`secateurs run . --data digits`" in card
+    assert "`secateurs run DIR --data digits`" in card
 
 
 def test_no_candidate_answers_a_test_example(run: CompressionRun, results: dict[str, Any]) -> None:

@@ -81,6 +81,6 @@ def test_the_page_reads_names_as_text() -> None:
 def test_the_card_says_what_an_example_is_and_how_to_ask(inputs: dict, line: str) -> None:
     card = model_card(make_compression(inputs=inputs))
     assert line in card
-    assert "`secateurs run . --data mnist --data-dir there/mnist`" in card
+    assert "`secateurs run DIR --data mnist --data-dir there/mnist`" in card
     assert ("token ids" in card) == (inputs["kind"] == "tokens")
     assert "There is no ONNX file" in card

@@ -50,7 +50,7 @@ network = sc.load_network("packed", x)   # the same; layers that run faster pack
 answers = network(x).argmax(dim=1)
 ```
 
-`model/` holds the same network with its zeros written out. {_reads(results)} On the data again, with this directory as \
+`model/` holds the same network with its zeros written out. {_reads(results)} On the data again, this directory being \
 DIR: `secateurs run DIR {_data_words(results)}`
 {_onnx(results["onnx"])}
 
@@ -83,8 +83,8 @@ def _reads(results: Results) -> str:
         )
     return (
         f"An example is an image of {' × '.join(map(str, inputs['size']))} pixels, less the mean and divided by the "
-        'standard deviation that the JSON file in `packed/` gives under "scaling"; `secateurs run DIR --input FILE.npy` '
-        "does that itself."
+        'standard deviation that the JSON file in `packed/` gives under "scaling"; '
+        "`secateurs run DIR --input FILE.npy` does that itself."
     )
 
 

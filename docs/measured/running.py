@@ -89,7 +89,7 @@ def _networks(name: str, network: str, weights: str, command: str) -> str:
     found = []
     for run in read(name)["runs"]:
         timed = [row for row in run["result"]["rows"] if row["outcome"] == "timed"]
-        sizes = [f"{each['tokens']} tokens" for each in timed[0]["latencies"]]
+        sizes = [_tokens(each["tokens"]) for each in timed[0]["latencies"]]
         rows = [
             [f"**{row['contender']}**" if row["contender"].startswith("secateurs") else row["contender"]]
             + [_of_network(each) for each in row["latencies"]]
@@ -110,16 +110,24 @@ def decode() -> str:
     names = list(cases[0]["runs"])
     rows = [
         [f"**{name}**" if name.startswith("secateurs") else name]
-        + [f"{_cell(each['runs'][name])}, {each['runs'][name]['median_ms_per_token']:.1f} ms" for each in cases]
+        + [f"{_of_torch(name, each)}, {each['runs'][name]['median_ms_per_token']:.1f} ms" for each in cases]
         for name in names
     ]
     first = cases[0]
     said = (
         f"{first['parameters'] / 1e6:.0f}M random parameters, {first['sparsity']:.0%} of every layer zero, "
         f"{first['tokens']} tokens a turn after {first['prompt']}, {first['rounds']} rounds. "
-        f"`python benchmarks/running.py decode`; {machine(first)}"
+        f"{machine({**read('running'), 'command': 'python benchmarks/running.py decode'})}"
     )
     return f"{table(['contender', *(_threads(each['threads']) for each in cases)], rows)}\n\n{said}"
+
+
+def _tokens(n: int) -> str:
+    return "1 token" if n == 1 else f"{n} tokens"
+
+
+def _of_torch(name: str, case: dict[str, Any]) -> str:
+    return "1" if name == next(iter(case["runs"])) else _cell(case["runs"][name])
 
 
 def teams() -> str:

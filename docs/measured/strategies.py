@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from measured.common import RESULTS, mean, not_yet, part, provenance, read, table
+from measured.common import RESULTS, machine, mean, not_yet, part, provenance, read, table
 from secateurs.experiments.lottery import KINDS
 from secateurs.see.curves import COMPARISON, comparison_chart
 from secateurs.see.pictures import svg_of
@@ -169,7 +169,23 @@ def lenets() -> str:
     return table(["network", "way", "fewer weights", "test error, %", "from"], rows)
 
 
+def overhead() -> str:
+    """What pruning in the loop costs a real training."""
+    if not (RESULTS / "overhead.json").exists():
+        return not_yet("python benchmarks/overhead.py MODEL DATA")
+    found = read("overhead")
+    return (
+        f"In {found['n_steps']} steps of all-MiniLM-L6-v2 with 32 texts each, masks chosen anew every "
+        f"{found['every']}, the pruner took **{found['share']:.1%}** of the time of forward, backward and optimizer "
+        f"({found['low']:.1%} to {found['high']:.1%} between two choices): a median of "
+        f"{1e3 * found['pruner_s']:.0f} ms beside {1e3 * found['step_s']:.0f} ms, and {1e3 * found['choice_s']:.0f} ms "
+        "at most where masks are chosen. "
+        f"`{found['recipe']}`, {machine(found)}"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "measured-overhead": overhead,
     "lenets-published": lenets,
     "compare-digits": lambda: compared("compare_digits"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from secateurs.checkpoint.packing import pack
+from secateurs.data import DataSpec, load_data
 from secateurs.experiments.compression import Compression
+from secateurs.models import ModelSpec, build, save_model
 
 Call = Callable[..., Any]
 TINY = "cls-transformer(dim=16, depth=1, heads=2, patch=4)"
@@ -100,3 +104,30 @@ def test_killed_it_goes_on_and_ends_with_1_where_the_target_is_out_of_reach(tmp_
     assert packed.stat().st_size == results["chosen"]["size_bytes"] > 100
     with safe_open(packed, framework="np") as file:
         assert list(file.keys())
+
+
+def test_it_begins_with_packed_weights_as_with_plain_ones(secateurs: Call, tmp_path: Path) -> None:
+    spec, data = ModelSpec.parse(TINY), load_data(DataSpec())
+    save_model(build(spec, data.shape, 3), spec, data.shape, tmp_path / "plain", data.about)
+    (tmp_path / "packed").mkdir()
+    pack(tmp_path / "plain" / "model.safetensors", tmp_path / "packed" / "weights.packed.safetensors")
+    shutil.copyfile(tmp_path / "plain" / "config.json", tmp_path / "packed" / "config.json")
+    names = set()
+    for place in ("plain", "packed"):
+        words = ("compress", str(tmp_path / place), "--out", str(tmp_path / "run"), "--epochs", "0.9")
+        said = secateurs(*words, "--dry-run", "--json")
+        assert said.code == 0, said.err
+        names.add(json.loads(said.out)["compression"]["start_sha256"])
+    assert len(names) == 1
+    assert None not in names
+
+
+def test_a_network_without_some_of_its_units_is_refused(secateurs: Call, tmp_path: Path) -> None:
+    spec, data = ModelSpec.parse(TINY), load_data(DataSpec())
+    save_model(build(spec, data.shape, 3), spec, data.shape, tmp_path / "plain", data.about)
+    small = secateurs("shrink", str(tmp_path / "plain"), "-o", str(tmp_path / "small"), "--sparsity", "0.5")
+    assert small.code == 0, small.err
+    for words in (("compress", str(tmp_path / "small")), ("train", "--start", str(tmp_path / "small"))):
+        said = secateurs(*words, "--out", str(tmp_path / "run"), "--dry-run")
+        assert said.code == 2
+        assert "Units were removed from the network in" in said.err

@@ -88,6 +88,17 @@ def test_a_packed_product_is_the_unpacked_one(
     assert_is_product(product(ready(packed), x, bias), dense, x, bias)
 
 
+@pytest.mark.parametrize("n_tokens", [1, 4, 5, 70])
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("format", sorted(set(RUNNING) - {"nm"}))  # n of every m are always left
+def test_a_weight_of_which_nothing_is_left_gives_its_bias(format: str, values: str, n_tokens: int) -> None:
+    packed = packed_of(torch.zeros(12, 96), format, values, weight_of(12, 96, 0.0, format, 0)[1])
+    if format in ("index", "blocks", "rows") and "/" in values and packed.scales.size != 12:
+        pytest.skip("refused; the law above says so")
+    bias = torch.arange(12.0)
+    assert torch.equal(product(ready(packed), torch.randn(n_tokens, 96), bias), bias.expand(n_tokens, 12))
+
+
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("format", RUNNING)
 def test_inputs_of_any_shape_strides_and_type(format: str, values: str) -> None:

@@ -120,8 +120,10 @@ def _left(weight: Left, tokens: Floats) -> Floats:
             _rows(weight, 1, partial(_left_rows, weight, columns, tokens[i], y[i]))
         return y
     y, x = np.zeros((n, weight.rows), np.float32), torch.from_numpy(tokens)
+    if columns == 0:
+        return y
     is_exact = weight.kept.dtype == np.float32
-    step = weight.rows if is_exact else max(1, PANEL // (4 * max(1, columns)))
+    step = weight.rows if is_exact else max(1, PANEL // (4 * columns))
     for low in range(0, weight.rows, step):
         high = min(low + step, weight.rows)
         begin, end = weight.starts[low], weight.starts[high]
@@ -129,7 +131,7 @@ def _left(weight: Left, tokens: Floats) -> Floats:
         if not is_exact:
             few.dense(weight.kept, weight.starts, weight.scales, columns, low, high, panel)
         is_left = np.diff(weight.starts[low : high + 1]) > 0
-        y[:, low:high][:, is_left] = (x @ torch.from_numpy(panel).view(-1, max(1, columns)).T).numpy()
+        y[:, low:high][:, is_left] = (x @ torch.from_numpy(panel).view(-1, columns).T).numpy()
     return y
 
 

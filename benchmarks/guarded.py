@@ -59,7 +59,7 @@ def drawn(rng: np.random.Generator) -> tuple[Ready, torch.Tensor]:
         keep = keep[:, :1] & keep[:1]
     weight = torch.where(keep, weight, 0.0)
     packed = FORMATS[format].pack(
-        weight.bfloat16() if values == "bf16" else weight, None, "exact" if values == "bf16" else values, **options
+        weight.bfloat16() if values == "bf16" else weight, keep, "exact" if values == "bf16" else values, **options
     )
     of = ready(packed)
     arrays = {key: guarded(value) for key, value in vars(of).items() if isinstance(value, np.ndarray)}

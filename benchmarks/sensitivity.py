@@ -3,8 +3,8 @@
     python benchmarks/sensitivity.py DATA [--out benchmarks/results/sensitivity.json]
 
 DATA as for one_shot_published.py. Published weights saw all training data, so the scan, from which an allocation is
-made, looks at every other test example, and what is reported is measured on the others; of ResNet-20 on the first of
-each. Nothing is trained.
+made, looks at every other test example, and what is reported is measured on the others; of ResNet-20 on some of each.
+Nothing is trained.
 """
 
 import argparse
@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from one_shot_published import NETWORKS
+from torch import Tensor
 
 import secateurs as sc
 from secateurs.data import load_data
+from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json
 from secateurs.experiments.sensitivity import scan, side_by_side
 from secateurs.measure.accuracy import accuracy
@@ -29,14 +31,20 @@ N_SCAN = {"lenet-5": 5000, "resnet-20": 500}
 N_TEST = {"lenet-5": 5000, "resnet-20": 2000}
 
 
+def picked(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """n of the examples, classes in proportion: CIFAR-10's test file has them one class after the other."""
+    chosen = in_proportion(y, n)
+    return x[chosen], y[chosen]
+
+
 def measure(name: str, root: Path) -> dict[str, Any]:
     """The scan and the allocations of one network."""
     folder, weights, spec = NETWORKS[name]
     place = {"directory": str(root / folder)} if name == "lenet-5" else {"source": str(root / folder / "cifar10.npz")}
     data = load_data(spec.model_copy(update=place))
     x, y = data.x_test, data.y_test
-    chosen, reported = (x[0::2][: N_SCAN[name]], y[0::2][: N_SCAN[name]]), (x[1::2], y[1::2])
-    data = replace(data, x_test=reported[0][: N_TEST[name]], y_test=reported[1][: N_TEST[name]])
+    chosen, reported = picked(x[0::2], y[0::2], N_SCAN[name]), picked(x[1::2], y[1::2], N_TEST[name])
+    data = replace(data, x_test=reported[0], y_test=reported[1])
     module = build(ModelSpec(name=name), data.shape, seed=0)
     load_weights(module, root / weights)
     recipe = sc.Recipe(budget=sc.sparsity(0.5))

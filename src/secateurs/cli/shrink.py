@@ -15,6 +15,8 @@ from secateurs.errors import RecipeError
 from secateurs.recipe import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from secateurs.data import Dataset
@@ -170,9 +172,13 @@ class _Shown:
     n: int
 
     @property
-    def _batches(self) -> "list[slice]":
-        n = min(self.n, len(self.data.y_train))
-        return [slice(start, min(start + BATCH, n)) for start in range(0, n, BATCH)]
+    def _batches(self) -> "Sequence[Tensor]":
+        """Positions of training examples."""
+        import torch
+
+        from secateurs.data.splits import in_proportion
+
+        return torch.split(in_proportion(self.data.y_train, self.n), BATCH)
 
     @property
     def inputs(self) -> "list[Tensor]":

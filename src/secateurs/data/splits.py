@@ -1,6 +1,8 @@
 """Splits: which examples are set aside, each class in proportion; a function of labels and seed alone."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from secateurs.data.parts import Array, Part
 from secateurs.errors import InputError, RecipeError
@@ -31,6 +33,16 @@ def stratified(y: Array, n: int, seed: int, keep_both: bool) -> Array:
         members = np.flatnonzero(y == label)
         chosen.append(random.permutation(members)[:k])
     return np.sort(np.concatenate(chosen))
+
+
+def in_proportion(y: Tensor, n: int) -> Tensor:
+    """Sorted positions of n examples at most, classes in proportion: the first n may all be of one class.
+
+    y  (examples,) class numbers
+    """
+    if len(y) <= n:
+        return torch.arange(len(y))
+    return torch.from_numpy(stratified(np.asarray(y), n, seed=0, keep_both=False))
 
 
 def carve(part: Part, n: int, seed: int, split: str, where: str, names: tuple[str, ...]) -> tuple[Part, Part]:

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateurs.budgets import per_layer, threshold, top
 from secateurs.data import Dataset
-from secateurs.data.splits import stratified
+from secateurs.data.splits import in_proportion
 from secateurs.durable import make_directory, sync_directory, write_json
 from secateurs.errors import CollapseWarning
 from secateurs.experiments.cells import Cell, data_of
@@ -155,15 +154,8 @@ def put_channels_last(module: nn.Module) -> None:
 
 def _quick(data: Dataset) -> tuple[Tensor, Tensor]:
     """The part of the validation split that is looked at often: N_QUICK examples at most, classes in proportion."""
-    picked = _spread(data.y_val, N_QUICK)
+    picked = in_proportion(data.y_val, N_QUICK)
     return data.x_val[picked], data.y_val[picked]
-
-
-def _spread(y: Tensor, n: int) -> Tensor:
-    """Positions of n examples at most, classes in proportion."""
-    if len(y) <= n:
-        return torch.arange(len(y))
-    return torch.from_numpy(stratified(np.asarray(y), n, seed=0, keep_both=False))
 
 
 def _given_masks(cell: Cell, directory: Path) -> Masks | None:
@@ -213,7 +205,7 @@ def _looks(
         given.apply(module)
     for how in cell.recover:
         assert masks is not None
-        examples = data.x_train[_spread(data.y_train, N_CALIBRATION)]
+        examples = data.x_train[in_proportion(data.y_train, N_CALIBRATION)]
         repair(module, masks, dense, examples) if how == "repair" else measure_batch_norm(module, examples)
     quantize(module, cell.training.quantize)
     yield Look(0, 0, 0.0, None, accuracy(module, *quick), masks, 0.0)

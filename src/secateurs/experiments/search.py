@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
@@ -197,14 +198,15 @@ class Search:
         if kept.exists():
             return
         module, data = self.ground.dense.load(self.out), self.ground.data
-        x, y = data.x_val[:N_SCANNED], data.y_val[:N_SCANNED]
+        picked = in_proportion(data.y_val, N_SCANNED)
+        x, y = data.x_val[picked], data.y_val[picked]
         begun = time.perf_counter()
         accuracy(module, x, y)
         sizes = {layer.name: float(layer.n) for layer in layers(module) if layer.is_prunable}
         wanted_s = len(sizes) * len(SCANNED) * (time.perf_counter() - begun)
         share = min(1.0, SCAN_SHARE * self.ground.asked.max_time_s / wanted_s)
-        n = min(len(y), max(100, round(share * len(y))))
-        x, y = x[:n], y[:n]
+        picked = in_proportion(y, min(len(y), max(100, round(share * len(y)))))
+        x, y = x[picked], y[picked]
         scanned = scan(module, LAMP, x, y, SCANNED)
         at = {}
         for name in SPREADS:
@@ -213,5 +215,5 @@ class Search:
             at[name] = accuracy(pruned, x, y).value
         spread = max(SPREADS, key=at.__getitem__)
         write_json(
-            kept, {"n": n, "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPARSITIES[0], "spread": spread}
+            kept, {"n": len(y), "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPARSITIES[0], "spread": spread}
         )

@@ -8,6 +8,7 @@ import torch
 
 import secateurs as sc
 from secateurs.data import Dataset, DataSpec, InputShape, load_data
+from secateurs.data.splits import in_proportion
 from secateurs.measure.accuracy import accuracy
 from secateurs.models import ModelSpec, build, load_model, save_model
 from secateurs.structure.files import load_shrunk
@@ -112,7 +113,7 @@ def test_scores_that_look_at_examples(secateurs, trained, digits, tmp_path, scor
 
 
 def calibration_of(digits, score):
-    pairs = [(digits.x_train[k : k + 100], digits.y_train[k : k + 100]) for k in (0, 100)]
+    pairs = [(digits.x_train[each], digits.y_train[each]) for each in in_proportion(digits.y_train, 200).split(100)]
     return pairs if score == "taylor" else [x for x, _ in pairs]
 
 

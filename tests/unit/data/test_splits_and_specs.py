@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secateurs.data import Dataset, DataSpec, InputShape, load_data
 from secateurs.data.digits import digits_table
-from secateurs.data.splits import stratified
+from secateurs.data.splits import in_proportion, stratified
 from secateurs.errors import RecipeError
 
 
@@ -171,3 +171,11 @@ def test_mean_and_std_must_belong_to_the_pixels() -> None:
 def test_impossible_shapes(values: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         InputShape(**values)
+
+
+def test_a_few_of_sorted_examples_are_of_every_class() -> None:
+    y = torch.arange(10).repeat_interleave(100)
+    picked = in_proportion(y, 50)
+    assert y[picked].bincount().tolist() == [5] * 10
+    assert torch.equal(in_proportion(y, 1000), torch.arange(1000))
+    assert torch.equal(in_proportion(y, 5000), torch.arange(1000))

@@ -92,7 +92,7 @@ def test_a_trained_network_is_trained_on_and_teaches(secateurs: Call, tmp_path: 
     assert said.code == 0, said.err
     old, new = (json.loads((run / "results.json").read_text()) for run in (first, second))
     assert new["before"] == {"validation": old["validation"], "test": old["test"]}
-    assert new["run"]["training"]["distill"] == {"hardness": 0.9, "temperature": 2.0, "hidden": 0.0}
+    assert new["run"]["training"]["distill"] == {"hardness": 0.9, "temperature": 2.0, "hidden": 0.0, "attention": 0.0}
     assert new["run"]["start_sha256"] == new["run"]["teacher_sha256"] is not None
     scaling = json.loads((first / "model" / "config.json").read_text())["about"]["scaling"]
     assert new["run"]["data"]["mean"] == scaling["mean"], "pixels are read as the network learned them"

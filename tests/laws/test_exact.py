@@ -119,6 +119,7 @@ class Walked:
     def __init__(self):
         self.n_samples = self.n_scans = self.n_batches = self.n_thinned = 0
         self.n_too_high = self.n_too_low = self.n_alone = 0
+        self.bracket = (0.0, np.inf)
 
 
 @contextmanager
@@ -152,7 +153,7 @@ def machine(piece, block, room, group, sample, deviations, threads):
         before = last.get(id(part))
         walked.n_too_high += before is not None and high < before[0]
         walked.n_too_low += before is not None and low > before[1]
-        last[id(part)] = low, high
+        last[id(part)] = walked.bracket = low, high
         return scan(part, low, high, room)
 
     with ExitStack() as stack:
@@ -393,6 +394,18 @@ def test_a_sample_of_none_but_odd_scores_misses_and_one_more_pass_finds(odd, n_p
     walked = assert_sorted_out({"a": ("F32", stored)}, n_pruned, sample=32 * 200 // 4)
     assert (walked.n_samples, walked.n_scans) == (1, 2)
     assert (walked.n_too_low, walked.n_too_high) == ((1, 0) if odd < 1 else (0, 1))
+
+
+@pytest.mark.parametrize("shift", [0.05, -0.05])
+def test_a_sample_that_misses_by_little_looks_beside_its_bracket(shift):
+    """What is looked at is a little larger, or smaller, than the rest, and near it."""
+    stored = np.random.default_rng(3).uniform(1.0, 2.0, 32 * 2000).astype(np.float32)
+    stored[np.arange(stored.size) % 32 < 8] += np.float32(shift)
+    made = {"a": ("F32", stored_as("F32", stored))}
+    walked = assert_sorted_out(made, stored.size // 2, sample=stored.size // 4)
+    assert (walked.n_samples, walked.n_scans) == (1, 2)
+    assert (walked.n_too_low, walked.n_too_high) == ((0, 1) if shift > 0 else (1, 0))
+    assert walked.bracket[1] - walked.bracket[0] < 0.4  # anywhere would have been half of 1 to 2, and what lies beyond
 
 
 @pytest.mark.parametrize("how", ["ascending", "descending"])

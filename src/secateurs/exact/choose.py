@@ -22,6 +22,7 @@ ROOM = 1 << 21  # different scores near the answer that are remembered exactly, 
 LEAST_ROOM = 4096  # of each part
 WAYS = 64  # parts into which a range of numbers is cut, again and again, to find one of them
 DEVIATIONS = 3.0  # of the sample's estimate, on either side; a miss costs one pass more and nothing else
+WIDER = 4.0  # times as far beside a bracket that missed as the answer is expected
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,23 @@ def _last_survivor(
             total += np.minimum(n, parts[name].n - first[name])
         return ranks.sum(total)
 
-    room = max(LEAST_ROOM, ROOM // max(1, len(parts)))
+    room, has_missed = max(LEAST_ROOM, ROOM // max(1, len(parts))), False
     while True:
         found = {name: part.scan(low, high, room) for name, part in parts.items()}
         _check_finite(parts, found)
         n_before, n_within = n_upto(np.array([np.nextafter(low, -1.0), high]))
+        # How far beside the bracket the answer is to be expected, if scores are as dense there; once, then anywhere.
+        width = WIDER * (high - low) / max(1, n_within - n_before)
+        if has_missed or not width or n_within == n_before:
+            width = math.inf
         if n_before > n_pruned:
-            low, high = 0.0, float(np.nextafter(low, -1.0))
+            width *= n_before - n_pruned
+            high = float(np.nextafter(low, -1.0))
+            low, has_missed = max(0.0, high - width), True
         elif n_within <= n_pruned:
-            low, high = float(np.nextafter(high, math.inf)), math.inf
+            width *= n_pruned + 1 - n_within
+            low = float(np.nextafter(high, math.inf))
+            high, has_missed = low + width, True
         else:
             value = _smallest(kind, lambda values: n_upto(values) > n_pruned, low, high)
             if not int(ranks.sum([sum(inside.error for inside in found.values())])[0]):

@@ -17,6 +17,7 @@ Run it on a machine that does nothing else.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -264,14 +265,15 @@ def bert(n: int, tokens: list[int], threads: list[int], out: Path) -> None:
     from transformers import BertConfig, BertModel
 
     runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    out, name = out.resolve(), "bert-base"  # the result names the network by its path
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for n_threads in threads:
             for sparsity in (0.7, 0.8, 0.9):
                 torch.manual_seed(1)
                 model = BertModel(BertConfig()).eval()
                 sc.prune(model, sc.Recipe(budget=sc.sparsity(sparsity)))
-                model.save_pretrained(folder)
-                found = sc.bench(folder, tokens=tokens, rounds=n, threads=n_threads).values()
+                model.save_pretrained(name)
+                found = sc.bench(name, tokens=tokens, rounds=n, threads=n_threads).values()
                 command = f"python benchmarks/running.py bert --threads {n_threads} --n {n}"
                 runs.append({"sparsity": sparsity, "threads": n_threads, "result": {"command": command, **found}})
                 write_json(out.with_name("bench_bert.json"), {"command": command, "runs": runs})

@@ -275,6 +275,10 @@ def bert(n: int, tokens: list[int], threads: list[int], out: Path) -> None:
                 model.save_pretrained(name)
                 found = sc.bench(name, tokens=tokens, rounds=n, threads=n_threads).values()
                 command = f"python benchmarks/running.py bert --threads {n_threads} --n {n}"
+                for row in found["rows"]:  # what every layer and every turn took is too much to keep
+                    row.pop("choices", None)
+                    for latency in row.get("latencies", ()):
+                        latency.pop("turn_medians_s", None)
                 runs.append({"sparsity": sparsity, "threads": n_threads, "result": {"command": command, **found}})
                 write_json(out.with_name("bench_bert.json"), {"command": command, "runs": runs})
 

@@ -127,7 +127,8 @@ def left(kept: Any, starts: Any, scales: Any, n: int, x: Any, low: int, high: in
             while column + 8 <= n:
                 a = fma(spread8(kept, at + column, 255), load8(x, column), a)
                 column += 8
-            b = fma(spread8(kept, at + column, tail), load8(x, column), b)
+            if column < n:
+                b = fma(spread8(kept, at + column, tail), load8(x, column), b)
         y[row] = number(scales, row) * total(add(add(a, b), add(c, d)))
 
 

@@ -1,9 +1,15 @@
-"""Evaluating: a network in evaluation mode for a while; afterwards every part is in the mode it was in."""
+"""Evaluating: a network in evaluation mode for a while; afterwards every part is in the mode it was in.
+
+with evaluating(module): ...        for which, logits in logits_of(module, x): ...
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from secateurs.data.lengths import lengths_of
 
 
 @contextmanager
@@ -16,3 +22,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, was_training in modes:
             part.training = was_training
+
+
+@torch.no_grad()
+def logits_of(module: nn.Module, x: Tensor, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the network says to the examples x (n, ...) without dropout, batch by batch; its train/eval mode stays.
+
+    Texts go the shortest first, so that no batch is mostly padding.
+
+    yields  (which of x (batch,), on its device; their logits (batch, ...), on the network's)
+    """
+    device, lengths = next(module.parameters(), x).device, lengths_of(x)
+    order = torch.arange(len(x), device=x.device) if lengths is None else lengths.argsort(stable=True)
+    with evaluating(module):
+        for k, which in enumerate(torch.split(order, batch_size)):
+            # Images need no picking: a slice of them costs no copy.
+            part = x[which] if lengths is not None else x[k * batch_size : (k + 1) * batch_size]
+            yield which, module(part.to(device))

@@ -1,12 +1,11 @@
 """Accuracy: how many are right of how many, and how sure that is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from secateurs.evaluating import evaluating
+from secateurs.evaluating import logits_of
 from secateurs.measure.intervals import wilson
 
 
@@ -34,27 +33,19 @@ class Accuracy:
         return {"value": self.value, "n": self.n, "low": low, "high": high}
 
 
-@torch.no_grad()
 def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Accuracy:
     """How many of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
     n_correct, loss = 0, 0.0
-    for logits, right in _answers(module, x, y, batch_size):
+    for which, logits in logits_of(module, x, batch_size):
+        right = y[which.to(y.device)].to(logits.device)
         n_correct += int((logits.argmax(dim=1) == right).sum())
         loss += float(nn.functional.cross_entropy(logits.float(), right, reduction="sum"))
     return Accuracy(n_correct, len(y), loss / max(1, len(y)))
 
 
-@torch.no_grad()
 def correct(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Tensor:
     """(n,) which of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
-    found = [(logits.argmax(dim=1) == right).cpu() for logits, right in _answers(module, x, y, batch_size)]
-    return torch.cat([torch.zeros(0, dtype=torch.bool), *found])
-
-
-def _answers(module: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (batch, classes) and classes (batch,), batch by batch, on the network's device."""
-    device = next(module.parameters(), x).device
-    with evaluating(module):
-        for start in range(0, len(y), batch_size):
-            batch = slice(start, start + batch_size)
-            yield module(x[batch].to(device)), y[batch].to(device)
+    found = torch.zeros(len(y), dtype=torch.bool)
+    for which, logits in logits_of(module, x, batch_size):
+        found[which.cpu()] = logits.argmax(dim=1).cpu() == y[which.to(y.device)].cpu()
+    return found

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateurs.data.lengths import PADDING, cut
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError, RecipeError
 from secateurs.models.network import Network, whole
 
-PADDING = 0
 STD = 0.02
 
 
@@ -177,6 +177,7 @@ class CLSTransformer(Network):
         longest = self.position_embedding.shape[1] - 1
         if ids.shape[1] > longest:
             raise InputError(f"Sequences of {ids.shape[1]} tokens; this network reads at most {longest}. Cut them.")
+        ids = cut(ids)
         is_token = F.pad(ids != PADDING, (1, 0), value=True)  # the class token is never padding
         return self.tokens(ids), is_token[:, None, None, :]
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from secateurs.checkpoint.hub import directory_of
 from secateurs.checks import extra, first_line, nearest
+from secateurs.data.lengths import PADDING, cut
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError, RecipeError
 from secateurs.models.network import Network
 
-PADDING = 0
 STD = 0.02
 POOLINGS = ("first", "mean")
 CONFIG, WEIGHTS = "config.json", ("*.safetensors", "pytorch_model*.bin")
@@ -108,8 +108,7 @@ class Pretrained(Network):
         """Logits (batch, n_classes) of token ids (batch, length)."""
         if ids.shape[1] > self.longest:
             raise InputError(f"Sequences of {ids.shape[1]} tokens; this network reads up to {self.longest}. Cut them.")
-        if not torch.compiler.is_compiling():  # an exported network cannot look at what it is given
-            ids = ids[:, : max(1, int((ids != PADDING).sum(1).max()))]
+        ids = cut(ids)
         is_token = ids != PADDING
         if self.new_ids is not None:
             ids = self.new_ids[ids].long()

@@ -8,9 +8,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from secateurs.data.lengths import PADDING
 from secateurs.errors import InputError, RecipeError
 from secateurs.models.network import Network
-from secateurs.models.pretrained import PADDING, Pretrained
+from secateurs.models.pretrained import Pretrained
 
 
 @torch.no_grad()

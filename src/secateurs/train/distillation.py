@@ -18,13 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateurs.errors import RecipeError
-from secateurs.evaluating import evaluating
+from secateurs.evaluating import evaluating, logits_of
 from secateurs.layers import unwrap
 from secateurs.settings import Settings
 from secateurs.train.attention import Map, attention_loss, listening
 from secateurs.words import a_number
-
-N_AT_ONCE = 512  # examples that a teacher answers in one batch
 
 
 class Distillation(Settings):
@@ -127,9 +125,9 @@ def _hidden_names(module: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
 
 def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
     """The teacher's logits for all examples, beside them in memory: (n, classes)."""
-    device = next(teacher.parameters(), x).device
-    with torch.no_grad(), evaluating(teacher):
-        return torch.cat([teacher(part.to(device)).float().to(x.device) for part in torch.split(x, N_AT_ONCE)])
+    parts = [(which, logits.float().to(x.device)) for which, logits in logits_of(teacher, x)]
+    order = torch.cat([which for which, _ in parts]).argsort()
+    return torch.cat([logits for _, logits in parts])[order]
 
 
 def _heard(

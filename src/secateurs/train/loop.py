@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from secateurs.data import Dataset
+from secateurs.data.lengths import drawn, lengths_of
 from secateurs.errors import RecipeError
 from secateurs.masks import Masks
 from secateurs.measure.accuracy import Accuracy, accuracy
@@ -71,6 +72,7 @@ def train(
 
     Raises RecipeError when the loss is no longer finite, InputError where the state is damaged or another training's.
     """
+    lengths = lengths_of(data.x_train)
     n_examples, device = len(data.y_train), next(module.parameters(), data.x_train).device
     n_steps = training.n_steps(n_examples)
     if masks is not None and recipe is None:
@@ -113,7 +115,7 @@ def train(
     total, seen = torch.zeros((), device=device), 0
     for step in range(1 if state is None else state["step"] + 1, n_steps + 1):
         if not len(left):
-            left = torch.randperm(n_examples, generator=order)
+            left = drawn(n_examples, lengths, training.batch_size, order)
         batch, left = left[: training.batch_size], left[training.batch_size :]
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * training.rate_at((step - 0.5) / n_steps)

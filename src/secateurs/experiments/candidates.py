@@ -19,7 +19,7 @@ from secateurs.train.training import Training
 EXACT = "exact"
 VALUES = (EXACT, "int8", "int4/32", "codebook:4", "codebook:3", "codebook:2")
 REST = "int8"  # what is never pruned, where the weights are not exact: biases, norms
-TABLES = "int4/32"  # and embeddings and position tables, where the weights have four bits or fewer
+COARSE = "int4/32"  # and embeddings, position tables and biases, where the weights have four bits or fewer
 TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in
 TUNED_RATE = 0.1  # and its learning rate, as a share of theirs
 SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
@@ -66,7 +66,7 @@ class Chains:
     first     the network that everything begins with: dense, or with its vocabulary trimmed
     training  of a network after a cut; its epochs are replaced
     spread    the recipe, at once, that zeroes a share of the weights; its schedule becomes SCHEDULE
-    tables    names of the weights that are never pruned: embeddings, position tables
+    coarse    names of what is never pruned and needs no eight bits: embeddings, position tables, biases
     exact     names of tensors that stay exact whatever the values: statistics that no training can mend
     """
 
@@ -75,15 +75,15 @@ class Chains:
     first: Cell
     training: Training
     spread: Callable[[float], Recipe]
-    tables: tuple[str, ...] = ()
+    coarse: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
 
     def stored(self, values: str) -> dict[str, str]:
         """{pattern of names: values} as `pack` and Training take it."""
         if values == EXACT:
             return {"": EXACT}
-        tables = REST if values == "int8" else TABLES
-        return {"*": REST, **dict.fromkeys(self.tables, tables), **dict.fromkeys(self.exact, EXACT), "": values}
+        coarse = REST if values == "int8" else COARSE
+        return {"*": REST, **dict.fromkeys(self.coarse, coarse), **dict.fromkeys(self.exact, EXACT), "": values}
 
     def begun(self, candidate: Candidate) -> Cell:
         """Units removed, nothing trained."""

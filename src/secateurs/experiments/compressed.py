@@ -19,9 +19,9 @@ from secateurs.durable import make_directory, write_json, write_text
 from secateurs.errors import InputError, MissingExtraError
 from secateurs.experiments.candidates import EXACT, TUNED, Candidate
 from secateurs.experiments.cells import Cell, read
+from secateurs.experiments.choosing import Tried, front
 from secateurs.experiments.compression import Ground
 from secateurs.experiments.facts import about_data, about_model, common_step, weights_of
-from secateurs.experiments.halving import Tried, front
 from secateurs.experiments.probes import Probe, probe_all
 from secateurs.experiments.search import Found, Search
 from secateurs.exporting import export_onnx

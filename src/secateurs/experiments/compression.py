@@ -10,7 +10,7 @@ from secateurs.data import Dataset, DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.candidates import Candidate, Chains
 from secateurs.experiments.cells import Cell
-from secateurs.experiments.halving import Goal
+from secateurs.experiments.choosing import Goal
 from secateurs.experiments.sensitivity import allocate
 from secateurs.layers import layers
 from secateurs.masks import Masks
@@ -109,9 +109,10 @@ class Ground:
 
     def chains(self, spread: Callable[[float], Recipe]) -> Chains:
         """What the candidates share; spread: how a sparsity is spread over the layers."""
-        tables = tuple(layer.name for layer in layers(self.network) if not layer.is_prunable and len(layer.shape) > 1)
+        tables = [layer.name for layer in layers(self.network) if not layer.is_prunable and len(layer.shape) > 1]
+        biases = [name for name, each in self.network.named_parameters() if each.dim() == 1 and name.endswith("bias")]
         buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
-        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, tables, buffers)
+        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, (*tables, *biases), buffers)
 
     def shapes(self) -> tuple[list[Candidate], list[str]]:
         """What is tried first; and why other kinds are not."""

@@ -1,6 +1,7 @@
 """Pacing: how much training a compression's candidates get in the time that there is; decided once, and kept.
 
-Rungs: every candidate is trained for 1/9 of the epochs of the last rung, the promising for 1/3, the last for all.
+Rungs: every candidate is trained for 1/9 of the epochs of the last rung, the promising for 1/3, the last for all, or
+for as long as there is time then. Candidates are so many that no core waits.
 """
 
 import time
@@ -12,16 +13,19 @@ from pydantic import BeforeValidator
 from secateurs.data.shape import as_tuple
 from secateurs.durable import write_json
 from secateurs.errors import RecipeError
+from secateurs.experiments.aiming import LONGER
 from secateurs.experiments.candidates import TUNED
 from secateurs.experiments.cells import read
 from secateurs.experiments.compression import Compression
 from secateurs.settings import Settings
 
-KEPT = (3, 2)  # candidates that the search takes to the second rung, and to the third; one new comes to each
-LONGER = 3.0  # times as much training in each rung
+KEPT = (4, 2)  # candidates of the second rung, and of the third, at least
+MOST = 8  # and at most, on as many cores
+LEAST = 0.5  # of the planned epochs, however late it is: then fewer candidates are trained
 CONTROLS = 2  # as long as the last rung: the dense network trained on, and pruning without a teacher
 SLOWER = 1.4  # a step with a teacher, a pruner and the looks, against a plain one
 SEARCHED = 0.8  # of the time goes into training; the rest into measuring
+PLANNED = 0.9  # of the time is given away when the last rung begins; other work may slow it down
 
 
 class Pace(Settings):
@@ -46,17 +50,17 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
 
     RecipeError where the time is too short to train anything.
     """
-    kept = (n_shapes, *(n + 1 for n in KEPT))
+    kept = (n_shapes, *(min(MOST, n_jobs * -(-n // n_jobs)) for n in KEPT))
     shares = [LONGER ** (rung + 1 - len(kept)) for rung in range(len(kept))]
     steps = asked.training.steps_per_epoch(n_train)
     first = 0.0 if asked.start_sha256 else asked.training.epochs
-    # Epochs of everything for one epoch of the last rung; quantized networks are trained from the second rung on.
-    each = CONTROLS + sum(
-        n * share * (1 + TUNED * (k > 0)) for k, (n, share) in enumerate(zip(kept, shares, strict=True))
-    )
-    a_step = SLOWER * step_s / n_jobs
-    least = each / shares[0] * a_step + first * steps * step_s  # one step in the first rung
-    allowed = (SEARCHED * asked.max_time_s - first * steps * step_s) / (each * steps * a_step)
+    rungs = [(n, share * (1 + TUNED * (k > 0))) for k, (n, share) in enumerate(zip(kept, shares, strict=True))]
+    # Epochs of everything for one epoch of the last rung, one after the other and side by side.
+    each = CONTROLS + sum(n * share for n, share in rungs)
+    beside = _turns(CONTROLS, n_jobs) + sum(_turns(n, n_jobs) * share for n, share in rungs)
+    a_step = SLOWER * step_s
+    least = beside / shares[0] * a_step + first * steps * step_s  # one step in the first rung
+    allowed = (SEARCHED * asked.max_time_s - first * steps * step_s) / (beside * steps * a_step)
     if asked.epochs is None and allowed * shares[0] * steps < 1:
         raise RecipeError(
             f"{asked.max_time_s:.0f} s are too short to try {n_shapes} candidates: on this machine it takes "
@@ -64,8 +68,31 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
         )
     epochs = float(f"{asked.epochs or min(2.0 * asked.training.epochs, allowed):.3g}")
     n_steps = round((first + each * epochs) * steps)
-    seconds = first * steps * step_s + each * epochs * steps * a_step
+    seconds = first * steps * step_s + beside * epochs * steps * a_step
     return Pace(rungs=tuple(epochs * share for share in shares), kept=kept, n_steps=n_steps, seconds=seconds / SEARCHED)
+
+
+def last_rung(asked: Compression, pace: Pace, left_s: float, epoch_s: float, n_train: int, n_jobs: int) -> Pace:
+    """The pace with as many epochs in the last rung as the time that is left allows.
+
+    left_s   of the time that was asked for
+    epoch_s  of one candidate, while as many others run beside it as there are cores
+    """
+    n, planned = pace.kept[-1], pace.rungs[-1]
+    beside = _turns(CONTROLS, n_jobs) + _turns(n, n_jobs) * (1 + TUNED)
+    allowed = (left_s - (1 - PLANNED) * asked.max_time_s) / (beside * epoch_s)
+    epochs = float(f"{min(2.0 * asked.training.epochs, max(LEAST * planned, allowed)):.3g}")
+    more = (CONTROLS + n * (1 + TUNED)) * (epochs - planned) * asked.training.steps_per_epoch(n_train)
+    return Pace(**{**pace.values(), "rungs": (*pace.rungs[:-1], epochs), "n_steps": pace.n_steps + round(more)})
+
+
+def seconds_per_epoch(wall_s: float, epochs: float, n: int, n_jobs: int) -> float:
+    """Of one candidate, while others run beside it: n of them took wall_s for so many epochs each."""
+    return max(1e-9, wall_s / (epochs * _turns(n, n_jobs)))
+
+
+def _turns(n: int, n_jobs: int) -> int:
+    return -(-n // n_jobs)
 
 
 class Clock:

@@ -4,7 +4,8 @@
 
 1. the dense network, trained or given, and how much each layer alone can lose;
 2. every candidate for a short while; each is also stored in every way that is known, which costs no training;
-3. the promising ones again from the dense network, three times as long, and once more; now trained with their values.
+3. those at the edge of what the goal allows, again from the dense network, three times as long, and once more, as long
+   as there is time; now trained with their values, too.
 
 Validation examples alone are looked at. Killed, it goes on; what the clock decided is kept in pace.yaml and
 clock_decided.json.
@@ -16,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
+from secateurs.experiments.aiming import aimed, worth_tuning
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
+from secateurs.experiments.choosing import Tried, best, closest
 from secateurs.experiments.compression import LAMP, SPARSITIES, SPREADS, Ground, spread_by
-from secateurs.experiments.halving import Tried, best, between, closest, promising, worth_tuning
-from secateurs.experiments.pacing import Clock, Pace, pace_of
+from secateurs.experiments.pacing import Clock, Pace, last_rung, pace_of, seconds_per_epoch
 from secateurs.experiments.probes import Probe, probe_all, seconds_of
 from secateurs.experiments.sensitivity import scan
 from secateurs.experiments.work import Progress, Work, seconds_per_step
@@ -32,6 +36,7 @@ from secateurs.measure.accuracy import accuracy
 
 SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
+SHARES = ((1.5, 0.4), (1.0, 0.8))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
 LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
 
 
@@ -72,14 +77,15 @@ class Search:
         self.text = "how much each layer alone can lose"
         self._scan()
         tried: list[Tried] = []
-        epoch_s = 0.0  # of one candidate, while the others run beside it
-        for rung, epochs in enumerate(pace.rungs):
+        epoch_s = 0.0  # of one candidate, while others run beside it
+        for rung in range(len(pace.rungs)):
             if rung:
-                candidates = promising(tried, goal, pace.kept[rung] - 1, len(pace.rungs) - rung)
-                more = between(candidates[0], [each.candidate for each in tried])
-                candidates = [*([more] if more is not None else []), *candidates]
+                if rung + 1 == len(pace.rungs):
+                    self._pace = pace = self._stretched(pace, epoch_s)
+                shares = np.linspace(*SHARES[rung - 1], pace.kept[rung]).tolist()
+                candidates = aimed(tried, goal, pace.rungs[-1], shares)
                 # Where time is short the boldest are left out first.
-                n = self._fitting(rung, len(candidates), epochs * (1 + TUNED) * epoch_s)
+                n = self._fitting(rung, len(candidates), pace.rungs[rung] * (1 + TUNED) * epoch_s)
                 if n < len(candidates):
                     said = f"{n} of {len(candidates)} candidates" if n else "none"
                     notes.append(f"In rung {rung + 1} of {len(pace.rungs)} there was time for {said}.")
@@ -88,10 +94,11 @@ class Search:
                 break
             self.text = f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates"
             begun = self.clock.seconds
-            tried += self._try(candidates, epochs, is_tuned=rung > 0)
+            tried += self._try(candidates, pace.rungs[rung], is_tuned=rung > 0)
             self.clock.keep()
-            n_epochs = epochs * (1 + TUNED * (rung > 0)) * len(candidates)
-            epoch_s = self._decided(f"epoch_s of rung {rung}", max(1e-9, (self.clock.seconds - begun) / n_epochs))
+            epochs = pace.rungs[rung] * (1 + TUNED * (rung > 0))
+            taken = seconds_per_epoch(self.clock.seconds - begun, epochs, len(candidates), self.n_jobs)
+            epoch_s = self._decided(f"epoch_s of rung {rung}", taken)
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
 
@@ -135,13 +142,22 @@ class Search:
             write_text(kept, pace.to_yaml())
         return Pace.from_yaml(kept.read_text("utf-8"))
 
+    def _stretched(self, pace: Pace, epoch_s: float) -> Pace:
+        """With a last rung as long as there is time for, which is decided once."""
+        asked, n_train = self.ground.asked, len(self.ground.data.y_train)
+        if asked.epochs is not None:
+            return pace
+        left_s = self._decided("seconds left", asked.max_time_s - self.clock.seconds)
+        return last_rung(asked, pace, left_s, epoch_s, n_train, self.n_jobs)
+
     def _fitting(self, rung: int, n: int, each_s: float) -> int:
-        """How many of n candidates there is time for."""
+        """How many of n candidates there is time for; each_s: of one, while others run beside it."""
         asked = self.ground.asked
         if asked.epochs is not None:
             return n
         left_s = LATE * asked.max_time_s - self.clock.seconds
-        return int(self._decided(f"n in rung {rung}", max(0, min(n, round(left_s / each_s)))))
+        turns = max(0, round(left_s / each_s))
+        return int(self._decided(f"n in rung {rung}", min(n, turns * self.n_jobs)))
 
     def _decided(self, what: str, found: float) -> float:
         """What the clock decides is what it decided when the run came here first."""

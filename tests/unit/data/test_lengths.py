@@ -51,7 +51,9 @@ def test_images_are_drawn_as_they_always_were() -> None:
 
 def test_answers_are_those_of_every_text_alone() -> None:
     x = texts(70)
-    module = build(ModelSpec.parse("cls-transformer(dim=16, depth=2)"), InputShape(kind="tokens", size=(50, 40), n_classes=3), 0).eval()
+    module = build(
+        ModelSpec.parse("cls-transformer(dim=16, depth=2)"), InputShape(kind="tokens", size=(50, 40), n_classes=3), 0
+    ).eval()
     with torch.no_grad():
         alone = torch.stack([module(each[None])[0] for each in x])
         torch.testing.assert_close(module(x), alone)

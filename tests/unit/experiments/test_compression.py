@@ -11,9 +11,9 @@ import secateurs as sc
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.cells import keep_weights, stored_weights
+from secateurs.experiments.choosing import Goal
 from secateurs.experiments.compressed import CompressionRun
 from secateurs.experiments.compression import Compression, Ground
-from secateurs.experiments.halving import Goal
 from secateurs.experiments.presets import data_for
 from secateurs.experiments.search import Search
 from secateurs.measure.accuracy import accuracy, correct

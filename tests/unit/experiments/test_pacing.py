@@ -7,7 +7,7 @@ import pytest
 from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.compression import Compression
-from secateurs.experiments.pacing import Clock, pace_of
+from secateurs.experiments.pacing import Clock, last_rung, pace_of, seconds_per_epoch
 from secateurs.models import ModelSpec
 from secateurs.train.training import Training
 
@@ -22,9 +22,30 @@ def asked(**fields: Any) -> Compression:
 def test_rungs_are_three_times_as_long_each() -> None:
     pace = pace_of(asked(epochs=9.0), 5, 100, 0.01, 2)
     assert pace.rungs == pytest.approx((1.0, 3.0, 9.0))
-    assert pace.kept == (5, 4, 3)
-    # Dense 10; five of 1; four of 3 and a quarter; three of 9 and a quarter; two controls of 9: 10 steps an epoch.
-    assert pace.n_steps == round(10 * (10 + 5 + 4 * 3.75 + 3 * 11.25 + 18))
+    assert pace.kept == (5, 4, 2)
+    # Dense 10; five of 1; four of 3 and a quarter; two of 9 and a quarter; two controls of 9: 10 steps an epoch.
+    assert pace.n_steps == round(10 * (10 + 5 + 4 * 3.75 + 2 * 11.25 + 18))
+
+
+def test_no_core_waits_for_want_of_candidates() -> None:
+    kept = [pace_of(asked(epochs=9.0), 5, 100, 0.01, n_jobs).kept for n_jobs in (1, 2, 3, 4, 16)]
+    assert kept == [(5, 4, 2), (5, 4, 2), (5, 6, 3), (5, 4, 4), (5, 8, 8)]
+
+
+def test_the_last_rung_is_as_long_as_there_is_time_for() -> None:
+    plan = asked(max_time_s=1000.0)
+    pace = pace_of(plan, 5, 1000, 0.01, 2)
+    # Two candidates and two controls side by side on two cores: 1.25 and 1 turns; 100 s of 1000 are kept back.
+    found = last_rung(plan, pace, 550.0, 20.0, 1000, 2)
+    assert found.rungs[:-1] == pace.rungs[:-1]
+    assert found.rungs[-1] == pytest.approx(450 / (2.25 * 20.0))
+    assert found.n_steps - pace.n_steps == round(4.5 * (found.rungs[-1] - pace.rungs[-1]) * 100)
+    assert last_rung(plan, pace, 1e6, 1.0, 1000, 2).rungs[-1] == 20.0
+    assert last_rung(plan, pace, -5.0, 1.0, 1000, 2).rungs[-1] == pytest.approx(pace.rungs[-1] / 2, rel=0.01)
+
+
+def test_the_seconds_of_an_epoch_are_those_of_a_turn() -> None:
+    assert [seconds_per_epoch(60.0, 3.0, n, 2) for n in (1, 2, 3, 4)] == [20.0, 20.0, 10.0, 10.0]
 
 
 def test_little_time_is_less_training_and_much_is_no_more_than_twice_the_dense_networks() -> None:

@@ -1,0 +1,92 @@
+"""Choosing: which of the candidates that were measured is handed over; from what was measured, nothing else.
+
+best(tried, goal)  ->  the one that meets the goal, or None;    closest(tried, goal) where none does
+front(tried)       ->  those that no other beats in both bytes and accuracy
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from secateurs.experiments.candidates import Candidate
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked for; None asks for nothing.
+
+    max_drop    of accuracy against the dense network, in [0, 1]
+    size_bytes  of the packed file
+    latency_s   of one example
+    """
+
+    max_drop: float
+    size_bytes: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate as it was measured.
+
+    epochs      of training while it was pruned
+    is_tuned    whether it was then trained on with its values; False: quantized after the training
+    drop        validation accuracy of the dense network minus its own
+    error       standard error of the drop: both answered the same n examples
+    latency_s   seconds of one example, where that was measured
+    """
+
+    candidate: Candidate
+    epochs: float
+    is_tuned: bool
+    size_bytes: int
+    drop: float
+    error: float
+    n: int
+    latency_s: float | None = None
+
+    @property
+    def surely(self) -> float:
+        """The drop with one standard error on top: what has to stay below the goal."""
+        return self.drop + self.error
+
+
+def meets(each: Tried, goal: Goal) -> bool:
+    """Whether it measurably meets all that is asked."""
+    return each.surely <= goal.max_drop and fits(each, goal)
+
+
+def best(tried: Iterable[Tried], goal: Goal) -> Tried | None:
+    """The smallest that meets the goal; where a size is asked for, the most accurate within it."""
+    found = [each for each in tried if meets(each, goal)]
+    if goal.size_bytes is None:
+        return min(found, key=lambda each: (each.size_bytes, each.drop), default=None)
+    return min(found, key=lambda each: (each.drop, each.size_bytes), default=None)
+
+
+def closest(tried: Iterable[Tried], goal: Goal) -> Tried:
+    """The one that misses the goal by least: the sum of what each measure is too large by, as a share of its goal."""
+
+    def missing(each: Tried) -> float:
+        total = max(0.0, each.surely - goal.max_drop) / max(goal.max_drop, 1e-3)
+        for found, asked in ((each.size_bytes, goal.size_bytes), (each.latency_s, goal.latency_s)):
+            if asked is not None:
+                total += math.inf if found is None else max(0.0, found / asked - 1.0)
+        return total
+
+    return min(tried, key=lambda each: (missing(each), each.size_bytes))
+
+
+def front(tried: Iterable[Tried]) -> list[Tried]:
+    """Those that no other beats in both bytes and drop, smallest first."""
+    found: list[Tried] = []
+    for each in sorted(tried, key=lambda each: (each.size_bytes, each.drop)):
+        if not found or each.drop < found[-1].drop:
+            found.append(each)
+    return found
+
+
+def fits(each: Tried, goal: Goal) -> bool:
+    """Whether it is as small and as quick as is asked."""
+    is_small = goal.size_bytes is None or each.size_bytes <= goal.size_bytes
+    return is_small and (goal.latency_s is None or (each.latency_s is not None and each.latency_s <= goal.latency_s))

@@ -1,0 +1,115 @@
+"""Which candidates get more training: small cases worked out by hand."""
+
+from itertools import pairwise
+
+import pytest
+
+from secateurs.experiments.aiming import GAIN, LEFT, aimed, worth_tuning
+from secateurs.experiments.candidates import Candidate
+from secateurs.experiments.choosing import Goal, Tried
+
+GOAL = Goal(max_drop=0.005)
+
+
+def tried(sparsity: float, size: int, drop: float, error: float = 0.0, **fields: object) -> Tried:
+    """After one epoch, unless it is said."""
+    values = {"values": "exact", "student": 0.0, **fields}
+    latency, epochs, is_tuned = (values.pop(name, None) for name in ("latency_s", "epochs", "is_tuned"))
+    candidate = Candidate(sparsity=sparsity, **values)  # type: ignore[arg-type]
+    return Tried(candidate, epochs or 1.0, bool(is_tuned), size, drop, error, 1000, latency)  # type: ignore[arg-type]
+
+
+# Density halves from one to the next, bytes fall by 40 %; after one epoch more training brings GAIN of the drop.
+LINE = [tried(0.8, 500, 0.004), tried(0.9, 300, 0.010), tried(0.95, 180, 0.040)]
+
+
+def test_the_edge_lies_between_what_is_allowed_and_what_is_not() -> None:
+    # In three epochs GAIN of each drop is left: 0.0014, 0.0035, 0.014. 0.005 is 1/7 of the way from the second.
+    (found,) = aimed(LINE, GOAL, 3.0, [1.0])
+    share = (0.005 - GAIN * 0.010) / (GAIN * 0.030)
+    assert 1.0 - found.sparsity == pytest.approx(0.1 * 0.5**share, abs=1e-4)
+    assert found.values == "exact"
+
+
+def test_bolder_shares_are_sparser_and_all_shapes_differ() -> None:
+    found = aimed(LINE, GOAL, 3.0, [1.5, 1.0, 0.7, 0.4])
+    assert all(bolder.sparsity > safer.sparsity for bolder, safer in pairwise(found))
+    assert len({each.shape for each in found}) == 4
+
+
+def test_more_training_is_expected_to_leave_less() -> None:
+    sparsities = [aimed(LINE, GOAL, epochs, [1.0])[0].sparsity for epochs in (1.0, 3.0, 9.0)]
+    assert sparsities == sorted(set(sparsities))
+
+
+def test_a_standard_error_is_on_top() -> None:
+    unsure = [tried(0.8, 500, 0.004, 0.002), tried(0.9, 300, 0.010, 0.002), tried(0.95, 180, 0.040, 0.002)]
+    assert aimed(unsure, GOAL, 3.0, [1.0])[0].sparsity < aimed(LINE, GOAL, 3.0, [1.0])[0].sparsity
+
+
+def test_beyond_the_sparsest_is_half_as_dense_at_most() -> None:
+    easy = [tried(0.8, 500, 0.0), tried(0.9, 300, 0.0)]
+    assert aimed(easy, GOAL, 3.0, [1.0]) == [Candidate(0.0, 0.95)]
+    assert aimed(easy[1:], GOAL, 3.0, [1.0]) == [Candidate(0.0, 0.9)]  # one place leads nowhere
+
+
+def test_the_measurement_after_most_training_counts() -> None:
+    longer = [tried(0.9, 300, 0.020, epochs=3.0), tried(0.9, 290, 0.0, epochs=1.0)]
+    assert aimed([LINE[0], *longer], GOAL, 3.0, [1.0])[0].sparsity < 0.9
+
+
+def test_what_was_trained_with_its_values_is_not_hoped_for_again() -> None:
+    exact = [tried(0.8, 900, 0.001), tried(0.9, 800, 0.001)]
+    rounded = [tried(s, size, 0.009, values="codebook:2") for s, size in ((0.8, 200), (0.9, 100))]
+    assert 0.001 + LEFT * 0.008 < 0.005
+    assert aimed([*exact, *rounded], GOAL, 1.0, [1.0])[0].values == "codebook:2"
+    tuned = [tried(s, size, 0.009, values="codebook:2", is_tuned=True) for s, size in ((0.8, 200), (0.9, 100))]
+    assert aimed([*exact, *rounded, *tuned], GOAL, 1.0, [1.0])[0].values == "exact"
+
+
+def test_where_nothing_is_hopeful_what_loses_least_is_tried() -> None:
+    assert aimed(LINE, Goal(0.0), 3.0, [1.0, 0.5]) == [LINE[0].candidate, LINE[1].candidate]
+
+
+def test_a_pattern_has_no_place_beside_it() -> None:
+    pattern = tried(0.5, 100, 0.0, pattern="2:4")
+    assert aimed([*LINE, pattern], GOAL, 3.0, [1.0]) == [pattern.candidate]
+
+
+def test_a_size_is_met_and_what_fits_is_dense() -> None:
+    (found,) = aimed(LINE, Goal(0.005, size_bytes=400), 3.0, [1.0])
+    assert 0.85 < found.sparsity < 0.9
+    assert aimed(LINE, Goal(0.005, size_bytes=600), 3.0, [1.0]) == [LINE[0].candidate]
+    fallback = aimed(LINE, Goal(0.005, size_bytes=50), 3.0, [1.0])  # nothing fits
+    assert fallback == [LINE[0].candidate]
+
+
+def test_what_is_too_slow_or_was_not_timed_is_not_aimed_at() -> None:
+    goal, timeless = Goal(0.005, latency_s=0.003), tried(0.9, 300, 0.0)
+    slow, quick = tried(0.5, 500, 0.0, latency_s=0.004), tried(0.5, 400, 0.0, latency_s=0.002, pattern="2:4")
+    assert aimed([slow, timeless, quick], goal, 3.0, [1.0]) == [quick.candidate]
+    assert aimed([slow, quick], goal, 3.0, [1.0]) == [quick.candidate]
+
+
+def test_the_smallest_that_training_with_its_values_may_bring_below_the_goal_is_worth_it() -> None:
+    exact, eight, four, two = (
+        tried(0.9, size, drop, values=values)
+        for values, size, drop in (
+            ("exact", 400, 0.001),
+            ("int8", 200, 0.002),
+            ("codebook:4", 100, 0.008),
+            ("codebook:2", 50, 0.02),
+        )
+    )
+    # 0.4 of what rounding to codebook:4 cost is 0.0028: 0.0038 would be left; of codebook:2 0.0086.
+    assert worth_tuning([exact, eight, four, two], GOAL) == four.candidate
+    # int8 meets the goal as it is, and is the smallest with hope.
+    assert worth_tuning([exact, eight, two], GOAL) is None
+    assert worth_tuning([exact, two], GOAL) is None
+    # What is on the edge without a standard error is beyond it with one.
+    unsure = tried(0.9, 100, 0.008, 0.002, values="codebook:4")
+    assert worth_tuning([exact, tried(0.9, 200, 0.0055, values="int8"), unsure], GOAL).values == "int8"  # type: ignore[union-attr]
+    # Where a size is asked for, what fits and loses least is trained, whatever it loses now.
+    assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=250)) == eight.candidate
+    assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=150)) == four.candidate
+    assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=70)) is None

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from secateurs.data.lengths import lengths_of
 
+IN_CACHE, BUSY = 64, 512  # examples
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
@@ -25,14 +27,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def logits_of(module: nn.Module, x: Tensor, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+def logits_of(module: nn.Module, x: Tensor, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """What the network says to the examples x (n, ...) without dropout, batch by batch; its train/eval mode stays.
 
     Texts go the shortest first, so that no batch is mostly padding.
 
+    batch_size  None: as many as stay in a CPU's cache (ResNet-20 takes half the time that batches of 512 take, MiniLM a
+                third), or keep another device busy
     yields  (which of x (batch,), on its device; their logits (batch, ...), on the network's)
     """
     device, lengths = next(module.parameters(), x).device, lengths_of(x)
+    batch_size = batch_size or (IN_CACHE if device.type == "cpu" else BUSY)
     order = torch.arange(len(x), device=x.device) if lengths is None else lengths.argsort(stable=True)
     with evaluating(module):
         for k, which in enumerate(torch.split(order, batch_size)):

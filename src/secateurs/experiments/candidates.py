@@ -48,6 +48,11 @@ class Candidate:
         return ", ".join(parts)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether anything is removed or zeroed."""
+        return bool(self.student or self.sparsity)
+
+    @property
     def shape(self) -> "Candidate":
         """The same with exact values: what is trained once for all of them."""
         return Candidate(self.student, self.sparsity, EXACT, self.pattern)

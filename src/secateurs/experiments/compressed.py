@@ -93,24 +93,25 @@ class CompressionRun:
         chains, epochs, shape = self.search.chains, chosen.epochs, chosen.candidate.shape
         values, dense = chosen.candidate.values, self.ground.dense
         steps = [Step("dense", "dense, as it is", dense, EXACT, 0.0, False)]
-        longer = chains.pruned(Candidate(0.0, 0.0), epochs)
-        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, False))
+        longer, is_cut = chains.pruned(Candidate(0.0, 0.0), epochs), shape.is_cut
+        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, not is_cut))
         if self.ground.asked.is_trimmed:
             steps.append(Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0))
         if values != EXACT:
             steps.append(Step("rounded", f"quantization alone ({values})", dense, values, 0.0))
         if shape.student:
             steps.append(Step("smaller", "units removed, nothing trained", chains.begun(shape), EXACT, 0.0))
-        steps.append(Step("once", "pruning alone, at once", chains.cut_once(shape), EXACT, 0.0, False))
-        labels = chains.pruned(shape, epochs, is_taught=False)
-        steps.append(Step("labels", "pruned while trained on labels", labels, EXACT, epochs, False))
-        steps.append(
-            Step("taught", "pruned while taught by the dense network", chains.pruned(shape, epochs), EXACT, epochs)
-        )
+        taught = chains.pruned(shape, epochs)
+        if is_cut:
+            steps.append(Step("once", "pruning alone, at once", chains.cut_once(shape), EXACT, 0.0, False))
+            labels = chains.pruned(shape, epochs, is_taught=False)
+            steps.append(Step("labels", "pruned while trained on labels", labels, EXACT, epochs, False))
+            steps.append(Step("taught", "pruned while taught by the dense network", taught, EXACT, epochs))
         if values != EXACT:
-            steps.append(Step("after", "the same, quantized after", chains.pruned(shape, epochs), values, epochs))
+            same = "the same" if is_cut else "trained on with the same teacher"
+            steps.append(Step("after", f"{same}, quantized after", taught, values, epochs))
             tuned = chains.finished(chosen.candidate, epochs)
-            steps.append(Step("with", "the same, quantized in training", tuned, values, epochs * (1 + TUNED)))
+            steps.append(Step("with", f"{same}, quantized in training", tuned, values, epochs * (1 + TUNED)))
         return steps
 
     def _measured(self, steps: list[Step]) -> list[dict[str, Any]]:
@@ -174,7 +175,8 @@ class CompressionRun:
 
     def _place(self, chosen: Tried, rows: list[dict[str, Any]]) -> int:
         """Where the chosen network stands among the steps."""
-        wanted = "with" if chosen.is_tuned else ("taught" if chosen.candidate.values == EXACT else "after")
+        exact = "taught" if chosen.candidate.is_cut else "longer"
+        wanted = "with" if chosen.is_tuned else (exact if chosen.candidate.values == EXACT else "after")
         return next(k for k, row in enumerate(rows) if row["id"] == wanted)
 
     def network(self, chosen: Tried) -> Network:
@@ -207,11 +209,12 @@ class CompressionRun:
         names = list(dict.fromkeys(self.ground.network.tracked.values()))
         at = {step.id: (step, row) for step, row in zip(steps, rows, strict=True)}
         last = rows[self._place(chosen, rows)]["id"]
+        exact, did = ("taught", "Pruned") if chosen.candidate.is_cut else ("longer", "Trained on")
         shown = {
             "dense": ("Dense", "As it was."),
-            "taught": ("Pruned", f"Taught by the dense network for {chosen.epochs:.3g} epochs."),
+            exact: (did, f"Taught by the dense network for {chosen.epochs:.3g} epochs."),
         }
-        if last != "taught":
+        if last != exact:
             shown[last] = ("Stored", f"In {chosen.candidate.values}: few different numbers are left.")
         networks = {key: at[key][0].cell.load(self.out) for key in shown}
         if last in networks:

@@ -21,6 +21,7 @@ from secateurs.structure.shrinking import shrink
 from secateurs.train.training import Training
 
 STUDENTS, SPARSITIES, PATTERNS = (0.0, 0.5), (0.8, 0.9, 0.95, 0.975), ("2:4",)
+GENTLE = (0.0, 0.5)  # sparsities of a network whose units all stay, where little can be lost
 LAMP = Recipe.parse("lamp element model sparsity(0.9)")
 SPREADS = ("lamp", "sensitivity")
 
@@ -131,7 +132,8 @@ class Ground:
             return True
 
         students = [s for s in STUDENTS if not s or is_possible(Candidate(s, 0.0))]
-        found = [Candidate(student, s) for student in students for s in SPARSITIES]
+        found = [Candidate(0.0, s) for s in GENTLE]
+        found += [Candidate(student, s) for student in students for s in SPARSITIES]
         found += [each for each in (Candidate(0.0, 0.5, pattern=p) for p in PATTERNS) if is_possible(each)]
         return found, notes
 

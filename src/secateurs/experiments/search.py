@@ -25,7 +25,7 @@ from secateurs.experiments.aiming import aimed, worth_tuning
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest
-from secateurs.experiments.compression import LAMP, SPARSITIES, SPREADS, Ground, spread_by
+from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
 from secateurs.experiments.pacing import Clock, Pace, last_rung, pace_of, seconds_per_epoch
 from secateurs.experiments.probes import Probe, probe_all, seconds_of
 from secateurs.experiments.sensitivity import scan
@@ -35,6 +35,7 @@ from secateurs.masks import Masks
 from secateurs.measure.accuracy import accuracy
 
 SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
+SPREAD_AT = 0.8  # of the weights zeroed at once shows which way to spread zeros loses least
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
 SHARES = ((1.5, 0.4), (1.0, 0.8))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
 LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
@@ -227,9 +228,9 @@ class Search:
         at = {}
         for name in SPREADS:
             pruned = self.ground.dense.load(self.out)
-            Masks.make(pruned, spread_by(name, scanned, sizes)(SPARSITIES[0])).apply(pruned)
+            Masks.make(pruned, spread_by(name, scanned, sizes)(SPREAD_AT)).apply(pruned)
             at[name] = accuracy(pruned, x, y).value
         spread = max(SPREADS, key=at.__getitem__)
         write_json(
-            kept, {"n": len(y), "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPARSITIES[0], "spread": spread}
+            kept, {"n": len(y), "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPREAD_AT, "spread": spread}
         )

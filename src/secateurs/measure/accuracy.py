@@ -33,7 +33,7 @@ class Accuracy:
         return {"value": self.value, "n": self.n, "low": low, "high": high}
 
 
-def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Accuracy:
+def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None) -> Accuracy:
     """How many of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
     n_correct, loss = 0, 0.0
     for which, logits in logits_of(module, x, batch_size):
@@ -43,7 +43,7 @@ def accuracy(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> 
     return Accuracy(n_correct, len(y), loss / max(1, len(y)))
 
 
-def correct(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Tensor:
+def correct(module: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None) -> Tensor:
     """(n,) which of the examples x (n, ...) the network puts into their class y (n,); its train/eval mode stays."""
     found = torch.zeros(len(y), dtype=torch.bool)
     for which, logits in logits_of(module, x, batch_size):

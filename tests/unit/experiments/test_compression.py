@@ -10,6 +10,7 @@ import torch
 import secateurs as sc
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
+from secateurs.experiments.candidates import Candidate
 from secateurs.experiments.cells import keep_weights, stored_weights
 from secateurs.experiments.choosing import Goal
 from secateurs.experiments.compressed import CompressionRun
@@ -139,6 +140,19 @@ def test_a_goal_out_of_reach_is_told_and_the_closest_is_there(tmp_path: Path) ->
     assert "NOT met" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "packed" / "weights.packed.safetensors").exists()
     assert found.search.ground.asked.goal == Goal(0.0, 100.0)
+
+
+def test_where_nothing_is_cut_quantization_and_the_teacher_are_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ground, "shapes", lambda self: ([Candidate(0.0, 0.0)], []))
+    run = CompressionRun(ground_of(max_drop=0.5, size_bytes=6000.0, epochs=0.9), tmp_path, "secateurs compress", 1)
+    results = run.run()
+    assert results["chosen"]["candidate"]["sparsity"] == 0.0
+    assert results["chosen"]["candidate"]["values"] != "exact"
+    assert [row["id"] for row in results["steps"]] == ["dense", "longer", "rounded", "after", "with"]
+    assert [stage["title"] for stage in results["stages"]][1] == "Trained on"
+    assert "trained on for" in (tmp_path / "README.md").read_text()
 
 
 def test_the_clock_decides_once_how_many_candidates_there_is_time_for(tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ class Quantizer:
                  rounding took away is kept beside the parameter and put back before the next update is rounded
     codebook     the kept weights share their numbers (`Sharing`) as soon as the pruner's masks are final
     pruner       steps with the quantizer, and chooses among the dense weights. Where it prunes nothing, what is zero at
-                 the start stays exactly zero
+                 the start stays exactly zero, but for vectors
 
-    Vectors and buffers that a pattern names have their values from `end` on. No parameter is renamed or wrapped.
+    Buffers that a pattern names, and vectors with a codebook, have their values from `end` on. No parameter is renamed or
+    wrapped.
 
     RecipeError for values that mean nothing, and, at `start`, for a codebook under masks that are never final.
     """
@@ -46,10 +47,10 @@ class Quantizer:
         self.module, self.optimizer, self.pruner = module, optimizer, pruner
         chosen = {name: each for name, each in values_of(checkpoint, values).items() if not each.is_exact}
         fit = {entry.name for entry in checkpoint.entries if not unfit(entry)}
-        self.ints = {name: each for name, each in chosen.items() if name in fit and each.name == "int"}
-        is_trained = {name for name in fit if by_name[name].requires_grad}
+        is_trained = {name for name, each in by_name.items() if each.requires_grad}
+        self.ints = {name: each for name, each in chosen.items() if name in fit | is_trained and each.name == "int"}
         self.n_bits = {
-            name: each.n_bits for name, each in chosen.items() if name in is_trained and each.name == "codebook"
+            name: each.n_bits for name, each in chosen.items() if name in fit & is_trained and each.name == "codebook"
         }
         self.others = {name: each for name, each in chosen.items() if name not in {*self.ints, *self.n_bits}}
         self.sharing: Sharing | None = None
@@ -69,7 +70,7 @@ class Quantizer:
         assert_finite_in(open_module(self.module), {*self.ints, *self.n_bits, *self.others})
         by_name = named_parameters(self.module)
         pruned = () if pruner is None else pruner.names
-        self._keeps = {name: by_name[name] != 0 for name in self.ints if name not in pruned}
+        self._keeps = {name: by_name[name] != 0 for name in self.ints if name not in pruned and by_name[name].dim() > 1}
         self._take()
 
     @torch.no_grad()

@@ -57,6 +57,22 @@ def test_small_updates_add_up_beside_the_parameter_until_it_moves() -> None:
     assert seen == [[7.0, 2.0, 0.0], [7.0, 2.0, 0.0], [7.0, 3.0, 0.0], [7.0, 3.0, 0.0]]
 
 
+def test_biases_learn_with_their_values_and_none_is_held_at_zero() -> None:
+    module = nn.Linear(1, 3)
+    module.bias.data = torch.tensor([7.0, 0.0, 2.0])
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    quantizer = Quantizer(module, {"bias": "int4", "": "exact"}, optimizer)
+    quantizer.start()
+    seen = []
+    for _ in range(4):
+        module.weight.grad, module.bias.grad = torch.zeros(3, 1), torch.tensor([0.0, -0.3, 0.2])
+        optimizer.step()
+        quantizer.step()
+        seen.append(module.bias.tolist())
+    # 0.3, 0.6, 0.9, 1.2 and 1.8, 1.6, 1.4, 1.2, on whole numbers.
+    assert seen == [[7.0, 0.0, 2.0], [7.0, 1.0, 2.0], [7.0, 1.0, 1.0], [7.0, 1.0, 1.0]]
+
+
 def test_a_pruner_chooses_among_the_dense_weights() -> None:
     module = linear([[7.0, 1.2, 0.9, 1.1]])
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)

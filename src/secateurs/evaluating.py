@@ -1,6 +1,6 @@
-"""Evaluating: a network in evaluation mode for a while; afterwards every part is in the mode it was in.
+"""Evaluating: a network in evaluation mode for a while, then in the mode it was in; what it says; on how many threads.
 
-with evaluating(module): ...        for which, logits in logits_of(module, x): ...
+with evaluating(module): ...        with threads(2): ...        for which, logits in logits_of(module, x): ...
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, was_training in modes:
             part.training = was_training
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """torch computes on n threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -25,6 +25,17 @@ def cut(ids: Tensor) -> Tensor:
     return ids[:, : int(at[-1]) + 1 if len(at) else 1]
 
 
+def typical(x: Tensor, n: int) -> Tensor:
+    """n examples that a batch of n costs what batches that are `drawn` cost: texts of about the mean length."""
+    lengths = lengths_of(x)
+    if lengths is None:
+        return x[:n]
+    order = lengths.argsort(stable=True)
+    middle = int((lengths[order] < lengths.double().mean()).sum())
+    first = max(0, min(middle - n // 2, len(x) - n))
+    return x[order[first : first + n]]
+
+
 def drawn(n: int, lengths: Tensor | None, batch_size: int, generator: torch.Generator) -> Tensor:
     """(n,) int64: an epoch's order. Texts of about one length come in one batch, the batches in an order of chance.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from secateurs.checkpoint.packing import pack
 from secateurs.data import Dataset
 from secateurs.durable import write_json
+from secateurs.evaluating import threads
 from secateurs.experiments.cells import Cell, data_of, read
 from secateurs.experiments.facts import measured_once
 from secateurs.loading import accelerate_losslessly
@@ -110,17 +111,13 @@ def seconds_of(
     x = data.x_test[:1]
 
     def measure() -> dict[str, Any]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(int(environment()["cores"]))
-        try:
+        cores = int(environment()["cores"])
+        with threads(cores):
             first, second = dense.load(run).eval(), cell.load(run).eval()
             quantize(second, how)
             with torch.inference_mode():
                 found = accelerate_losslessly(second, x)
                 slow, fast, ratio = side_by_side(lambda: first(x), lambda: second(x), N_PAIRS)
-        finally:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(before)
         slow.sort(), fast.sort()
         return {
             "dense_s": slow[len(slow) // 2],
@@ -129,7 +126,7 @@ def seconds_of(
             "low": ratio.low,
             "high": ratio.high,
             "n": ratio.n,
-            "threads": threads,
+            "threads": cores,
             "n_swapped": sum(each.chosen not in ("", "dense") for each in found.choices),
             "n_layers": len(found.choices),
         }

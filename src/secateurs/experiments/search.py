@@ -21,6 +21,7 @@ import numpy as np
 
 from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
+from secateurs.evaluating import threads
 from secateurs.experiments.aiming import aimed, worth_tuning
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
@@ -214,6 +215,10 @@ class Search:
         kept = self.out / "sensitivity.json"
         if kept.exists():
             return
+        with threads(self.n_jobs):
+            write_json(kept, self._scanned())
+
+    def _scanned(self) -> dict[str, Any]:
         module, data = self.ground.dense.load(self.out), self.ground.data
         picked = in_proportion(data.y_val, N_SCANNED)
         x, y = data.x_val[picked], data.y_val[picked]
@@ -231,6 +236,4 @@ class Search:
             Masks.make(pruned, spread_by(name, scanned, sizes)(SPREAD_AT)).apply(pruned)
             at[name] = accuracy(pruned, x, y).value
         spread = max(SPREADS, key=at.__getitem__)
-        write_json(
-            kept, {"n": len(y), "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPREAD_AT, "spread": spread}
-        )
+        return {"n": len(y), "scan": scanned, "sizes": sizes, "one_shot": at, "at": SPREAD_AT, "spread": spread}

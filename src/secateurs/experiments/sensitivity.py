@@ -35,13 +35,18 @@ def scan(
     Units and score are the recipe's, the pool is the layer. Han et al. 2015, arXiv:1506.02626, figure 6.
     """
     found: dict[str, list[dict[str, float]]] = {}
+    whole = accuracy(module, x, y)
     for layer in (each for each in layers(module, recipe.skip, recipe.only) if each.is_prunable):
         before, found[layer.name] = layer.parameter.detach().clone(), []
         for s in ladder:
-            alone = Recipe(score=recipe.score, unit=recipe.unit, pool="layer", budget=sparsity(s), only=(layer.name,))
-            Masks.make(module, alone, is_trial=True).apply(module)
-            measured = accuracy(module, x, y)
-            layer.parameter.data.copy_(before)
+            measured = whole
+            if s:
+                alone = Recipe(
+                    score=recipe.score, unit=recipe.unit, pool="layer", budget=sparsity(s), only=(layer.name,)
+                )
+                Masks.make(module, alone, is_trial=True).apply(module)
+                measured = accuracy(module, x, y)
+                layer.parameter.data.copy_(before)
             found[layer.name].append({"sparsity": s, "accuracy": measured.value, "n": measured.n})
     return found
 

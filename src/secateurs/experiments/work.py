@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from secateurs.data import Dataset
+from secateurs.data.lengths import typical
+from secateurs.evaluating import threads
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.perform import perform
@@ -65,16 +67,14 @@ class Work:
 
 def seconds_per_step(network: nn.Module, data: Dataset, training: Training, n_jobs: int = 1) -> float:
     """Median of a few training steps on one thread, while n_jobs processes take such steps side by side."""
-    x, y = data.x_train[: training.batch_size].clone(), data.y_train[: training.batch_size].clone()
+    x, y = typical(data.x_train, training.batch_size).clone(), data.y_train[: training.batch_size].clone()
     jobs = (joblib.delayed(_step_times)(network, training, x, y) for _ in range(n_jobs))
     seconds = sorted(chain.from_iterable(joblib.Parallel(n_jobs=n_jobs)(jobs)))
     return float(seconds[len(seconds) // 2])
 
 
 def _step_times(network: nn.Module, training: Training, x: Tensor, y: Tensor) -> list[float]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         network = copy.deepcopy(network).train()
         seconds: list[float] = []
         optimizer = training.make_optimizer(network)
@@ -86,5 +86,3 @@ def _step_times(network: nn.Module, training: Training, x: Tensor, y: Tensor) ->
             optimizer.step()
             seconds.append(time.perf_counter() - start)
         return seconds
-    finally:
-        torch.set_num_threads(before)

@@ -34,8 +34,8 @@ class Quantizer:
     pruner       steps with the quantizer, and chooses among the dense weights. Where it prunes nothing, what is zero at
                  the start stays exactly zero, but for vectors
 
-    Buffers that a pattern names, and vectors with a codebook, have their values from `end` on. No parameter is renamed or
-    wrapped.
+    Buffers that a pattern names, and vectors with a codebook, have their values from `end` on. No parameter is renamed
+    or wrapped.
 
     RecipeError for values that mean nothing, and, at `start`, for a codebook under masks that are never final.
     """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from secateurs.data.lengths import cut, drawn, lengths_of
+from secateurs.data.lengths import cut, drawn, lengths_of, typical
 from secateurs.data.shape import InputShape
 from secateurs.measure.accuracy import accuracy, correct
 from secateurs.models import ModelSpec, build
@@ -42,6 +42,16 @@ def test_every_text_is_drawn_once_and_batches_hold_little_padding(n: int, batch_
         assert padding < 0.1
         firsts = batches[:, 0].float()
         assert (firsts.diff() < 0).float().mean() > 0.3  # the batches are not sorted, too
+
+
+def test_typical_texts_have_the_mean_length() -> None:
+    x = texts(400)
+    lengths, found = lengths_of(x), lengths_of(typical(x, 16))
+    assert lengths is not None
+    assert found is not None
+    assert float(found.double().mean()) == pytest.approx(float(lengths.double().mean()), abs=1.0)
+    assert len(typical(x, 500)) == 400
+    assert torch.equal(typical(torch.arange(48.0).view(3, 1, 4, 4), 2), torch.arange(32.0).view(2, 1, 4, 4))
 
 
 def test_images_are_drawn_as_they_always_were() -> None:

@@ -86,9 +86,12 @@ def last_rung(asked: Compression, pace: Pace, left_s: float, epoch_s: float, n_t
     return Pace(**{**pace.values(), "rungs": (*pace.rungs[:-1], epochs), "n_steps": pace.n_steps + round(more)})
 
 
-def seconds_per_epoch(wall_s: float, epochs: float, n: int, n_jobs: int) -> float:
-    """Of one candidate, while others run beside it: n of them took wall_s for so many epochs each."""
-    return max(1e-9, wall_s / (epochs * _turns(n, n_jobs)))
+def seconds_per_epoch(wall_s: float, epochs: float, n: int, n_tuned: int, n_jobs: int) -> float:
+    """Of one candidate, while others run beside it: n of them, n_tuned of these with their values, too, took wall_s.
+
+    epochs  that each was pruned in
+    """
+    return max(1e-9, wall_s / (epochs * (_turns(n, n_jobs) + TUNED * _turns(n_tuned, n_jobs))))
 
 
 def _turns(n: int, n_jobs: int) -> int:

@@ -96,11 +96,12 @@ class Search:
                 break
             self.text = f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates"
             begun = self.clock.seconds
-            tried += self._try(candidates, pace.rungs[rung], is_tuned=rung > 0)
+            found = self._try(candidates, pace.rungs[rung], is_tuned=rung > 0)
             self.clock.keep()
-            epochs = pace.rungs[rung] * (1 + TUNED * (rung > 0))
-            taken = seconds_per_epoch(self.clock.seconds - begun, epochs, len(candidates), self.n_jobs)
-            epoch_s = self._decided(f"epoch_s of rung {rung}", taken)
+            taken, n_tuned = self.clock.seconds - begun, sum(each.is_tuned for each in found)
+            each_s = seconds_per_epoch(taken, pace.rungs[rung], len(candidates), n_tuned, self.n_jobs)
+            epoch_s = self._decided(f"epoch_s of rung {rung}", each_s)
+            tried += found
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
 

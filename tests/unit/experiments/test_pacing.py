@@ -45,7 +45,8 @@ def test_the_last_rung_is_as_long_as_there_is_time_for() -> None:
 
 
 def test_the_seconds_of_an_epoch_are_those_of_a_turn() -> None:
-    assert [seconds_per_epoch(60.0, 3.0, n, 2) for n in (1, 2, 3, 4)] == [20.0, 20.0, 10.0, 10.0]
+    assert [seconds_per_epoch(60.0, 3.0, n, 0, 2) for n in (1, 2, 3, 4)] == [20.0, 20.0, 10.0, 10.0]
+    assert seconds_per_epoch(60.0, 3.0, 4, 3, 2) == pytest.approx(60 / (3 * 2 * 1.25))
 
 
 def test_little_time_is_less_training_and_much_is_no_more_than_twice_the_dense_networks() -> None:

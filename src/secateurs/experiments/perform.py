@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from secateurs.budgets import per_layer, threshold, top
 from secateurs.data import Dataset
 from secateurs.data.splits import in_proportion
-from secateurs.durable import make_directory, sync_directory, write_json
-from secateurs.errors import CollapseWarning
+from secateurs.durable import make_directory, sync_directory, write_bytes, write_json
+from secateurs.errors import CollapseWarning, InputError
 from secateurs.experiments.cells import Cell, data_of
 from secateurs.experiments.measurements import measurements
 from secateurs.layers import layers, named_parameters
@@ -36,6 +39,7 @@ from secateurs.see import stats
 from secateurs.structure.files import save_shrunk, save_trained
 from secateurs.structure.shrinking import Shrunk, shrink
 from secateurs.train.batch_norm import measure_batch_norm
+from secateurs.train.distillation import answers_of
 from secateurs.train.loop import Look, train
 
 # Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
@@ -64,7 +68,7 @@ def perform(cell: Cell, directory: Path) -> Cell:
 
 
 def _perform(cell: Cell, directory: Path, here: Path) -> None:
-    for left_over in here.glob(".*.tmp"):  # of a run that was killed
+    for left_over in (*here.glob(".*.tmp"), *here.glob("answers-*")):  # of a run that was killed, of other bits
         left_over.unlink()
     data = data_of(cell)
     module, shrunk = cell.begin(directory), None
@@ -72,7 +76,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
         shrunk = shrink(module, recipe, data.x_train[:N_EXAMPLES])
         assert isinstance(shrunk.module, Network)
         module = shrunk.module
-    teacher = cell.teacher.load(directory) if cell.teacher else None
+    teacher = _teacher(cell, data, directory)
     given = _given_masks(cell, directory)
     put_channels_last(module)
     names = [layer.name for layer in layers(module, cell.skip, cell.only) if layer.is_prunable]
@@ -175,13 +179,31 @@ def _given_masks(cell: Cell, directory: Path) -> Masks | None:
     return Masks.make(module, shuffled)
 
 
+def _teacher(cell: Cell, data: Dataset, directory: Path) -> nn.Module | Tensor | None:
+    """What the training learns from; answers are given once, for all cells of the same teacher, and kept beside it."""
+    distill = cell.training.distill
+    if cell.teacher is None or distill is None:
+        return None
+    if not distill.is_of_answers or cell.training.is_moving:
+        return cell.teacher.load(directory)
+    there = cell.teacher.directory(directory)
+    kept = there / f"answers-{data.fingerprint[-16:]}.safetensors"
+    with held(there / ".answers.lock", is_waiting=True):
+        if not kept.exists():
+            write_bytes(kept, to_bytes({"answers": answers_of(cell.teacher.load(directory), data.x_train)}))
+    try:
+        return load_file(kept)["answers"]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise InputError(f"{kept} is damaged ({error}). Delete it, and the teacher answers again.") from error
+
+
 def _looks(
     cell: Cell,
     module: nn.Module,
     data: Dataset,
     quick: tuple[Tensor, Tensor],
     given: Masks | None,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Tensor | None,
     state_file: Path | None,
 ) -> Iterator[Look]:
     """The training; a cell that trains nothing is pruned once, recovers, takes its values, and is looked at."""

@@ -39,6 +39,11 @@ class Distillation(Settings):
     hidden: float = 0.0
     attention: float = 0.0
 
+    @property
+    def is_of_answers(self) -> bool:
+        """Whether a teacher's answers are all that is learned from."""
+        return not self.hidden and not self.attention
+
     def model_post_init(self, context: Any) -> None:
         """Numbers that can mean something."""
         a_number("The hardness of a distillation", self.hardness, 0.0, 1.0)
@@ -51,10 +56,15 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def loss_with(
-    module: nn.Module, distill: Distillation | None, teacher: nn.Module | None, x: Tensor, is_moving: bool = False
+    module: nn.Module,
+    distill: Distillation | None,
+    teacher: nn.Module | Tensor | None,
+    x: Tensor,
+    is_moving: bool = False,
 ) -> Loss:
     """The loss that trains `module`: cross-entropy, and what `distill` says of the teacher.
 
+    teacher    a network, or its answers to x (n, classes), as `answers_of` gives them
     x          all training inputs: a teacher of answers alone answers them once, here
     is_moving  a batch differs from the inputs at its positions: the teacher answers every batch as it comes
 
@@ -66,25 +76,42 @@ def loss_with(
         return lambda batch, inputs, labels: F.cross_entropy(module(inputs).float(), labels)
     if teacher is module:
         raise RecipeError("The teacher is the network that is trained. Give a copy of it: copy.deepcopy(module).")
+    if isinstance(teacher, Tensor):
+        if not distill.is_of_answers or is_moving or len(teacher) != len(x):
+            raise RecipeError(
+                "Answers alone, one for every training example, teach where inputs do not move and no hidden states or "
+                "attentions are learned from. Give the network that teaches."
+            )
+        return _loss_by(module, distill, teacher)
+    if distill.is_of_answers and not is_moving:
+        return _loss_by(module, distill, answers_of(teacher, x))
     names = _hidden_names(module, teacher) if distill.hidden else ()
     hears = distill.attention > 0
-    known = None if names or hears or is_moving else _answers(teacher, x)
 
     def loss(batch: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         logits, states, maps = _heard(module, names, hears, inputs)
-        if known is None:
-            with torch.no_grad(), evaluating(teacher):
-                answers, their_states, their_maps = _heard(teacher, names, hears, inputs)
-        else:
-            answers, their_states, their_maps = known[batch].to(inputs.device), [], []
-        taught = distill.hardness * answer_loss(logits, answers, distill.temperature)
+        with torch.no_grad(), evaluating(teacher):
+            answers, their_states, their_maps = _heard(teacher, names, hears, inputs)
+        found = _loss_of(distill, logits, answers, labels)
         if names:
-            taught = taught + distill.hidden * state_loss(states, their_states, names)
+            found = found + distill.hidden * state_loss(states, their_states, names)
         if hears:
-            taught = taught + distill.attention * attention_loss(maps, their_maps)
-        return (1.0 - distill.hardness) * F.cross_entropy(logits.float(), labels) + taught
+            found = found + distill.attention * attention_loss(maps, their_maps)
+        return found
 
     return loss
+
+
+def _loss_by(module: nn.Module, distill: Distillation, known: Tensor) -> Loss:
+    def loss(batch: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        return _loss_of(distill, module(inputs), known[batch].to(inputs.device), labels)
+
+    return loss
+
+
+def _loss_of(distill: Distillation, logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
+    taught = distill.hardness * answer_loss(logits, answers, distill.temperature)
+    return (1.0 - distill.hardness) * F.cross_entropy(logits.float(), labels) + taught
 
 
 def answer_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
@@ -123,7 +150,7 @@ def _hidden_names(module: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
     return found[0]
 
 
-def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
+def answers_of(teacher: nn.Module, x: Tensor) -> Tensor:
     """The teacher's logits for all examples, beside them in memory: (n, classes)."""
     parts = [(which, logits.float().to(x.device)) for which, logits in logits_of(teacher, x)]
     order = torch.cat([which for which, _ in parts]).argsort()

@@ -53,7 +53,7 @@ def train(
     seed: int,
     recipe: Recipe | None = None,
     masks: Masks | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | torch.Tensor | None = None,
     n_looks: int = 10,
     validation: tuple[torch.Tensor, torch.Tensor] | None = None,
     state_file: Path | None = None,
@@ -63,7 +63,8 @@ def train(
     seed        orders and moves the examples, and seeds dropout; one seed, machine and version give the same bits
     recipe      prunes inside the loop, its schedule spread over the whole training
     masks       with a recipe: held from before the first step in place of its choices
-    teacher     what `training.distill` learns from, in evaluation mode; it is left as it is
+    teacher     what `training.distill` learns from, in evaluation mode; it is left as it is. Or its answers to the
+                training examples (n, classes), where nothing else is learned from
     n_looks     evenly spaced, the last after the last step
     validation  examples (x, y) to look at; None means the validation split
     state_file  where the training's state is kept: written when the caller asks for the look after the one it was taken

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from torch import Tensor, nn
 
 from secateurs.data import DataSpec
 from secateurs.errors import InputError, RecipeError
@@ -22,7 +23,7 @@ from secateurs.masks import Masks
 from secateurs.models import ModelSpec
 from secateurs.quantizing import quantize
 from secateurs.recipe import Recipe, with_words
-from secateurs.train.distillation import Distillation
+from secateurs.train.distillation import Distillation, answers_of
 from secateurs.train.training import Training
 
 Make = Callable[..., Cell]
@@ -379,3 +380,30 @@ def test_a_teacher_is_needed_first_and_heard(cell: Make, tmp_path: Path) -> None
     run([taught], tmp_path, perform, n_jobs=1)
     a, b = (load_file(one.directory(tmp_path) / "model.safetensors") for one in (cell(), taught))
     assert any(not np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_teacher_answers_once_for_all_that_learn_from_it(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[nn.Module] = []
+
+    def answering(teacher: nn.Module, x: Tensor) -> Tensor:
+        asked.append(teacher)
+        return answers_of(teacher, x)
+
+    monkeypatch.setattr(work, "answers_of", answering)
+    trainings = [Training(epochs=epochs, batch_size=16, distill=Distillation()) for epochs in (0.5, 1.0)]
+    learning = [cell(training=training, teacher=cell()) for training in trainings]
+    run(learning, tmp_path, perform, n_jobs=1)
+    assert len(asked) == 1
+    # Other weights of the teacher have other answers.
+    (cell().directory(tmp_path) / "result.json").unlink()
+    run([cell()], tmp_path, perform, n_jobs=1)
+    (learning[0].directory(tmp_path) / "result.json").unlink()
+    run(learning[:1], tmp_path, perform, n_jobs=1)
+    assert len(asked) == 2
+    (kept,) = cell().directory(tmp_path).glob("answers-*.safetensors")
+    kept.write_bytes(b"damaged")
+    (learning[0].directory(tmp_path) / "result.json").unlink()
+    with pytest.raises(InputError, match=r"is damaged.*Delete it, and the teacher answers again"):
+        run(learning[:1], tmp_path, perform, n_jobs=1)

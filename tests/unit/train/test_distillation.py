@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateurs.data import Dataset, InputShape
 from secateurs.errors import RecipeError
 from secateurs.models import ModelSpec, build
-from secateurs.train.distillation import Distillation, answer_loss, loss_with, state_loss
+from secateurs.train.distillation import Distillation, answer_loss, answers_of, loss_with, state_loss
 from secateurs.train.loop import train
 from secateurs.train.training import Training
 
@@ -94,6 +94,20 @@ def test_the_teacher_is_left_as_it_is_and_one_seed_gives_the_same_bits(network: 
     assert bits(teacher) == before
     assert [part.training for part in teacher.modules()] == modes
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_answers_teach_as_the_network_that_gave_them(network: Make, data: Dataset) -> None:
+    teacher, modules = network(1), [network(0), network(0)]
+    for module, master in zip(modules, (teacher, answers_of(teacher, data.x_train)), strict=True):
+        list(train(module, data, taught(), seed=0, teacher=master))
+    assert bits(modules[0]) == bits(modules[1])
+
+
+def test_answers_cannot_teach_what_needs_the_network(network: Make, data: Dataset) -> None:
+    answers = answers_of(network(1), data.x_train)
+    for fields, asked in (({"attention": 1.0}, answers), ({"hidden": 1.0}, answers), ({}, answers[1:])):
+        with pytest.raises(RecipeError, match=r"Answers alone.*Give the network that teaches"):
+            loss_with(network(0), Distillation(**fields), asked, data.x_train)
 
 
 def test_hidden_states_pull_the_network_to_its_teacher() -> None:

@@ -45,7 +45,7 @@ from secateurs.train.loop import Look, train
 # Where a sweep measures: tau in sigmas of each layer, all on edges of its grid, and absolute.
 SIGMA_TAUS = tuple(k / 20 for k in (*range(0, 14, 2), *range(14, 26), *range(26, 41, 2), 50, 60))
 ABSOLUTE_TAUS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
-N_QUICK = 2000  # validation examples for looks and sweeps
+N_QUICK, N_GLANCE = 2000, 200  # validation examples for looks and sweeps; for looks at one of many candidates
 N_EXAMPLES = 2  # that show a network's structure before units are removed
 N_CALIBRATION = 1000  # training examples for what is done after a cut
 FILM_STEP = 0.1  # of a layer's sigma before the training
@@ -81,7 +81,7 @@ def _perform(cell: Cell, directory: Path, here: Path) -> None:
     put_channels_last(module)
     names = [layer.name for layer in layers(module, cell.skip, cell.only) if layer.is_prunable]
     shown = [*names, *(name for name in module.tracked.values() if name not in names)]
-    quick = _quick(data)
+    quick = _quick(data, N_QUICK if cell.is_tested else N_GLANCE)
     film = []
     steps = {name: FILM_STEP * sigma_of(named_parameters(module)[name]) or 1.0 for name in shown}
     masks: Masks | None = None
@@ -156,9 +156,9 @@ def put_channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def _quick(data: Dataset) -> tuple[Tensor, Tensor]:
-    """The part of the validation split that is looked at often: N_QUICK examples at most, classes in proportion."""
-    picked = in_proportion(data.y_val, N_QUICK)
+def _quick(data: Dataset, most: int) -> tuple[Tensor, Tensor]:
+    """The part of the validation split that is looked at often, classes in proportion."""
+    picked = in_proportion(data.y_val, most)
     return data.x_val[picked], data.y_val[picked]
 
 

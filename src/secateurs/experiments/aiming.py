@@ -1,6 +1,7 @@
 """Aiming: which candidates get more training: those at the edge of what the goal allows.
 
     aimed(tried, goal, epochs, shares)  ->  candidates, the boldest first
+    is_hopeless(it, tried, goal, epochs) -> whether less was asked of others, and they are expected to lose too much
     worth_tuning(tried, goal)           ->  of one shape the way to store it that is worth training for, or None
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) with the goal in mind: what a candidate will lose is
@@ -18,6 +19,7 @@ from secateurs.experiments.choosing import Goal, Tried, fits, meets
 
 LONGER = 3.0  # times as much training leaves GAIN of a drop
 GAIN = 0.35  # 0.16 to 0.54 on MNIST
+BOLDEST = 1.5  # times the drop that is allowed is what the boldest aim at
 LEFT = 0.4  # share of what rounding costs that training with the values leaves; 0.25 to 0.75 on MNIST
 
 
@@ -64,6 +66,24 @@ def aimed(tried: Iterable[Tried], goal: Goal, epochs: float, shares: Sequence[fl
     shapes = {place.candidate.shape: place.candidate for place in reversed([*found, *others])}
     order = dict.fromkeys(place.candidate.shape for place in (*found, *others))
     return [shapes[shape] for shape in order][: len(shares)]
+
+
+def is_hopeless(it: Candidate, tried: Iterable[Tried], goal: Goal, epochs: float) -> bool:
+    """Whether one of which no more was removed or zeroed is expected to lose more than the boldest could aim at.
+
+    Never where a size or a time is asked for: then what loses too much may still be the closest.
+    """
+    if goal.size_bytes is not None or goal.latency_s is not None:
+        return False
+    return any(
+        place.candidate.values == EXACT
+        and place.candidate.pattern == it.pattern
+        and place.candidate.student <= it.student
+        and place.candidate.sparsity <= it.sparsity
+        and place.drop > BOLDEST * goal.max_drop
+        for line in _lines(tried, epochs)
+        for place in line
+    )
 
 
 def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:

@@ -5,6 +5,8 @@ for as long as there is time then. Candidates are so many that no core waits.
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +35,41 @@ class Pace(Settings):
 
     rungs      epochs of the pruning in each rung
     kept       candidates in each rung; the first has them all
+    epoch_s    of a candidate's epoch, from a few plain steps
     n_steps    of training, all together
     seconds    that this is expected to take
     """
 
     rungs: Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
     kept: Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
+    epoch_s: float
     n_steps: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a turn takes, in which as many candidates as there are cores are trained and measured side by side.
+
+    epoch_s  seconds of each epoch
+    turn_s   and of everything else: loading, looking, measuring in all ways to store it
+    """
+
+    epoch_s: float
+    turn_s: float
+
+    @classmethod
+    def of(cls, seen: Sequence[tuple[float, float]], planned_s: float) -> "Cost":
+        """Of what (epochs, seconds) the turns of each rung had; planned_s: of an epoch, from a few steps."""
+        (first_epochs, first_s), (epochs, seconds) = seen[0], seen[-1]
+        slope = (seconds - first_s) / (epochs - first_epochs) if epochs > first_epochs else planned_s
+        # Noise can make it negative, or more than all that was seen.
+        epoch_s = min(slope, seconds / epochs) if slope > 0 else seconds / epochs
+        return cls(max(1e-9, epoch_s), max(0.0, seconds - epoch_s * epochs))
+
+    def turn(self, epochs: float) -> float:
+        """Seconds of one turn with so many epochs."""
+        return self.epoch_s * epochs + self.turn_s
 
 
 def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jobs: int) -> Pace:
@@ -57,7 +86,7 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
     rungs = [(n, share * (1 + TUNED * (k > 0))) for k, (n, share) in enumerate(zip(kept, shares, strict=True))]
     # Epochs of everything for one epoch of the last rung, one after the other and side by side.
     each = CONTROLS + sum(n * share for n, share in rungs)
-    beside = _turns(CONTROLS, n_jobs) + sum(_turns(n, n_jobs) * share for n, share in rungs)
+    beside = n_turns(CONTROLS, n_jobs) + sum(n_turns(n, n_jobs) * share for n, share in rungs)
     a_step = SLOWER * step_s
     least = beside / shares[0] * a_step + first * steps * step_s  # one step in the first rung
     allowed = (SEARCHED * asked.max_time_s - first * steps * step_s) / (beside * steps * a_step)
@@ -69,32 +98,31 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
     epochs = float(f"{asked.epochs or min(2.0 * asked.training.epochs, allowed):.3g}")
     n_steps = round((first + each * epochs) * steps)
     seconds = first * steps * step_s + beside * epochs * steps * a_step
-    return Pace(rungs=tuple(epochs * share for share in shares), kept=kept, n_steps=n_steps, seconds=seconds / SEARCHED)
+    return Pace(
+        rungs=tuple(epochs * share for share in shares),
+        kept=kept,
+        epoch_s=steps * a_step,
+        n_steps=n_steps,
+        seconds=seconds / SEARCHED,
+    )
 
 
-def last_rung(asked: Compression, pace: Pace, left_s: float, epoch_s: float, n_train: int, n_jobs: int) -> Pace:
+def last_rung(asked: Compression, pace: Pace, left_s: float, cost: Cost, n_train: int, n_jobs: int) -> Pace:
     """The pace with as many epochs in the last rung as the time that is left allows.
 
-    left_s   of the time that was asked for
-    epoch_s  of one candidate, while as many others run beside it as there are cores
+    left_s  of the time that was asked for
     """
     n, planned = pace.kept[-1], pace.rungs[-1]
-    beside = _turns(CONTROLS, n_jobs) + _turns(n, n_jobs) * (1 + TUNED)
-    allowed = (left_s - (1 - PLANNED) * asked.max_time_s) / (beside * epoch_s)
+    turns, controls = n_turns(n, n_jobs), n_turns(CONTROLS, n_jobs)
+    spare_s = left_s - (1 - PLANNED) * asked.max_time_s - cost.turn_s * (turns + controls)
+    allowed = spare_s / (cost.epoch_s * (turns * (1 + TUNED) + controls))
     epochs = float(f"{min(2.0 * asked.training.epochs, max(LEAST * planned, allowed)):.3g}")
     more = (CONTROLS + n * (1 + TUNED)) * (epochs - planned) * asked.training.steps_per_epoch(n_train)
     return Pace(**{**pace.values(), "rungs": (*pace.rungs[:-1], epochs), "n_steps": pace.n_steps + round(more)})
 
 
-def seconds_per_epoch(wall_s: float, epochs: float, n: int, n_tuned: int, n_jobs: int) -> float:
-    """Of one candidate, while others run beside it: n of them, n_tuned of these with their values, too, took wall_s.
-
-    epochs  that each was pruned in
-    """
-    return max(1e-9, wall_s / (epochs * (_turns(n, n_jobs) + TUNED * _turns(n_tuned, n_jobs))))
-
-
-def _turns(n: int, n_jobs: int) -> int:
+def n_turns(n: int, n_jobs: int) -> int:
+    """How often all cores begin anew until n candidates are done."""
     return -(-n // n_jobs)
 
 

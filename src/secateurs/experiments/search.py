@@ -3,7 +3,8 @@
     found = Search(ground, out, n_jobs).run()
 
 1. the dense network, trained or given, and how much each layer alone can lose;
-2. every candidate for a short while; each is also stored in every way that is known, which costs no training;
+2. candidates for a short while, the gentle first, and none that became hopeless by what these lost; each is also stored
+   in every way that is known, which costs no training;
 3. those at the edge of what the goal allows, again from the dense network, three times as long, and once more, as long
    as there is time; now trained with their values, too.
 
@@ -12,7 +13,7 @@ clock_decided.json.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ import numpy as np
 from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
 from secateurs.evaluating import threads
-from secateurs.experiments.aiming import aimed, worth_tuning
+from secateurs.experiments.aiming import BOLDEST, aimed, is_hopeless, worth_tuning
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
-from secateurs.experiments.pacing import Clock, Pace, last_rung, pace_of, seconds_per_epoch
+from secateurs.experiments.pacing import Clock, Cost, Pace, last_rung, n_turns, pace_of
 from secateurs.experiments.probes import Probe, probe_all, seconds_of
 from secateurs.experiments.sensitivity import scan
 from secateurs.experiments.work import Progress, Work, seconds_per_step
@@ -38,7 +39,7 @@ from secateurs.measure.accuracy import accuracy
 SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
 SPREAD_AT = 0.8  # of the weights zeroed at once shows which way to spread zeros loses least
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
-SHARES = ((1.5, 0.4), (1.0, 0.8))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
+SHARES = ((BOLDEST, 0.4), (1.0, 0.8))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
 LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
 
 
@@ -79,29 +80,13 @@ class Search:
         self.text = "how much each layer alone can lose"
         self._scan()
         tried: list[Tried] = []
-        epoch_s = 0.0  # of one candidate, while others run beside it
+        seen: list[tuple[float, float]] = []  # (epochs, seconds) of a turn in each rung
         for rung in range(len(pace.rungs)):
             if rung:
-                if rung + 1 == len(pace.rungs):
-                    self._pace = pace = self._stretched(pace, epoch_s)
-                shares = np.linspace(*SHARES[rung - 1], pace.kept[rung]).tolist()
-                candidates = aimed(tried, goal, pace.rungs[-1], shares)
-                # Where time is short the boldest are left out first.
-                n = self._fitting(rung, len(candidates), pace.rungs[rung] * (1 + TUNED) * epoch_s)
-                if n < len(candidates):
-                    said = f"{n} of {len(candidates)} candidates" if n else "none"
-                    notes.append(f"In rung {rung + 1} of {len(pace.rungs)} there was time for {said}.")
-                candidates = candidates[len(candidates) - n :]
+                candidates = self._aimed(rung, tried, Cost.of(seen, pace.epoch_s), notes)
             if not candidates:
                 break
-            self.text = f"rung {rung + 1} of {len(pace.rungs)}: {len(candidates)} candidates"
-            begun = self.clock.seconds
-            found = self._try(candidates, pace.rungs[rung], is_tuned=rung > 0)
-            self.clock.keep()
-            taken, n_tuned = self.clock.seconds - begun, sum(each.is_tuned for each in found)
-            each_s = seconds_per_epoch(taken, pace.rungs[rung], len(candidates), n_tuned, self.n_jobs)
-            epoch_s = self._decided(f"epoch_s of rung {rung}", each_s)
-            tried += found
+            seen.append(self._climb(rung, candidates, tried))
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
 
@@ -110,6 +95,12 @@ class Search:
         work = Work(cells, self.out, len(self.ground.data.y_train), n_jobs=self.n_jobs)
         self._works.append(work)
         return work.run(work.planned)
+
+    @property
+    def pace(self) -> Pace:
+        """How long candidates are trained; once `run` has begun."""
+        assert self._pace is not None
+        return self._pace
 
     @property
     def chains(self) -> Chains:
@@ -145,21 +136,54 @@ class Search:
             write_text(kept, pace.to_yaml())
         return Pace.from_yaml(kept.read_text("utf-8"))
 
-    def _stretched(self, pace: Pace, epoch_s: float) -> Pace:
+    def _aimed(self, rung: int, tried: list[Tried], cost: Cost, notes: list[str]) -> list[Candidate]:
+        """The candidates of a rung, as many as there is time for; notes: where these are fewer than planned."""
+        n_rungs = len(self.pace.rungs)
+        if rung + 1 == n_rungs:
+            self._pace = self._stretched(self.pace, cost)
+        shares = np.linspace(*SHARES[rung - 1], self.pace.kept[rung]).tolist()
+        candidates = aimed(tried, self.ground.asked.goal, self.pace.rungs[-1], shares)
+        n = self._fitting(rung, len(candidates), cost.turn(self.pace.rungs[rung] * (1 + TUNED)))
+        if n < len(candidates):
+            said = f"{n} of {len(candidates)} candidates" if n else "none"
+            notes.append(f"In rung {rung + 1} of {n_rungs} there was time for {said}.")
+        return candidates[len(candidates) - n :]  # the boldest are left out first
+
+    def _climb(self, rung: int, candidates: Sequence[Candidate], tried: list[Tried]) -> tuple[float, float]:
+        """Try the candidates of a rung, and add what was found; the epochs and seconds of a turn."""
+        begun, n_before, turns, epochs = self.clock.seconds, len(tried), 0, self.pace.rungs[rung]
+        for some in self._in_turn(candidates, tried) if not rung else [candidates]:
+            self.text = f"rung {rung + 1} of {len(self.pace.rungs)}: {len(some)} candidates"
+            tried += self._try(some, epochs, is_tuned=rung > 0)
+            turns += n_turns(len(some), self.n_jobs)
+        self.clock.keep()
+        n_tuned = sum(each.is_tuned for each in tried[n_before:])
+        turn_s = self._decided(f"seconds of a turn in rung {rung}", (self.clock.seconds - begun) / turns)
+        return epochs * (1 + TUNED * n_turns(n_tuned, self.n_jobs) / turns), turn_s
+
+    def _in_turn(self, candidates: Sequence[Candidate], tried: list[Tried]) -> Iterator[list[Candidate]]:
+        """As many as there are cores, the gentle first; those that became hopeless are left out."""
+        left = sorted(candidates, key=lambda each: (each.sparsity, each.student))
+        goal, epochs = self.ground.asked.goal, self.pace.rungs[-1]
+        while left := [each for each in left if not is_hopeless(each, tried, goal, epochs)]:
+            yield left[: self.n_jobs]
+            left = left[self.n_jobs :]
+
+    def _stretched(self, pace: Pace, cost: Cost) -> Pace:
         """With a last rung as long as there is time for, which is decided once."""
         asked, n_train = self.ground.asked, len(self.ground.data.y_train)
         if asked.epochs is not None:
             return pace
         left_s = self._decided("seconds left", asked.max_time_s - self.clock.seconds)
-        return last_rung(asked, pace, left_s, epoch_s, n_train, self.n_jobs)
+        return last_rung(asked, pace, left_s, cost, n_train, self.n_jobs)
 
-    def _fitting(self, rung: int, n: int, each_s: float) -> int:
-        """How many of n candidates there is time for; each_s: of one, while others run beside it."""
+    def _fitting(self, rung: int, n: int, turn_s: float) -> int:
+        """How many of n candidates there is time for; turn_s: seconds of as many as there are cores, side by side."""
         asked = self.ground.asked
         if asked.epochs is not None:
             return n
         left_s = LATE * asked.max_time_s - self.clock.seconds
-        turns = max(0, round(left_s / each_s))
+        turns = max(0, round(left_s / turn_s))
         return int(self._decided(f"n in rung {rung}", min(n, turns * self.n_jobs)))
 
     def _decided(self, what: str, found: float) -> float:

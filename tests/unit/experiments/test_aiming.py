@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from secateurs.experiments.aiming import GAIN, LEFT, aimed, worth_tuning
+from secateurs.experiments.aiming import GAIN, LEFT, aimed, is_hopeless, worth_tuning
 from secateurs.experiments.candidates import Candidate
 from secateurs.experiments.choosing import Goal, Tried
 
@@ -69,6 +69,21 @@ def test_what_was_trained_with_its_values_is_not_hoped_for_again() -> None:
 
 def test_where_nothing_is_hopeful_what_loses_least_is_tried() -> None:
     assert aimed(LINE, Goal(0.0), 3.0, [1.0, 0.5]) == [LINE[0].candidate, LINE[1].candidate]
+
+
+def test_where_the_gentle_lose_too_much_the_bold_are_hopeless() -> None:
+    tested = [tried(0.5, 500, 0.0), tried(0.8, 300, 0.5)]
+    assert [is_hopeless(Candidate(0.0, s), tested, GOAL, 9.0) for s in (0.5, 0.7, 0.8, 0.9)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert is_hopeless(Candidate(0.5, 0.8), tested, GOAL, 9.0)
+    assert not is_hopeless(Candidate(0.5, 0.7), tested, GOAL, 9.0)
+    assert not is_hopeless(Candidate(0.0, 0.9, pattern="1:10"), tested, GOAL, 9.0)
+    assert not is_hopeless(Candidate(0.0, 0.9), tested, Goal(0.005, size_bytes=100), 9.0)
+    assert not is_hopeless(Candidate(0.0, 0.9), [], GOAL, 9.0)
 
 
 def test_a_pattern_has_no_place_beside_it() -> None:

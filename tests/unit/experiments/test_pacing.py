@@ -7,7 +7,7 @@ import pytest
 from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.compression import Compression
-from secateurs.experiments.pacing import Clock, last_rung, pace_of, seconds_per_epoch
+from secateurs.experiments.pacing import Clock, Cost, last_rung, pace_of
 from secateurs.models import ModelSpec
 from secateurs.train.training import Training
 
@@ -36,17 +36,22 @@ def test_the_last_rung_is_as_long_as_there_is_time_for() -> None:
     plan = asked(max_time_s=1000.0)
     pace = pace_of(plan, 5, 1000, 0.01, 2)
     # Two candidates and two controls side by side on two cores: 1.25 and 1 turns; 100 s of 1000 are kept back.
-    found = last_rung(plan, pace, 550.0, 20.0, 1000, 2)
+    found = last_rung(plan, pace, 580.0, Cost(20.0, 15.0), 1000, 2)
     assert found.rungs[:-1] == pace.rungs[:-1]
     assert found.rungs[-1] == pytest.approx(450 / (2.25 * 20.0))
     assert found.n_steps - pace.n_steps == round(4.5 * (found.rungs[-1] - pace.rungs[-1]) * 100)
-    assert last_rung(plan, pace, 1e6, 1.0, 1000, 2).rungs[-1] == 20.0
-    assert last_rung(plan, pace, -5.0, 1.0, 1000, 2).rungs[-1] == pytest.approx(pace.rungs[-1] / 2, rel=0.01)
+    assert last_rung(plan, pace, 1e6, Cost(1.0, 0.0), 1000, 2).rungs[-1] == 20.0
+    assert last_rung(plan, pace, -5.0, Cost(1.0, 0.0), 1000, 2).rungs[-1] == pytest.approx(pace.rungs[-1] / 2, rel=0.01)
 
 
-def test_the_seconds_of_an_epoch_are_those_of_a_turn() -> None:
-    assert [seconds_per_epoch(60.0, 3.0, n, 0, 2) for n in (1, 2, 3, 4)] == [20.0, 20.0, 10.0, 10.0]
-    assert seconds_per_epoch(60.0, 3.0, 4, 3, 2) == pytest.approx(60 / (3 * 2 * 1.25))
+def test_what_a_turn_costs_is_told_apart_from_its_epochs() -> None:
+    # 30 s of every turn are not for its epochs.
+    assert Cost.of([(1.0, 40.0), (3.0, 60.0)], 99.0) == Cost(10.0, 30.0)
+    assert Cost(10.0, 30.0).turn(9.0) == 120.0
+    assert Cost.of([(1.0, 40.0)], 10.0) == Cost(10.0, 30.0)
+    assert Cost.of([(1.0, 40.0)], 60.0) == Cost(40.0, 0.0)  # the plan was too slow
+    assert Cost.of([(1.0, 40.0), (3.0, 30.0)], 10.0) == Cost(10.0, 0.0)  # something else slowed the first one down
+    assert Cost.of([(1.0, 1.0), (3.0, 60.0)], 10.0) == Cost(20.0, 0.0)
 
 
 def test_little_time_is_less_training_and_much_is_no_more_than_twice_the_dense_networks() -> None:

@@ -110,7 +110,7 @@ def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:
 def _lines(tried: Iterable[Tried], epochs: float) -> list[list[Place]]:
     """Places that differ in their sparsity alone, the densest first; each by what was measured after most training."""
     latest: dict[Candidate, list[Tried]] = defaultdict(list)
-    for each in tried:
+    for each in (each for each in tried if each.epochs):
         known = latest[each.candidate.shape]
         if known and known[0].epochs < each.epochs:
             known.clear()

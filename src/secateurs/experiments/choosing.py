@@ -29,7 +29,7 @@ class Goal:
 class Tried:
     """One candidate as it was measured.
 
-    epochs      of training while it was pruned
+    epochs      of training while it was pruned; 0: the dense network, rounded as it is
     is_tuned    whether it was then trained on with its values; False: quantized after the training
     drop        validation accuracy of the dense network minus its own
     error       standard error of the drop: both answered the same n examples

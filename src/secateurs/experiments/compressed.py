@@ -93,10 +93,14 @@ class CompressionRun:
         chains, epochs, shape = self.search.chains, chosen.epochs, chosen.candidate.shape
         values, dense = chosen.candidate.values, self.ground.dense
         steps = [Step("dense", "dense, as it is", dense, EXACT, 0.0, False)]
+        trimmed = Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0)
+        if not epochs:
+            steps += [trimmed] if self.ground.asked.is_trimmed else []
+            return [*steps, Step("after", f"quantization alone ({values})", chains.first, values, 0.0)]
         longer, is_cut = chains.pruned(Candidate(0.0, 0.0), epochs), shape.is_cut
         steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, not is_cut))
         if self.ground.asked.is_trimmed:
-            steps.append(Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0))
+            steps.append(trimmed)
         if values != EXACT:
             steps.append(Step("rounded", f"quantization alone ({values})", dense, values, 0.0))
         if shape.student:
@@ -210,10 +214,9 @@ class CompressionRun:
         at = {step.id: (step, row) for step, row in zip(steps, rows, strict=True)}
         last = rows[self._place(chosen, rows)]["id"]
         exact, did = ("taught", "Pruned") if chosen.candidate.is_cut else ("longer", "Trained on")
-        shown = {
-            "dense": ("Dense", "As it was."),
-            exact: (did, f"Taught by the dense network for {chosen.epochs:.3g} epochs."),
-        }
+        shown = {"dense": ("Dense", "As it was.")}
+        if chosen.epochs:
+            shown[exact] = (did, f"Taught by the dense network for {chosen.epochs:.3g} epochs.")
         if last != exact:
             shown[last] = ("Stored", f"In {chosen.candidate.values}: few different numbers are left.")
         networks = {key: at[key][0].cell.load(self.out) for key in shown}

@@ -16,7 +16,7 @@ from secateurs.data.shape import as_tuple
 from secateurs.durable import write_json
 from secateurs.errors import RecipeError
 from secateurs.experiments.aiming import LONGER
-from secateurs.experiments.candidates import TUNED
+from secateurs.experiments.candidates import TUNED, VALUES
 from secateurs.experiments.cells import read
 from secateurs.experiments.compression import Compression
 from secateurs.settings import Settings
@@ -24,6 +24,7 @@ from secateurs.settings import Settings
 KEPT = (4, 2)  # candidates of the second rung, and of the third, at least
 MOST = 8  # and at most, on as many cores
 LEAST = 0.5  # of the planned epochs, however late it is: then fewer candidates are trained
+STEPS = 9  # of the receipt
 CONTROLS = 2  # as long as the last rung: the dense network trained on, and pruning without a teacher
 SLOWER = 1.4  # a step with a teacher, a pruner and the looks, against a plain one
 SEARCHED = 0.8  # of the time goes into training; the rest into measuring
@@ -107,14 +108,19 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
     )
 
 
-def last_rung(asked: Compression, pace: Pace, left_s: float, cost: Cost, n_train: int, n_jobs: int) -> Pace:
+def last_rung(
+    asked: Compression, pace: Pace, left_s: float, cost: Cost, sizes: tuple[int, int, int], n_jobs: int
+) -> Pace:
     """The pace with as many epochs in the last rung as the time that is left allows.
 
     left_s  of the time that was asked for
+    sizes   training, validation and test examples
     """
-    n, planned = pace.kept[-1], pace.rungs[-1]
+    n, planned, (n_train, n_validation, n_test) = pace.kept[-1], pace.rungs[-1], sizes
     turns, controls = n_turns(n, n_jobs), n_turns(CONTROLS, n_jobs)
-    spare_s = left_s - (1 - PLANNED) * asked.max_time_s - cost.turn_s * (turns + controls)
+    # A turn answers the validation examples in every way to store it, a step of the receipt the test examples in one.
+    told = n_turns(STEPS, n_jobs) * n_test / n_validation / len(VALUES)
+    spare_s = left_s - (1 - PLANNED) * asked.max_time_s - cost.turn_s * (turns + controls + told)
     allowed = spare_s / (cost.epoch_s * (turns * (1 + TUNED) + controls))
     epochs = float(f"{min(2.0 * asked.training.epochs, max(LEAST * planned, allowed)):.3g}")
     more = (CONTROLS + n * (1 + TUNED)) * (epochs - planned) * asked.training.steps_per_epoch(n_train)

@@ -3,9 +3,10 @@
     found = Search(ground, out, n_jobs).run()
 
 1. the dense network, trained or given, and how much each layer alone can lose;
-2. candidates for a short while, the gentle first, and none that became hopeless by what these lost; each is also stored
-   in every way that is known, which costs no training;
-3. those at the edge of what the goal allows, again from the dense network, three times as long, and once more, as long
+2. the same, stored in every way that is known, and nothing trained;
+3. candidates for a short while, the gentle first, and none that became hopeless by what these lost; each is also stored
+   in every way;
+4. those at the edge of what the goal allows, again from the dense network, three times as long, and once more, as long
    as there is time; now trained with their values, too.
 
 Validation examples alone are looked at. Killed, it goes on; what the clock decided is kept in pace.yaml and
@@ -24,7 +25,7 @@ from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
 from secateurs.evaluating import threads
 from secateurs.experiments.aiming import BOLDEST, aimed, is_hopeless, worth_tuning
-from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.candidates import EXACT, TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
@@ -79,7 +80,8 @@ class Search:
         self.perform([self.ground.dense])
         self.text = "how much each layer alone can lose"
         self._scan()
-        tried: list[Tried] = []
+        self.text = "the dense network, rounded as it is"
+        tried = self._as_it_is()
         seen: list[tuple[float, float]] = []  # (epochs, seconds) of a turn in each rung
         for rung in range(len(pace.rungs)):
             if rung:
@@ -110,6 +112,8 @@ class Search:
 
     def cell_of(self, each: Tried) -> Cell:
         """The cell whose network it is; rounded to its values where it was not trained with them."""
+        if not each.epochs:
+            return self.chains.first
         make = self.chains.finished if each.is_tuned else self.chains.pruned
         return make(each.candidate, each.epochs)
 
@@ -135,6 +139,11 @@ class Search:
             pace = pace_of(ground.asked, n_shapes, len(ground.data.y_train), step_s, self.n_jobs)
             write_text(kept, pace.to_yaml())
         return Pace.from_yaml(kept.read_text("utf-8"))
+
+    def _as_it_is(self) -> list[Tried]:
+        """The dense network in every way to store it: nothing is zeroed, nothing trained."""
+        values = [name for name in VALUES if name != EXACT]
+        return self._measured({self.chains.first: (Candidate(0.0, 0.0), values)}, 0.0, is_tuned=False)
 
     def _aimed(self, rung: int, tried: list[Tried], cost: Cost, notes: list[str]) -> list[Candidate]:
         """The candidates of a rung, as many as there is time for; notes: where these are fewer than planned."""
@@ -171,11 +180,12 @@ class Search:
 
     def _stretched(self, pace: Pace, cost: Cost) -> Pace:
         """With a last rung as long as there is time for, which is decided once."""
-        asked, n_train = self.ground.asked, len(self.ground.data.y_train)
+        asked, data = self.ground.asked, self.ground.data
         if asked.epochs is not None:
             return pace
         left_s = self._decided("seconds left", asked.max_time_s - self.clock.seconds)
-        return last_rung(asked, pace, left_s, cost, n_train, self.n_jobs)
+        sizes = (len(data.y_train), len(data.y_val), len(data.y_test))
+        return last_rung(asked, pace, left_s, cost, sizes, self.n_jobs)
 
     def _fitting(self, rung: int, n: int, turn_s: float) -> int:
         """How many of n candidates there is time for; turn_s: seconds of as many as there are cores, side by side."""

@@ -17,8 +17,12 @@ def model_card(results: Results) -> str:
     seconds = results["seconds"]
     was, now = (milliseconds(seconds[key]) for key in ("dense_s", "seconds"))
     ratio = times(dense["file_bytes"] / chosen["size_bytes"])
-    after, tuned = percent(test["n_correct"] / test["n"], 2), ", then trained on with the values it is stored in"
-    did = "pruned" if chosen["candidate"]["student"] or chosen["candidate"]["sparsity"] else "trained on"
+    after = percent(test["n_correct"] / test["n"], 2)
+    tuned = ", then trained on with the values it is stored in"
+    cut = "pruned" if chosen["candidate"]["student"] or chosen["candidate"]["sparsity"] else "trained on"
+    did = f"{cut} for {chosen['epochs']:.3g} epochs while the dense network taught{tuned if chosen['is_tuned'] else ''}"
+    if not chosen["epochs"]:
+        did = "nothing was trained after the dense network"
     return f"""\
 # {results["model"]["name"]} on {results["data"]["name"]}, compressed
 
@@ -30,8 +34,7 @@ def model_card(results: Results) -> str:
 | test accuracy, n = {test["n"]:,} | {percent(dense["test"]["value"], 2)} | {after} |
 | time of one example | {was} ms | {now} ms ({speed_text(seconds)}) |
 
-- What was done: {chosen["name"]}; {did} for {chosen["epochs"]:.3g} epochs while the dense network taught\
-{tuned if chosen["is_tuned"] else ""}. \
+- What was done: {chosen["name"]}; {did}. \
 {n_stored:,} of {n:,} weights, biases included, are stored; the others are exactly zero, or were removed.
 - The drop, {points(test["drop"])}, has a 95 % interval of {points(test["low"])} to {points(test["high"])}: \
 {test["n_lost"]:,} test examples were lost and {test["n_gained"]:,} gained. It says nothing of other seeds.

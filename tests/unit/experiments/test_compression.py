@@ -10,7 +10,7 @@ import torch
 import secateurs as sc
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
-from secateurs.experiments.candidates import Candidate
+from secateurs.experiments.candidates import VALUES, Candidate
 from secateurs.experiments.cells import keep_weights, stored_weights
 from secateurs.experiments.choosing import Goal
 from secateurs.experiments.compressed import CompressionRun
@@ -153,6 +153,25 @@ def test_where_nothing_is_cut_quantization_and_the_teacher_are_what_there_is(
     assert [row["id"] for row in results["steps"]] == ["dense", "longer", "rounded", "after", "with"]
     assert [stage["title"] for stage in results["stages"]][1] == "Trained on"
     assert "trained on for" in (tmp_path / "README.md").read_text()
+
+
+def test_where_rounding_alone_meets_the_goal_and_nothing_smaller_does_it_is_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ground, "shapes", lambda self: ([], []))
+    run = CompressionRun(ground_of(max_drop=0.5), tmp_path, "secateurs compress", 1)
+    results = run.run()
+    assert results["is_met"]
+    assert results["chosen"]["epochs"] == 0.0
+    assert {each["candidate"]["values"] for each in results["tried"]} == {*VALUES} - {"exact"}
+    assert [row["id"] for row in results["steps"]] == ["dense", "after"]
+    assert "nothing was trained after the dense network" in (tmp_path / "README.md").read_text()
+    with torch.inference_mode():
+        x = run.ground.data.x_test[:8]
+        stored = sc.load_network(tmp_path / "packed")(x)
+        rounded = run.ground.dense.load(tmp_path).eval()
+        sc.quantize(rounded, run.search.chains.stored(results["chosen"]["candidate"]["values"]))
+        assert torch.equal(stored, rounded(x))
 
 
 def test_the_clock_decides_once_how_many_candidates_there_is_time_for(tmp_path: Path) -> None:

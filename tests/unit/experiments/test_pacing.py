@@ -36,13 +36,14 @@ def test_the_last_rung_is_as_long_as_there_is_time_for() -> None:
     plan = asked(max_time_s=1000.0)
     pace = pace_of(plan, 5, 1000, 0.01, 2)
     # Two candidates and two controls side by side on two cores: 1.25 and 1 turns; 100 s of 1000 are kept back. The
-    # receipt's nine steps answer twice as many examples in five turns, in one of the six ways: 5/3 of what a turn takes.
-    found = last_rung(plan, pace, 550.0 + 15.0 * (2 + 5 / 3), Cost(20.0, 15.0), (1000, 100, 200), 2)
+    # receipt's nine steps answer twice as many examples in five turns, in one way of six: 5/3 of what a turn takes.
+    sizes = (1000, 100, 200)
+    found = last_rung(plan, pace, 550.0 + 15.0 * (2 + 5 / 3), Cost(20.0, 15.0), sizes, 2)
     assert found.rungs[:-1] == pace.rungs[:-1]
     assert found.rungs[-1] == pytest.approx(450 / (2.25 * 20.0))
     assert found.n_steps - pace.n_steps == round(4.5 * (found.rungs[-1] - pace.rungs[-1]) * 100)
-    assert last_rung(plan, pace, 1e6, Cost(1.0, 0.0), (1000, 100, 200), 2).rungs[-1] == 20.0
-    assert last_rung(plan, pace, -5.0, Cost(1.0, 0.0), (1000, 100, 200), 2).rungs[-1] == pytest.approx(
+    assert last_rung(plan, pace, 1e6, Cost(1.0, 0.0), sizes, 2).rungs[-1] == 20.0
+    assert last_rung(plan, pace, -5.0, Cost(1.0, 0.0), sizes, 2).rungs[-1] == pytest.approx(
         pace.rungs[-1] / 2, rel=0.01
     )
 

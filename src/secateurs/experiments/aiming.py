@@ -13,12 +13,18 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
 
 from secateurs.experiments.candidates import EXACT, Candidate
 from secateurs.experiments.choosing import Goal, Tried, fits, meets
 
-LONGER = 3.0  # times as much training leaves GAIN of a drop
-GAIN = 0.35  # 0.16 to 0.54 on MNIST
+LONGER = 3.0  # times as much training leaves a share of a drop, its gain
+GAIN, GAINS = (
+    0.4,
+    (0.2, 0.8),
+)  # where nothing tells; and what is believed. 0.16 to 0.55 on MNIST, more where less is left
 BOLDEST = 1.5  # times the drop that is allowed is what the boldest aim at
 LEFT = 0.4  # share of what rounding costs that training with the values leaves; 0.25 to 0.75 on MNIST
 
@@ -50,9 +56,10 @@ def aimed(tried: Iterable[Tried], goal: Goal, epochs: float, shares: Sequence[fl
     shares  above 1: bold; below: on the safe side. Where a size is asked for, those that fit it and are expected to
             lose least instead
 
-    All of different shapes; where fewer are hopeful, those expected to lose least follow.
+    All of different shapes, one after the other of another share of units gone where there are several; where fewer are
+    hopeful, those expected to lose least follow.
     """
-    lines = _lines(tried, epochs)
+    lines = _lines(list(tried), epochs)
     if goal.size_bytes is not None:
         most = math.log(goal.size_bytes)
         fitting = [place for line in lines if (place := _within(line, most)) is not None]
@@ -61,7 +68,10 @@ def aimed(tried: Iterable[Tried], goal: Goal, epochs: float, shares: Sequence[fl
         found = []
         for share in shares:
             edges = [place for line in lines if (place := _edge(line, share * goal.max_drop)) is not None]
-            found += sorted((place for place in edges if _is_quick(place, goal)), key=lambda each: each.size)[:1]
+            before = found[-1].candidate.student if found else None
+            known = {place.candidate.shape for place in found}
+            fitting = [place for place in edges if _is_quick(place, goal) and place.candidate.shape not in known]
+            found += sorted(fitting, key=lambda each: (each.candidate.student == before, each.size))[:1]
     others = sorted((place for line in lines for place in line), key=lambda each: each.drop)
     shapes = {place.candidate.shape: place.candidate for place in reversed([*found, *others])}
     order = dict.fromkeys(place.candidate.shape for place in (*found, *others))
@@ -81,7 +91,7 @@ def is_hopeless(it: Candidate, tried: Iterable[Tried], goal: Goal, epochs: float
         and place.candidate.student <= it.student
         and place.candidate.sparsity <= it.sparsity
         and place.drop > BOLDEST * goal.max_drop
-        for line in _lines(tried, epochs)
+        for line in _lines(list(tried), epochs)
         for place in line
     )
 
@@ -107,8 +117,39 @@ def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:
     return None if found is None or found.candidate.values == EXACT else found.candidate
 
 
-def _lines(tried: Iterable[Tried], epochs: float) -> list[list[Place]]:
+def gain_of(tried: Sequence[Tried]) -> float:
+    """The share of a drop that LONGER times as much training leaves, by what was trained for less and for more.
+
+    The median over those whose drop was measured at a sparsity, and lies between two that were measured after less.
+    """
+    exact = [each for each in tried if each.candidate.values == EXACT and each.epochs and not each.is_tuned]
+    found = []
+    for more in exact:
+        less = [each for each in exact if _is_alike(each, more) and each.epochs < more.epochs]
+        last = max((each.epochs for each in less), default=0.0)
+        was = _drop_at(more.candidate.sparsity, [each for each in less if each.epochs == last])
+        if was is not None and was > 2 * more.error:  # or it is noise
+            found.append((max(0.0, more.drop) / was) ** (1.0 / math.log(more.epochs / last, LONGER)))
+    return min(max(median(found), GAINS[0]), GAINS[1]) if found else GAIN
+
+
+def _is_alike(each: Tried, other: Tried) -> bool:
+    a, b = each.candidate, other.candidate
+    return (a.student, a.pattern) == (b.student, b.pattern)
+
+
+def _drop_at(sparsity: float, measured: Sequence[Tried]) -> float | None:
+    """The drop at a sparsity, between those that were measured; None beyond them."""
+    line = sorted(measured, key=lambda each: each.candidate.sparsity)
+    if not line or not line[0].candidate.sparsity <= sparsity <= line[-1].candidate.sparsity:
+        return None
+    at = [-math.log(1.0 - each.candidate.sparsity) for each in line]
+    return float(np.interp(-math.log(1.0 - sparsity), at, [each.drop for each in line]))
+
+
+def _lines(tried: Sequence[Tried], epochs: float) -> list[list[Place]]:
     """Places that differ in their sparsity alone, the densest first; each by what was measured after most training."""
+    gain = gain_of(tried)
     latest: dict[Candidate, list[Tried]] = defaultdict(list)
     for each in (each for each in tried if each.epochs):
         known = latest[each.candidate.shape]
@@ -122,17 +163,17 @@ def _lines(tried: Iterable[Tried], epochs: float) -> list[list[Place]]:
         # What was trained with its values comes last, and is what counts.
         for each in sorted(measured, key=lambda each: each.is_tuned):
             it = each.candidate
-            drop = _expected(each, exact, epochs) + each.error
+            drop = _expected(each, exact, epochs, gain) + each.error
             lines[it.student, it.pattern, it.values][it.sparsity] = Place(
                 it, drop, math.log(each.size_bytes), each.latency_s
             )
     return [[line[sparsity] for sparsity in sorted(line)] for line in lines.values()]
 
 
-def _expected(each: Tried, exact: float, epochs: float) -> float:
+def _expected(each: Tried, exact: float, epochs: float, gain: float) -> float:
     """What it will lose; exact: what its shape lost, not rounded."""
     rungs = math.log(epochs / each.epochs, LONGER)
-    grown = exact * GAIN**rungs if exact > 0 else exact
+    grown = exact * gain**rungs if exact > 0 else exact
     return grown + max(0.0, each.drop - exact) * (1.0 if each.is_tuned else LEFT)
 
 

@@ -40,7 +40,7 @@ from secateurs.measure.accuracy import accuracy
 SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
 SPREAD_AT = 0.8  # of the weights zeroed at once shows which way to spread zeros loses least
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
-SHARES = ((BOLDEST, 0.4), (1.0, 0.8))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
+SHARES = ((BOLDEST, 0.6), (1.0, 0.85))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
 LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
 
 

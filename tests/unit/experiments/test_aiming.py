@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from secateurs.experiments.aiming import GAIN, LEFT, aimed, is_hopeless, worth_tuning
+from secateurs.experiments.aiming import GAIN, GAINS, LEFT, aimed, gain_of, is_hopeless, worth_tuning
 from secateurs.experiments.candidates import Candidate
 from secateurs.experiments.choosing import Goal, Tried
 
@@ -24,11 +24,33 @@ LINE = [tried(0.8, 500, 0.004), tried(0.9, 300, 0.010), tried(0.95, 180, 0.040)]
 
 
 def test_the_edge_lies_between_what_is_allowed_and_what_is_not() -> None:
-    # In three epochs GAIN of each drop is left: 0.0014, 0.0035, 0.014. 0.005 is 1/7 of the way from the second.
+    # In three epochs GAIN of each drop is left: 0.0016, 0.004, 0.016. 0.005 is 1/12 of the way from the second.
     (found,) = aimed(LINE, GOAL, 3.0, [1.0])
     share = (0.005 - GAIN * 0.010) / (GAIN * 0.030)
     assert 1.0 - found.sparsity == pytest.approx(0.1 * 0.5**share, abs=1e-4)
     assert found.values == "exact"
+
+
+def test_the_gain_is_what_more_training_was_seen_to_leave() -> None:
+    assert gain_of(LINE) == GAIN  # nothing was trained for longer
+    longer = [tried(0.9, 300, 0.006, epochs=3.0), tried(0.8, 500, 0.0016, epochs=3.0)]
+    assert gain_of([*LINE, longer[0]]) == pytest.approx(0.6)
+    assert gain_of([*LINE, *longer]) == pytest.approx(0.5)
+    # Nine times as much training left 0.36, which is 0.6 of 0.6; at a sparsity between two that were measured.
+    between = tried(1 - (0.2 * 0.1) ** 0.5, 400, 0.36 * 0.007, epochs=9.0)
+    assert gain_of([*LINE, between]) == pytest.approx(0.6)
+    # Noise tells nothing, nor what lies beyond, nor another share of units; and no miracles are believed.
+    assert gain_of([*LINE, tried(0.9, 300, 0.006, error=0.006, epochs=3.0)]) == GAIN
+    assert gain_of([*LINE, tried(0.97, 300, 0.006, epochs=3.0)]) == GAIN
+    assert gain_of([*LINE, tried(0.9, 300, 0.006, epochs=3.0, student=0.5)]) == GAIN
+    assert gain_of([*LINE, tried(0.9, 300, -0.001, epochs=3.0)]) == GAINS[0]
+    assert gain_of([*LINE, tried(0.9, 300, 0.02, epochs=3.0)]) == GAINS[1]
+
+
+def test_one_after_the_other_has_another_share_of_units_gone() -> None:
+    students = [tried(each.candidate.sparsity, each.size_bytes // 2, each.drop, student=0.5) for each in LINE]
+    found = aimed([*LINE, *students], GOAL, 3.0, [1.5, 1.0, 0.7, 0.5])
+    assert [each.student for each in found] == [0.5, 0.0, 0.5, 0.0]
 
 
 def test_bolder_shares_are_sparser_and_all_shapes_differ() -> None:

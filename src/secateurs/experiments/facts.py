@@ -17,6 +17,7 @@ from secateurs.measure.intervals import over_seeds
 from secateurs.measure.seconds import side_by_side
 from secateurs.models import ModelSpec, Network
 from secateurs.see import stats
+from secateurs.words import format_call
 
 Weights = dict[str, "np.ndarray[Any, Any]"]
 
@@ -37,12 +38,24 @@ def about_data(data: Dataset) -> dict[str, Any]:
 def about_model(spec: ModelSpec, network: Network) -> dict[str, Any]:
     """Name, sizes, and how its first weights are drawn."""
     return {
-        "name": str(spec),
+        "name": short_name(spec),
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "n_prunable": sum(layer.n for layer in layers(network) if layer.is_prunable),
         "initialiser": network.initialiser,
         "tracked": dict(network.tracked),
     }
+
+
+def short_name(spec: ModelSpec) -> str:
+    """What people call it: of an encoder's directory its own name, without the fingerprint of its weights.
+
+    >>> short_name(ModelSpec.parse("lenet-5"))
+    'lenet-5'
+    """
+    shown = {name: value for name, value in spec.args.items() if name != "weights"}
+    if "directory" in shown:
+        shown["directory"] = Path(str(shown["directory"])).name
+    return format_call(spec.name, (), shown)
 
 
 def spread(values: Sequence[float], n_examples: int | None = None) -> dict[str, float | None]:

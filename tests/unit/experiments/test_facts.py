@@ -1,8 +1,9 @@
-"""Differences seed by seed, and when they are beyond seed noise."""
+"""Names; differences seed by seed, and when they are beyond seed noise."""
 
 import pytest
 
-from secateurs.experiments.facts import paired, spread
+from secateurs.experiments.facts import paired, short_name, spread
+from secateurs.models import ModelSpec
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
@@ -24,3 +25,9 @@ def test_equal_differences_of_one_example_are_no_proof_and_neither_is_one_seed()
 def test_a_spread_of_shares_stays_a_share() -> None:
     assert spread([0.99, 1.0], 100)["high"] == 1.0
     assert spread([99.0, 100.0])["high"] > 100.0
+
+
+def test_a_pretrained_network_is_called_by_its_directory() -> None:
+    args = {"directory": "/home/me/models/minilm", "pooling": "mean", "weights": "sha256:6c1cc4d4b3ee5d4d"}
+    assert short_name(ModelSpec(name="pretrained", args=args)) == "pretrained(directory=minilm, pooling=mean)"
+    assert short_name(ModelSpec.parse("cls-transformer(dim=16)")) == "cls-transformer(dim=16)"

@@ -1,7 +1,7 @@
 """Pacing: how much training a compression's candidates get in the time that there is; decided once, and kept.
 
-Rungs: every candidate is trained for 1/9 of the epochs of the last rung, the promising for 1/3, the last for all, or
-for as long as there is time then. Candidates are so many that no core waits.
+Rungs: every candidate is trained for 1/9 of the epochs of the last rung, the promising for 1/3, the last for all; what
+is to come is planned anew when a rung has shown what it takes. Candidates are so many that no core waits.
 """
 
 import time
@@ -23,12 +23,12 @@ from secateurs.settings import Settings
 
 KEPT = (4, 2)  # candidates of the second rung, and of the third, at least
 MOST = 8  # and at most, on as many cores
-LEAST = 0.5  # of the planned epochs, however late it is: then fewer candidates are trained
+LEAST = 0.25  # of the planned epochs, however late it is: then fewer candidates are trained
 STEPS = 9  # of the receipt
 CONTROLS = 2  # as long as the last rung: the dense network trained on, and pruning without a teacher
 SLOWER = 1.4  # a step with a teacher, a pruner and the looks, against a plain one
 SEARCHED = 0.8  # of the time goes into training; the rest into measuring
-PLANNED = 0.9  # of the time is given away when the last rung begins; other work may slow it down
+PLANNED = 0.9  # of the time is given away when a rung begins; other work may slow it down
 
 
 class Pace(Settings):
@@ -108,23 +108,26 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
     )
 
 
-def last_rung(
-    asked: Compression, pace: Pace, left_s: float, cost: Cost, sizes: tuple[int, int, int], n_jobs: int
+def replanned(
+    asked: Compression, pace: Pace, rung: int, left_s: float, cost: Cost, sizes: tuple[int, int, int], n_jobs: int
 ) -> Pace:
-    """The pace with as many epochs in the last rung as the time that is left allows.
+    """The pace with as many epochs in this rung and those after it as the time that is left allows.
 
     left_s  of the time that was asked for
     sizes   training, validation and test examples
     """
-    n, planned, (n_train, n_validation, n_test) = pace.kept[-1], pace.rungs[-1], sizes
-    turns, controls = n_turns(n, n_jobs), n_turns(CONTROLS, n_jobs)
+    n_train, n_validation, n_test = sizes
+    shares, kept, planned = [each / pace.rungs[-1] for each in pace.rungs[rung:]], pace.kept[rung:], pace.rungs[-1]
+    turns, controls = [n_turns(n, n_jobs) for n in kept], n_turns(CONTROLS, n_jobs)
     # A turn answers the validation examples in every way to store it, a step of the receipt the test examples in one.
     told = n_turns(STEPS, n_jobs) * n_test / n_validation / len(VALUES)
-    spare_s = left_s - (1 - PLANNED) * asked.max_time_s - cost.turn_s * (turns + controls + told)
-    allowed = spare_s / (cost.epoch_s * (turns * (1 + TUNED) + controls))
-    epochs = float(f"{min(2.0 * asked.training.epochs, max(LEAST * planned, allowed)):.3g}")
-    more = (CONTROLS + n * (1 + TUNED)) * (epochs - planned) * asked.training.steps_per_epoch(n_train)
-    return Pace(**{**pace.values(), "rungs": (*pace.rungs[:-1], epochs), "n_steps": pace.n_steps + round(more)})
+    spare_s = left_s - (1 - PLANNED) * asked.max_time_s - cost.turn_s * (sum(turns) + controls + told)
+    beside = controls + sum(n * share * (1 + TUNED) for n, share in zip(turns, shares, strict=True))
+    epochs = float(f"{min(2.0 * asked.training.epochs, max(LEAST * planned, spare_s / (cost.epoch_s * beside))):.3g}")
+    each = CONTROLS + sum(n * share * (1 + TUNED) for n, share in zip(kept, shares, strict=True))
+    n_steps = pace.n_steps + round(each * (epochs - planned) * asked.training.steps_per_epoch(n_train))
+    rungs = (*pace.rungs[:rung], *(epochs * share for share in shares))
+    return Pace(**{**pace.values(), "rungs": rungs, "n_steps": n_steps})
 
 
 def n_turns(n: int, n_jobs: int) -> int:

@@ -29,7 +29,7 @@ from secateurs.experiments.candidates import EXACT, TUNED, VALUES, Candidate, Ch
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
-from secateurs.experiments.pacing import Clock, Cost, Pace, last_rung, n_turns, pace_of
+from secateurs.experiments.pacing import Clock, Cost, Pace, n_turns, pace_of, replanned
 from secateurs.experiments.probes import Probe, probe_all, seconds_of
 from secateurs.experiments.sensitivity import scan
 from secateurs.experiments.work import Progress, Work, seconds_per_step
@@ -148,8 +148,7 @@ class Search:
     def _aimed(self, rung: int, tried: list[Tried], cost: Cost, notes: list[str]) -> list[Candidate]:
         """The candidates of a rung, as many as there is time for; notes: where these are fewer than planned."""
         n_rungs = len(self.pace.rungs)
-        if rung + 1 == n_rungs:
-            self._pace = self._stretched(self.pace, cost)
+        self._pace = self._replanned(rung, cost)
         shares = np.linspace(*SHARES[rung - 1], self.pace.kept[rung]).tolist()
         candidates = aimed(tried, self.ground.asked.goal, self.pace.rungs[-1], shares)
         n = self._fitting(rung, len(candidates), cost.turn(self.pace.rungs[rung] * (1 + TUNED)))
@@ -178,14 +177,14 @@ class Search:
             yield left[: self.n_jobs]
             left = left[self.n_jobs :]
 
-    def _stretched(self, pace: Pace, cost: Cost) -> Pace:
-        """With a last rung as long as there is time for, which is decided once."""
+    def _replanned(self, rung: int, cost: Cost) -> Pace:
+        """With this rung and those after it as long as there is time for, which is decided once."""
         asked, data = self.ground.asked, self.ground.data
         if asked.epochs is not None:
-            return pace
-        left_s = self._decided("seconds left", asked.max_time_s - self.clock.seconds)
+            return self.pace
+        left_s = self._decided(f"seconds left before rung {rung}", asked.max_time_s - self.clock.seconds)
         sizes = (len(data.y_train), len(data.y_val), len(data.y_test))
-        return last_rung(asked, pace, left_s, cost, sizes, self.n_jobs)
+        return replanned(asked, self.pace, rung, left_s, cost, sizes, self.n_jobs)
 
     def _fitting(self, rung: int, n: int, turn_s: float) -> int:
         """How many of n candidates there is time for; turn_s: seconds of as many as there are cores, side by side."""

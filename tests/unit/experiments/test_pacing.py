@@ -7,7 +7,7 @@ import pytest
 from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.compression import Compression
-from secateurs.experiments.pacing import Clock, Cost, last_rung, pace_of
+from secateurs.experiments.pacing import Clock, Cost, pace_of, replanned
 from secateurs.models import ModelSpec
 from secateurs.train.training import Training
 
@@ -32,20 +32,23 @@ def test_no_core_waits_for_want_of_candidates() -> None:
     assert kept == [(5, 4, 2), (5, 4, 2), (5, 6, 3), (5, 4, 4), (5, 8, 8)]
 
 
-def test_the_last_rung_is_as_long_as_there_is_time_for() -> None:
-    plan = asked(max_time_s=1000.0)
+def test_what_is_to_come_is_as_long_as_there_is_time_for() -> None:
+    plan, sizes = asked(max_time_s=1000.0), (1000, 100, 200)
     pace = pace_of(plan, 5, 1000, 0.01, 2)
     # Two candidates and two controls side by side on two cores: 1.25 and 1 turns; 100 s of 1000 are kept back. The
     # receipt's nine steps answer twice as many examples in five turns, in one way of six: 5/3 of what a turn takes.
-    sizes = (1000, 100, 200)
-    found = last_rung(plan, pace, 550.0 + 15.0 * (2 + 5 / 3), Cost(20.0, 15.0), sizes, 2)
+    found = replanned(plan, pace, 2, 775.0 + 15.0 * (2 + 5 / 3), Cost(20.0, 15.0), sizes, 2)
     assert found.rungs[:-1] == pace.rungs[:-1]
-    assert found.rungs[-1] == pytest.approx(450 / (2.25 * 20.0))
+    assert found.rungs[-1] == pytest.approx(675 / (2.25 * 20.0))
     assert found.n_steps - pace.n_steps == round(4.5 * (found.rungs[-1] - pace.rungs[-1]) * 100)
-    assert last_rung(plan, pace, 1e6, Cost(1.0, 0.0), sizes, 2).rungs[-1] == 20.0
-    assert last_rung(plan, pace, -5.0, Cost(1.0, 0.0), sizes, 2).rungs[-1] == pytest.approx(
-        pace.rungs[-1] / 2, rel=0.01
-    )
+    # Before it four candidates of a third: two turns of 1.25 / 3.
+    found = replanned(plan, pace, 1, 775.0 + 15.0 * (4 + 5 / 3), Cost(20.0, 15.0), sizes, 2)
+    assert found.rungs[0] == pace.rungs[0]
+    assert found.rungs[2] == pytest.approx(675 / ((2.25 + 2.5 / 3) * 20.0), rel=0.01)
+    assert found.rungs[1] == pytest.approx(found.rungs[2] / 3)
+    assert replanned(plan, pace, 2, 1e6, Cost(1.0, 0.0), sizes, 2).rungs[-1] == 20.0
+    late = replanned(plan, pace, 2, -5.0, Cost(1.0, 0.0), sizes, 2)
+    assert late.rungs[-1] == pytest.approx(pace.rungs[-1] / 4, rel=0.01)
 
 
 def test_what_a_turn_costs_is_told_apart_from_its_epochs() -> None:

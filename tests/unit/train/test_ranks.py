@@ -93,6 +93,7 @@ try:
         pruner.step()
 except RanksError as error:
     print(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()  # gloo's threads abort an interpreter that ends while they hold a tensor
     sys.exit(3)
 torch.save({name: value for name, value in module.state_dict().items()}, f"{where}/rank{rank}.pt")
 dist.destroy_process_group()

@@ -110,8 +110,7 @@ def by_hand(way: str, case: str, root: Path, seed: int, work: Path) -> dict[str,
         known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
         return known
     torch.set_num_threads(1)
-    pace = (here / "pace.yaml").read_text("utf-8")
-    n_steps = int(next(line.split()[1] for line in pace.splitlines() if line.startswith("n_steps")))
+    n_steps = int(json.loads((here / "results.json").read_text("utf-8"))["n_steps"])
     data = load_data(data_spec(case, root))
     training = preset(CASES[case][0]).training
     n_steps = min(n_steps, round(MOST_EPOCHS * training.steps_per_epoch(len(data.y_train))))

@@ -43,8 +43,7 @@ def logits_of(module: nn.Module, x: Tensor, batch_size: int | None = None) -> It
 
     Texts go the shortest first, so that no batch is mostly padding.
 
-    batch_size  None: as many as stay in a CPU's cache (ResNet-20 takes half the time that batches of 512 take, MiniLM a
-                third), or keep another device busy
+    batch_size  None: as many as stay in a CPU's cache, or keep another device busy
     yields  (which of x (batch,), on its device; their logits (batch, ...), on the network's)
     """
     device, lengths = next(module.parameters(), x).device, lengths_of(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 PADDING = 0
-N_SORTED = 32  # batches that are drawn together and sorted: of banking77's, one token in twenty is padding then
+N_SORTED = 32  # batches that are drawn together and sorted: enough for little padding, few enough for other neighbours
 
 
 def lengths_of(x: Tensor) -> Tensor | None:

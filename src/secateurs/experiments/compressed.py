@@ -174,6 +174,7 @@ class CompressionRun:
             "notes": list(found.notes),
             "layers": self._layers(chosen),
             "stages": self._stages(steps, rows, chosen),
+            "n_steps": self.search.pace.n_steps,
             "duration_s": self.search.clock.seconds,
         }
 

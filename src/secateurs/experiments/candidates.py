@@ -18,8 +18,8 @@ from secateurs.train.training import Training
 
 EXACT = "exact"
 VALUES = (EXACT, "int8", "int4/32", "codebook:4", "codebook:3", "codebook:2")
-REST = "int8"  # what is never pruned, where the weights are not exact: biases, norms
-COARSE = "int4/32"  # and embeddings, position tables and biases, where the weights have four bits or fewer
+REST = "int8"  # what is never pruned, where the weights are not exact: norms, biases
+COARSE = "int4/32"  # and biases and position tables, where the weights have four bits or fewer
 TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in
 TUNED_RATE = 0.1  # and its learning rate, as a share of theirs
 SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
@@ -71,7 +71,8 @@ class Chains:
     first     the network that everything begins with: dense, or with its vocabulary trimmed
     training  of a network after a cut; its epochs are replaced
     spread    the recipe, at once, that zeroes a share of the weights; its schedule becomes SCHEDULE
-    coarse    names of what is never pruned and needs no eight bits: embeddings, position tables, biases
+    coarse    names of what is never pruned and needs no eight bits: position tables, biases
+    embedded  names of embeddings: never pruned, stored as the weights are
     exact     names of tensors that stay exact whatever the values: statistics that no training can mend
     """
 
@@ -81,14 +82,16 @@ class Chains:
     training: Training
     spread: Callable[[float], Recipe]
     coarse: tuple[str, ...] = ()
+    embedded: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
 
     def stored(self, values: str) -> dict[str, str]:
         """{pattern of names: values} as `pack` and Training take it."""
         if values == EXACT:
             return {"": EXACT}
-        coarse = REST if values == "int8" else COARSE
-        return {"*": REST, **dict.fromkeys(self.coarse, coarse), **dict.fromkeys(self.exact, EXACT), "": values}
+        coarse = dict.fromkeys(self.coarse, REST if values == "int8" else COARSE)
+        same, exact = dict.fromkeys(self.embedded, values), dict.fromkeys(self.exact, EXACT)
+        return {"*": REST, **coarse, **same, **exact, "": values}
 
     def begun(self, candidate: Candidate) -> Cell:
         """Units removed, nothing trained."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from secateurs.budgets import per_layer, sparsity
 from secateurs.data import Dataset, DataSpec
 from secateurs.errors import RecipeError
@@ -12,7 +14,7 @@ from secateurs.experiments.candidates import Candidate, Chains
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.choosing import Goal
 from secateurs.experiments.sensitivity import allocate
-from secateurs.layers import layers
+from secateurs.layers import layers, owners_of
 from secateurs.masks import Masks
 from secateurs.models import ModelSpec, Network, trim_vocabulary
 from secateurs.recipe import Recipe, with_words
@@ -111,9 +113,12 @@ class Ground:
     def chains(self, spread: Callable[[float], Recipe]) -> Chains:
         """What the candidates share; spread: how a sparsity is spread over the layers."""
         tables = [layer.name for layer in layers(self.network) if not layer.is_prunable and len(layer.shape) > 1]
+        owners = owners_of(self.network)
+        embedded = tuple(name for name in tables if isinstance(owners[name], nn.Embedding | nn.EmbeddingBag))
         biases = [name for name, each in self.network.named_parameters() if each.dim() == 1 and name.endswith("bias")]
+        coarse = (*(name for name in tables if name not in embedded), *biases)
         buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
-        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, (*tables, *biases), buffers)
+        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, coarse, embedded, buffers)
 
     def shapes(self) -> tuple[list[Candidate], list[str]]:
         """What is tried first; and why other kinds are not."""

@@ -16,9 +16,8 @@ from secateurs.measure.environment import environment
 from secateurs.recipe import Recipe
 from secateurs.train.distillation import loss_with
 from secateurs.train.moving import moved
-from secateurs.train.pruner import Pruner
-from secateurs.train.quantizer import Quantizer
-from secateurs.train.state import load_state, restore, save_state, state_of
+from secateurs.train.parts import Parts
+from secateurs.train.state import load_state, save_state
 from secateurs.train.training import Training
 
 
@@ -81,33 +80,23 @@ def train(
     if training.is_moving and data.x_train.dim() != 4:
         raise RecipeError("shift and flip move images; the examples of this data are none. Leave both out.")
     loss_of = loss_with(module, training.distill, teacher, data.x_train, training.is_moving)
-    optimizer = training.make_optimizer(module)
-    pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
-    quantizer = Quantizer(module, training.quantize, optimizer, pruner) if training.is_quantized else None
-    order = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
+    parts = Parts.make(module, training, recipe, n_steps, seed)
     machine = {**environment(), "cores": 0}  # the same bits are promised where the rest is the same
     whose = {"training": training.hash, "recipe": recipe and recipe.hash, "seed": seed, "data": n_examples}
     about = {**whose, "environment": machine}
     state = load_state(state_file, about) if state_file else None
     if state is not None:
-        restore(state, module, optimizer, pruner, quantizer, order)
-    elif pruner is not None and masks is not None:
-        pruner.hold(masks)
-    elif pruner is not None:
-        pruner.start()
-    if state is None and quantizer is not None:
-        quantizer.start()
+        parts.restore(state)
+    else:
+        parts.begin(masks)
         if not n_steps:
-            quantizer.end()
+            parts.end()
 
     looked_at = validation or (data.x_val, data.y_val)
 
     def look(step: int, loss: float | None) -> Look:
-        found = accuracy(module, *looked_at)
-        masks = None if pruner is None else pruner.masks
-        epoch = step / training.steps_per_epoch(n_examples)
-        return Look(step, n_steps, epoch, loss, found, masks, optimizer.param_groups[0]["lr"])
+        found, epoch = accuracy(module, *looked_at), step / training.steps_per_epoch(n_examples)
+        return Look(step, n_steps, epoch, loss, found, parts.masks, parts.learning_rate)
 
     if state is None:
         yield look(0, None)
@@ -116,29 +105,17 @@ def train(
     total, seen = torch.zeros((), device=device), 0
     for step in range(1 if state is None else state["step"] + 1, n_steps + 1):
         if not len(left):
-            left = drawn(n_examples, lengths, training.batch_size, order)
+            left = drawn(n_examples, lengths, training.batch_size, parts.order)
         batch, left = left[: training.batch_size], left[training.batch_size :]
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * training.rate_at((step - 0.5) / n_steps)
-
         module.train()
-        optimizer.zero_grad()
-        x = data.x_train[batch]
+        x, y = data.x_train[batch], data.y_train[batch].to(device)
         if training.is_moving:
-            x = moved(x, training.shift, training.flip, order)
-        x, y = x.to(device), data.y_train[batch].to(device)
+            x = moved(x, training.shift, training.flip, parts.order)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-            loss = loss_of(batch, x, y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if training.clip:
-            nn.utils.clip_grad_norm_(module.parameters(), training.clip)
-        optimizer.step()
-        if quantizer is not None:
-            quantizer.step()  # and the pruner's
-            if step == n_steps:
-                quantizer.end()
-        elif pruner is not None:
-            pruner.step()
+            loss = loss_of(batch, x.to(device), y)
+        parts.learn(loss, training.learning_rate * training.rate_at((step - 0.5) / n_steps), training.clip)
+        if step == n_steps:
+            parts.end()
 
         total, seen = total + loss.detach() * len(batch), seen + len(batch)
         if step in looks:
@@ -150,6 +127,5 @@ def train(
                 )
             yield look(step, mean)
             if state_file is not None and step < n_steps:
-                now = {"step": step, "left": left, **state_of(module, optimizer, pruner, quantizer, order)}
-                save_state(state_file, about, now)
+                save_state(state_file, about, {"step": step, "left": left, **parts.state()})
             total, seen = torch.zeros((), device=device), 0

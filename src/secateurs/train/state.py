@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateurs.checks import shown
 from secateurs.durable import write_bytes
 from secateurs.errors import InputError
-from secateurs.train.pruner import Pruner
-from secateurs.train.quantizer import Quantizer
 
 _FORMAT = "secateurs.state/1"
 
@@ -55,52 +53,6 @@ def load_state(path: Path, about: Mapping[str, Any]) -> Any:
         differing = ", ".join(key for key in about if whose.get(key) != about[key])
         raise InputError(f"{path} is the state of another training ({differing} differ). Delete it to start anew.")
     return _whole(state, tensors)
-
-
-def state_of(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pruner: Pruner | None,
-    quantizer: Quantizer | None,
-    order: torch.Generator,
-) -> dict[str, Any]:
-    """Weights, optimizer, pruner, quantizer, and every source of random numbers."""
-    device = next(module.parameters()).device
-    return {
-        "module": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "pruner": None if pruner is None else pruner.state_dict(),
-        "quantizer": None if quantizer is None else quantizer.state_dict(),
-        "order": order.get_state(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def restore(
-    state: Mapping[str, Any],
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pruner: Pruner | None,
-    quantizer: Quantizer | None,
-    order: torch.Generator,
-) -> None:
-    """Put everything where `state_of` found it."""
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    for parameter, memory in optimizer.state.items():
-        for key, value in memory.items():
-            # Fused optimizers walk through memory in its own order: it has to be laid out as the parameter is.
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                memory[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    if pruner is not None:
-        pruner.load_state_dict(state["pruner"])
-    if quantizer is not None:
-        quantizer.load_state_dict(state["quantizer"])
-    order.set_state(state["order"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] is not None:
-        torch.cuda.set_rng_state(state["random_cuda"], next(module.parameters()).device)
 
 
 def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:

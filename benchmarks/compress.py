@@ -4,12 +4,14 @@
     python benchmarks/compress.py run banking77 --data DATA --model NETWORK [--more --max-time 2h]
     python benchmarks/compress.py torch mnist --data DATA --seeds 0 1 2
     python benchmarks/compress.py nncf mnist --data DATA --seeds 0 1 2       # pip install nncf openvino
+    python benchmarks/compress.py secateurs mnist --data DATA --seeds 0 1 2
 
 DATA holds mnist/mnist.npz and banking77/. `run` is the command itself, in a process of its own, as a user types it;
 what it wrote is gathered. The others take the dense networks of those runs and do what the known libraries offer,
 with fine-tuning of as many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at
 once) and dynamic int8, the file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and
-int8 after it, calibrated on 300 examples, the files that OpenVINO writes and its answers. Each size also in a zip.
+int8 after it, calibrated on 300 examples, the files that OpenVINO writes and its answers; and of this library the same
+80 % and int8, rising while the dense network teaches, as `compress` does it, the packed file. Each size also in a zip.
 Everything is kept in --work; killed, it goes on.
 """
 
@@ -35,12 +37,16 @@ from torch.nn.utils import prune as torch_prune
 import secateurs as sc
 from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.durable import make_directory, write_json
+from secateurs.experiments.candidates import SCHEDULE
 from secateurs.experiments.presets import preset
 from secateurs.measure.accuracy import correct
 from secateurs.measure.drop import Drop
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, build, load_weights
 from secateurs.models.files import WEIGHTS_FILE
+from secateurs.recipe import Recipe, with_words
+from secateurs.train.distillation import Distillation, answers_of
+from secateurs.train.loop import train
 from secateurs.train.training import Training
 
 CASES = {
@@ -50,6 +56,7 @@ CASES = {
 }
 OUT = Path("benchmarks/results/compress.json")
 SPARSITY = 0.8
+INT8 = {"*": "int8", "": "int8"}
 MOST_EPOCHS = 20
 N_UPDATES = 50  # of NNCF's masks
 
@@ -103,7 +110,7 @@ def gathered(out: Path) -> dict[str, Any]:
 
 
 def by_hand(way: str, case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:
-    """The dense network of a finished `run`, pruned, fine-tuned and quantized by torch or by NNCF; kept in a file."""
+    """The dense network of a finished `run`, pruned, fine-tuned and quantized in one of HAND's ways; kept in a file."""
     here = work / f"{case}-{seed}"
     kept = here / f"by_{way}.json"
     if kept.exists():
@@ -118,7 +125,7 @@ def by_hand(way: str, case: str, root: Path, seed: int, work: Path) -> dict[str,
     load_weights(module, here / "cells" / _dense(here) / WEIGHTS_FILE)
     before = correct(module, data.x_test, data.y_test)
     begun = time.perf_counter()
-    rows = (_torch if way == "torch" else _nncf)(module, data, before, training, n_steps, seed)
+    rows = HAND[way](module, data, before, training, n_steps, seed)
     result = {"sparsity": SPARSITY, "n_steps": n_steps, "rows": rows, "duration_s": time.perf_counter() - begun}
     write_json(kept, result)
     return result
@@ -175,6 +182,33 @@ def _nncf(
     calibration = nncf.Dataset([data.x_train[k : k + 1].numpy() for k in range(300)])
     rows["int8"] = _openvino_row(nncf.quantize(converted, calibration), before, data)
     return rows
+
+
+def _secateurs(
+    module: nn.Module, data: Dataset, before: Tensor, training: Training, n_steps: int, seed: int
+) -> dict[str, Any]:
+    """LAMP, rising while the dense network teaches; int8 after it; packed."""
+    epochs = n_steps / training.steps_per_epoch(len(data.y_train))
+    taught = Training(**{**training.values(), "epochs": epochs, "distill": Distillation()})
+    recipe = with_words(Recipe.parse(f"lamp element model sparsity({SPARSITY})"), schedule=SCHEDULE)
+    answers = answers_of(module, data.x_train)
+    for _ in train(module, data, taught, seed=seed, recipe=recipe, teacher=answers, n_looks=1):
+        pass
+    module.eval()
+    rows = {"pruned": _row(_packed(module, "exact"), before, correct(module, data.x_test, data.y_test), data)}
+    sc.quantize(module, INT8)
+    rows["int8"] = _row(_packed(module, INT8), before, correct(module, data.x_test, data.y_test), data)
+    return rows
+
+
+HAND = {"torch": _torch, "nncf": _nncf, "secateurs": _secateurs}
+
+
+def _packed(module: nn.Module, values: str | dict[str, str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.packed.safetensors"
+        sc.pack(module, path, values)
+        return path.read_bytes()
 
 
 def _fine_tune(
@@ -249,7 +283,7 @@ def _row(content: bytes, before: Tensor, after: Tensor, data: Dataset) -> dict[s
 def main() -> None:
     """Run what is missing, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "torch", "nncf"])
+    parser.add_argument("what", choices=["run", *HAND])
     parser.add_argument("case", choices=list(CASES))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", help="in place of the case's")

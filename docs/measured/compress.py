@@ -131,12 +131,12 @@ def quantized(case: str) -> str:
 
 
 def hand(case: str) -> str:
-    """The same dense networks, pruned and quantized with torch alone, and with NNCF."""
+    """The same dense networks, pruned and quantized with torch alone, with NNCF, and with this library's own parts."""
     found = part("compress", case)
     if found is None or "torch" not in found or "run" not in found:
         return not_yet(f"{COMMAND} torch {case} --data DATA")
     rows = []
-    for way, name in (("torch", "torch"), ("nncf", "NNCF and OpenVINO")):
+    for way, name in (("torch", "torch"), ("nncf", "NNCF and OpenVINO"), ("secateurs", "secateurs")):
         for key, title in (("pruned", f"{name}: 80 % pruned and fine-tuned"), ("int8", f"{name}: the same, int8")):
             of = [each["rows"][key] for each in found.get(way, {}).values()]
             if not of:
@@ -150,11 +150,11 @@ def hand(case: str) -> str:
     rows.append(["`secateurs compress`", str(len(ours)), f"{size:,.0f}", "—", _share(ours), lost])
     steps = [each["n_steps"] for each in found["torch"].values()]
     head = ["way", "seeds", "bytes", "zipped", "test accuracy, %", "lost, points"]
+    trained = " / ".join(f"{each:,}" for each in steps)
     return (
-        f"{table(head, rows)}\n\n`{COMMAND} torch {case} --data DATA`, the same with `nncf`: fine-tuning of "
-        f"{' / '.join(f'{each:,}' for each in steps)} steps from the same dense networks, as many as the search "
-        f"took (20 epochs at most); mean over the seeds (95 % t interval), n = {ours[0]['n']:,} test examples. "
-        f"{machine(found)}"
+        f"{table(head, rows)}\n\n`{COMMAND} torch {case} --data DATA`, the same with `nncf` and `secateurs`; {trained} "
+        "steps from the same dense networks, as many as the search took (20 epochs at most); mean over the seeds (95 % "
+        f"t interval), n = {ours[0]['n']:,} test examples. {machine(found)}"
     )
 
 

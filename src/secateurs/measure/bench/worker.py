@@ -15,6 +15,7 @@ from typing import Any
 from secateurs.measure.memory import anonymous_bytes, mapped_bytes
 
 N_AT_ONCE = 64  # test examples
+LARGE = 31 << 20  # bytes: the largest block that glibc learns from
 
 
 class Worker:
@@ -30,6 +31,7 @@ class Worker:
         """Which contender this is; its libraries are imported, nothing is opened."""
         from secateurs.measure.bench.contenders import CONTENDERS, Job
 
+        settle()
         self.job, self.contender = Job(**job), CONTENDERS[name]
         self.contender.import_it(self.job)
         self.session: Any = None
@@ -87,6 +89,16 @@ class Worker:
             found = answer(self.session.bind(batch)()).argmax(axis=1) == y[low : low + n_at_once]
             n_correct += int(found[start - low :].sum())
         return {"n_correct": n_correct, "n": len(y)}
+
+
+def settle() -> None:
+    """Let the C library keep what is freed, in every process alike.
+
+    glibc hands larger blocks back to the system, and asks for them again in every call, until it has seen one of their
+    size freed. A contender that freed more while it was opened would run without these page faults, others with them.
+    """
+    block = bytearray(LARGE)
+    del block
 
 
 def serve() -> None:

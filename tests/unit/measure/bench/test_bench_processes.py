@@ -1,6 +1,7 @@
 """Workers from the outside: answers, errors, noise, and an end that is noticed."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,27 @@ def test_a_mapped_file_counts_once_it_was_looked_at(tmp_path: Path):
     weights = np.load(tmp_path / "weights.npy", mmap_mode="r")
     assert int(weights.sum(dtype=np.int64)) == 5_000_000
     assert 4_900_000 < mapped_bytes() - before < 5_300_000
+
+
+FAULTS = """
+import resource, torch
+from secateurs.measure.bench.worker import settle
+torch.set_num_threads(1)
+settle()
+layers = [torch.nn.Linear(256, 1024), torch.nn.GELU(), torch.nn.Linear(1024, 256)]
+network = torch.nn.Sequential(*(each for _ in range(2) for each in layers)).eval()
+x = torch.randn(1088, 256)
+with torch.inference_mode():
+    for _ in range(5):
+        network(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        network(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of glibc's processes")
+def test_a_settled_process_asks_the_system_for_no_memory_while_it_is_timed():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # thousands without `settle`

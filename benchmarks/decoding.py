@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from checkpoints import in_turn
 
+from secateurs.measure.bench.worker import settle
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import paired_ratio
 from secateurs.measure.memory import anonymous_bytes, mapped_bytes
@@ -124,6 +125,7 @@ def serve(name: str, folder: str, threads: int) -> None:
     """One line for each turn asked for."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not come between the answers
+    settle()
     decoder = Decoder(name, folder, threads)
     _, logits = decoder.decode(TOKENS)
     np.save(Path(folder) / f"{name}.npy", logits)

@@ -1,7 +1,7 @@
 """Compression on real data: `secateurs compress` with no knobs, several seeds; and the same done by hand beside it.
 
     python benchmarks/compress.py run mnist --data DATA --seeds 0 1 2 [--work runs/compress]
-    python benchmarks/compress.py run banking77 --data DATA --model NETWORK [--more --max-time 2h]
+    python benchmarks/compress.py run banking77 --data DATA --model NETWORK [--name KEY] [--more --max-time 2h]
     python benchmarks/compress.py torch mnist --data DATA --seeds 0 1 2
     python benchmarks/compress.py nncf mnist --data DATA --seeds 0 1 2       # pip install nncf openvino
     python benchmarks/compress.py secateurs mnist --data DATA --seeds 0 1 2
@@ -76,9 +76,8 @@ def where(case: str, root: Path) -> list[str]:
     return ["--data", source if source == "digits" else str(root / source)]
 
 
-def run(case: str, root: Path, seed: int, work: Path, model: str, more: list[str]) -> dict[str, Any]:
+def run(case: str, root: Path, seed: int, out: Path, model: str, more: list[str]) -> dict[str, Any]:
     """One `secateurs compress`, and what it found."""
-    out = work / f"{case}-{seed}"
     words = ["compress", model, *where(case, root), "--seed", str(seed), "--out", str(out), *more]
     done = subprocess.run([sys.executable, "-m", "secateurs", *words], check=False)
     if done.returncode not in (0, 1):
@@ -287,6 +286,7 @@ def main() -> None:
     parser.add_argument("case", choices=list(CASES))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", help="in place of the case's")
+    parser.add_argument("--name", help="what the results are kept as, where it is not the case")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/compress-benchmark"))
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="options for `secateurs compress`")
@@ -296,19 +296,25 @@ def main() -> None:
         parser.error("this case needs --model, and is for `run`")
     make_directory(arguments.work)
     results = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
-    case = results.setdefault(arguments.case, {})
+    name = arguments.name or arguments.case
+    case = results.setdefault(name, {})
     part = case.setdefault(arguments.what, {})
     for seed in arguments.seeds:
         begun = time.perf_counter()
         if arguments.what == "run":
-            part[str(seed)] = run(arguments.case, arguments.data, seed, arguments.work, model, arguments.more)
+            out = arguments.work / f"{name}-{seed}"
+            part[str(seed)] = run(arguments.case, arguments.data, seed, out, model, arguments.more)
         else:
             part[str(seed)] = by_hand(arguments.what, arguments.case, arguments.data, seed, arguments.work)
         case["environment"] = environment()
         more = "".join(f" {word}" for word in ["--more", *arguments.more]) if arguments.more else ""
-        case["command"] = f"python benchmarks/compress.py run {arguments.case} --data DATA{more}"
+        named = f" --name {arguments.name}" if arguments.name else ""
+        network = " --model NETWORK" if arguments.model else ""
+        if arguments.seeds != [0, 1, 2]:
+            named += f" --seeds {' '.join(map(str, arguments.seeds))}"
+        case["command"] = f"python benchmarks/compress.py run {arguments.case} --data DATA{network}{named}{more}"
         write_json(OUT, results)
-        print(f"{arguments.case} {arguments.what} seed {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        print(f"{name} {arguments.what} seed {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

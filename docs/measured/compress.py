@@ -187,6 +187,7 @@ def drawn(case: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "compress-mnist": lambda: steps("mnist"),
     "compress-banking77": lambda: steps("banking77"),
+    "compress-banking77-half": lambda: steps("banking77-half"),
     "compress-line": lambda: line("mnist"),
     "compress-quantized": lambda: quantized("mnist"),
     "compress-hand": lambda: hand("mnist"),

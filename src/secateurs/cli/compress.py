@@ -112,8 +112,11 @@ def compress(
 
 
 def _shown(run: CompressionRun) -> Shown:
-    progress = shown(run.search.progress())
-    return Shown(progress.done, progress.total, f"{run.search.text} · {progress.text}")
+    progress, asked = shown(run.search.progress()), run.ground.asked
+    text = f"{run.search.text} · {progress.text}"
+    if asked.epochs is None:  # then the time decides how many steps there are
+        return Shown(min(run.search.clock.seconds, asked.max_time_s), asked.max_time_s, text)
+    return Shown(progress.done, progress.total, text)
 
 
 def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:

@@ -120,13 +120,13 @@ def gain_of(tried: Sequence[Tried]) -> float:
 
     The median over those whose drop was measured at a sparsity, and lies between two that were measured after less.
     """
-    exact = [each for each in tried if each.candidate.values == EXACT and each.epochs and not each.is_tuned]
+    exact = [each for each in tried if each.candidate.values == EXACT and not each.is_tuned]
     found = []
     for more in exact:
         less = [each for each in exact if _is_alike(each, more) and each.epochs < more.epochs]
         last = max((each.epochs for each in less), default=0.0)
-        was = _drop_at(more.candidate.sparsity, [each for each in less if each.epochs == last])
-        if was is not None and was > 2 * more.error:  # or it is noise
+        was = _drop_at(more.candidate.sparsity, [each for each in less if each.epochs in (0.0, last)])
+        if last and was is not None and was > 2 * more.error:  # or it is noise
             found.append((max(0.0, more.drop) / was) ** (1.0 / math.log(more.epochs / last, LONGER)))
     return min(max(median(found), GAINS[0]), GAINS[1]) if found else GAIN
 
@@ -146,20 +146,21 @@ def _drop_at(sparsity: float, measured: Sequence[Tried]) -> float | None:
 
 
 def _lines(tried: Sequence[Tried], epochs: float) -> list[list[Place]]:
-    """Places that differ in their sparsity alone, the densest first; each by what was measured after most training."""
+    """Places that differ in their sparsity alone, the densest first; each by what was measured after most training.
+
+    The densest of all is the network as it is, which no training will change.
+    """
     gain = gain_of(tried)
-    latest: dict[Candidate, list[Tried]] = defaultdict(list)
-    for each in (each for each in tried if each.epochs):
-        known = latest[each.candidate.shape]
-        if known and known[0].epochs < each.epochs:
-            known.clear()
-        if not known or known[0].epochs == each.epochs:
-            known.append(each)
+    shapes: dict[Candidate, list[Tried]] = defaultdict(list)
+    for each in tried:
+        shapes[each.candidate.shape].append(each)
     lines: dict[tuple[float, str, str], dict[float, Place]] = defaultdict(dict)
-    for measured in latest.values():
-        exact = next(each.drop for each in measured if each.candidate.values == EXACT and not each.is_tuned)
+    for measured in shapes.values():
+        last = max(each.epochs for each in measured if not each.is_tuned)
+        exact = next(each.drop for each in measured if each.candidate.values == EXACT and each.epochs == last)
         # What was trained with its values comes last, and is what counts.
-        for each in sorted(measured, key=lambda each: each.is_tuned):
+        latest = [each for each in measured if each.epochs >= last]
+        for each in sorted(latest, key=lambda each: (each.is_tuned, each.epochs)):
             it = each.candidate
             drop = _expected(each, exact, epochs, gain) + each.error
             lines[it.student, it.pattern, it.values][it.sparsity] = Place(
@@ -170,7 +171,7 @@ def _lines(tried: Sequence[Tried], epochs: float) -> list[list[Place]]:
 
 def _expected(each: Tried, exact: float, epochs: float, gain: float) -> float:
     """What it will lose; exact: what its shape lost, not rounded."""
-    rungs = math.log(epochs / each.epochs, LONGER)
+    rungs = math.log(epochs / each.epochs, LONGER) if each.epochs else 0.0
     grown = exact * gain**rungs if exact > 0 else exact
     return grown + max(0.0, each.drop - exact) * (1.0 if each.is_tuned else LEFT)
 

@@ -20,7 +20,7 @@ EXACT = "exact"
 VALUES = (EXACT, "int8", "int4/32", "codebook:4", "codebook:3", "codebook:2")
 REST = "int8"  # what is never pruned, where the weights are not exact: norms, biases
 COARSE = "int4/32"  # and biases and position tables, where the weights have four bits or fewer
-TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in
+TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in, if it was
 TUNED_RATE = 0.1  # and its learning rate, as a share of theirs
 SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
 STUDENT = Recipe(score="l2", unit="row", pool="layer", budget="sparsity(0.5)")
@@ -101,19 +101,25 @@ class Chains:
         return self.cell(self._for(0.0), start=self.first, shrink=(how,))
 
     def pruned(self, candidate: Candidate, epochs: float, is_taught: bool = True) -> Cell:
-        """Pruned while it learns from the dense network (or from labels alone)."""
+        """Pruned while it learns from the dense network (or from labels alone); as it is where nothing is cut."""
+        if not candidate.is_cut:
+            return self.first
         taught = {"distill": Distillation()} if is_taught else {}
         recipe = self.recipe_of(candidate, SCHEDULE)
         teacher = self.dense if is_taught else None
         return self.cell(self._for(epochs, **taught), start=self.begun(candidate), recipe=recipe, teacher=teacher)
 
+    def longer(self, epochs: float) -> Cell:
+        """The control: the dense network trained on with itself as the teacher, as long as others were pruned."""
+        return self.cell(self._for(epochs, distill=Distillation()), start=self.first, teacher=self.dense)
+
     def finished(self, candidate: Candidate, epochs: float) -> Cell:
-        """Pruned, then trained on with the values it is stored in."""
+        """Pruned, then trained on with the values it is stored in; where nothing is cut, only that, for all epochs."""
         start = self.pruned(candidate, epochs)
         if candidate.values == EXACT:
             return start
         training = self._for(
-            TUNED * epochs,
+            TUNED * epochs if candidate.is_cut else epochs,
             learning_rate=TUNED_RATE * self.training.learning_rate,
             quantize=self.stored(candidate.values),
             distill=Distillation(),

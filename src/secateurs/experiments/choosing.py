@@ -29,8 +29,8 @@ class Goal:
 class Tried:
     """One candidate as it was measured.
 
-    epochs      of training while it was pruned; 0: the dense network, rounded as it is
-    is_tuned    whether it was then trained on with its values; False: quantized after the training
+    epochs      of training while it was pruned, or with its values where nothing is cut; 0: the dense network, as it is
+    is_tuned    whether it was trained (on) with its values; False: quantized after the training
     drop        validation accuracy of the dense network minus its own
     error       standard error of the drop: both answered the same n examples
     latency_s   seconds of one example, where that was measured

@@ -17,7 +17,7 @@ from secateurs.checkpoint.packed_file import SUFFIX
 from secateurs.checkpoint.packing import pack
 from secateurs.durable import make_directory, write_json, write_text
 from secateurs.errors import InputError, MissingExtraError
-from secateurs.experiments.candidates import EXACT, TUNED, Candidate
+from secateurs.experiments.candidates import EXACT, TUNED
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, front
 from secateurs.experiments.compression import Ground
@@ -96,9 +96,12 @@ class CompressionRun:
         trimmed = Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0)
         if not epochs:
             steps += [trimmed] if self.ground.asked.is_trimmed else []
-            return [*steps, Step("after", f"quantization alone ({values})", chains.first, values, 0.0)]
-        longer, is_cut = chains.pruned(Candidate(0.0, 0.0), epochs), shape.is_cut
-        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, not is_cut))
+            title = "nothing lost to values" if values == EXACT else f"quantization alone ({values})"
+            return [*steps, Step("after", title, chains.first, values, 0.0)]
+        is_cut = shape.is_cut
+        steps.append(
+            Step("longer", "dense, trained on, with the same teacher", chains.longer(epochs), EXACT, epochs, False)
+        )
         if self.ground.asked.is_trimmed:
             steps.append(trimmed)
         if values != EXACT:
@@ -112,10 +115,12 @@ class CompressionRun:
             steps.append(Step("labels", "pruned while trained on labels", labels, EXACT, epochs, False))
             steps.append(Step("taught", "pruned while taught by the dense network", taught, EXACT, epochs))
         if values != EXACT:
-            same = "the same" if is_cut else "trained on with the same teacher"
-            steps.append(Step("after", f"{same}, quantized after", taught, values, epochs))
             tuned = chains.finished(chosen.candidate, epochs)
-            steps.append(Step("with", f"{same}, quantized in training", tuned, values, epochs * (1 + TUNED)))
+            if is_cut:
+                steps.append(Step("after", "the same, quantized after", taught, values, epochs))
+                steps.append(Step("with", "the same, quantized in training", tuned, values, epochs * (1 + TUNED)))
+            else:
+                steps.append(Step("with", "quantized while taught by the dense network", tuned, values, epochs))
         return steps
 
     def _measured(self, steps: list[Step]) -> list[dict[str, Any]]:
@@ -180,8 +185,8 @@ class CompressionRun:
 
     def _place(self, chosen: Tried, rows: list[dict[str, Any]]) -> int:
         """Where the chosen network stands among the steps."""
-        exact = "taught" if chosen.candidate.is_cut else "longer"
-        wanted = "with" if chosen.is_tuned else (exact if chosen.candidate.values == EXACT else "after")
+        is_exact = chosen.candidate.values == EXACT and chosen.epochs
+        wanted = "with" if chosen.is_tuned else ("taught" if is_exact else "after")
         return next(k for k, row in enumerate(rows) if row["id"] == wanted)
 
     def network(self, chosen: Tried) -> Network:
@@ -214,11 +219,10 @@ class CompressionRun:
         names = list(dict.fromkeys(self.ground.network.tracked.values()))
         at = {step.id: (step, row) for step, row in zip(steps, rows, strict=True)}
         last = rows[self._place(chosen, rows)]["id"]
-        exact, did = ("taught", "Pruned") if chosen.candidate.is_cut else ("longer", "Trained on")
         shown = {"dense": ("Dense", "As it was.")}
-        if chosen.epochs:
-            shown[exact] = (did, f"Taught by the dense network for {chosen.epochs:.3g} epochs.")
-        if last != exact:
+        if chosen.candidate.is_cut:
+            shown["taught"] = ("Pruned", f"Taught by the dense network for {chosen.epochs:.3g} epochs.")
+        if last != "taught":
             shown[last] = ("Stored", f"In {chosen.candidate.values}: few different numbers are left.")
         networks = {key: at[key][0].cell.load(self.out) for key in shown}
         if last in networks:

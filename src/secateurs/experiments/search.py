@@ -25,7 +25,7 @@ from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
 from secateurs.evaluating import threads
 from secateurs.experiments.aiming import BOLDEST, aimed, is_hopeless, worth_tuning
-from secateurs.experiments.candidates import EXACT, TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
@@ -142,8 +142,7 @@ class Search:
 
     def _as_it_is(self) -> list[Tried]:
         """The dense network in every way to store it: nothing is zeroed, nothing trained."""
-        values = [name for name in VALUES if name != EXACT]
-        return self._measured({self.chains.first: (Candidate(0.0, 0.0), values)}, 0.0, is_tuned=False)
+        return self._measured({self.chains.first: (Candidate(0.0, 0.0), VALUES)}, 0.0, is_tuned=False)
 
     def _aimed(self, rung: int, tried: list[Tried], cost: Cost, notes: list[str]) -> list[Candidate]:
         """The candidates of a rung, as many as there is time for; notes: where these are fewer than planned."""
@@ -162,7 +161,7 @@ class Search:
         begun, n_before, turns, epochs = self.clock.seconds, len(tried), 0, self.pace.rungs[rung]
         for some in self._in_turn(candidates, tried) if not rung else [candidates]:
             self.text = f"rung {rung + 1} of {len(self.pace.rungs)}: {len(some)} candidates"
-            tried += self._try(some, epochs, is_tuned=rung > 0)
+            tried += self._try(some, epochs, tried, is_tuned=rung > 0)
             turns += n_turns(len(some), self.n_jobs)
         self.clock.keep()
         n_tuned = sum(each.is_tuned for each in tried[n_before:])
@@ -204,17 +203,20 @@ class Search:
             write_json(kept, known)
         return known[what]
 
-    def _try(self, candidates: Sequence[Candidate], epochs: float, *, is_tuned: bool) -> list[Tried]:
+    def _try(
+        self, candidates: Sequence[Candidate], epochs: float, tried: Sequence[Tried], *, is_tuned: bool
+    ) -> list[Tried]:
         """Train the candidates; what is found of each, with its own values and with all others."""
         chains, text = self.chains, self.text
         shapes = list(dict.fromkeys(each.shape for each in candidates))
-        pruned = {shape: chains.pruned(shape, epochs) for shape in shapes}
+        pruned = {shape: chains.pruned(shape, epochs) for shape in shapes if shape.is_cut}
         found = self._measured({cell: (shape, VALUES) for shape, cell in pruned.items()}, epochs, is_tuned=False)
         if not is_tuned:
             return found
         self.text = f"{text}, with their values"
+        known = [*found, *(each for each in tried if not each.epochs)]
         worth = [
-            worth_tuning([each for each in found if each.candidate.shape == shape], self.ground.asked.goal)
+            worth_tuning([each for each in known if each.candidate.shape == shape], self.ground.asked.goal)
             for shape in shapes
         ]
         tuned = {chains.finished(each, epochs): (each.shape, (each.values,)) for each in worth if each is not None}

@@ -18,9 +18,10 @@ def model_card(results: Results) -> str:
     was, now = (milliseconds(seconds[key]) for key in ("dense_s", "seconds"))
     ratio = times(dense["file_bytes"] / chosen["size_bytes"])
     after = percent(test["n_correct"] / test["n"], 2)
-    tuned = ", then trained on with the values it is stored in"
-    cut = "pruned" if chosen["candidate"]["student"] or chosen["candidate"]["sparsity"] else "trained on"
-    did = f"{cut} for {chosen['epochs']:.3g} epochs while the dense network taught{tuned if chosen['is_tuned'] else ''}"
+    tuned = ", then trained on with the values it is stored in" if chosen["is_tuned"] else ""
+    is_cut = chosen["candidate"]["student"] or chosen["candidate"]["sparsity"]
+    cut, then = ("pruned", tuned) if is_cut else ("trained with its values", "")
+    did = f"{cut} for {chosen['epochs']:.3g} epochs while the dense network taught{then}"
     if not chosen["epochs"]:
         did = "nothing was trained after the dense network"
     return f"""\

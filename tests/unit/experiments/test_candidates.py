@@ -50,10 +50,19 @@ def test_all_ways_to_store_a_shape_share_its_pruning() -> None:
     assert len({CHAINS.finished(shape.stored(values), 3.0) for values in VALUES}) == len(VALUES)
 
 
-def test_nothing_pruned_is_the_dense_network_trained_on() -> None:
-    longer = CHAINS.pruned(Candidate(0.0, 0.0), 6.0)
+def test_where_nothing_is_cut_it_is_the_dense_network_until_it_learns_with_its_values() -> None:
+    uncut = Candidate(0.0, 0.0)
+    assert CHAINS.pruned(uncut, 6.0) == CHAINS.first
+    tuned = CHAINS.finished(uncut.stored("int8"), 6.0)
+    assert tuned.start == CHAINS.first
+    assert tuned.training.epochs == 6.0
+
+
+def test_the_control_is_the_dense_network_trained_on() -> None:
+    longer = CHAINS.longer(6.0)
     assert longer.recipe is None
     assert longer.start == CHAINS.dense == longer.teacher
+    assert longer.training.epochs == 6.0
 
 
 def test_a_pattern_is_its_own_recipe() -> None:

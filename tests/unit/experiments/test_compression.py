@@ -142,17 +142,22 @@ def test_a_goal_out_of_reach_is_told_and_the_closest_is_there(tmp_path: Path) ->
     assert found.search.ground.asked.goal == Goal(0.0, 100.0)
 
 
-def test_where_nothing_is_cut_quantization_and_the_teacher_are_what_there_is(
+def test_where_nothing_is_cut_the_dense_network_learns_with_its_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ground, "shapes", lambda self: ([Candidate(0.0, 0.0)], []))
-    run = CompressionRun(ground_of(max_drop=0.5, size_bytes=6000.0, epochs=0.9), tmp_path, "secateurs compress", 1)
+    search = "secateurs.experiments.search"
+    monkeypatch.setattr(Ground, "shapes", lambda self: ([Candidate(0.0, 0.5)], []))
+    monkeypatch.setattr(f"{search}.aimed", lambda *_: [Candidate(0.0, 0.0, "codebook:2")])
+    monkeypatch.setattr(f"{search}.worth_tuning", lambda tried, _: tried[-1].candidate)
+    monkeypatch.setattr(f"{search}.best", lambda tried, _: next(each for each in tried if each.is_tuned))
+    run = CompressionRun(ground_of(max_drop=0.5, epochs=0.9), tmp_path, "secateurs compress", 1)
     results = run.run()
-    assert results["chosen"]["candidate"]["sparsity"] == 0.0
-    assert results["chosen"]["candidate"]["values"] != "exact"
-    assert [row["id"] for row in results["steps"]] == ["dense", "longer", "rounded", "after", "with"]
-    assert [stage["title"] for stage in results["stages"]][1] == "Trained on"
-    assert "trained on for" in (tmp_path / "README.md").read_text()
+    assert results["chosen"]["candidate"] == {"student": 0.0, "sparsity": 0.0, "values": "codebook:2", "pattern": ""}
+    assert [row["id"] for row in results["steps"]] == ["dense", "longer", "rounded", "with"]
+    assert [stage["title"] for stage in results["stages"]] == ["Dense", "Stored"]
+    assert "trained with its values for" in (tmp_path / "README.md").read_text()
+    # What is not changed is not measured again.
+    assert [each["epochs"] for each in results["tried"] if not each["is_tuned"]].count(0.0) == len(VALUES)
 
 
 def test_where_rounding_alone_meets_the_goal_and_nothing_smaller_does_it_is_handed_over(
@@ -163,7 +168,7 @@ def test_where_rounding_alone_meets_the_goal_and_nothing_smaller_does_it_is_hand
     results = run.run()
     assert results["is_met"]
     assert results["chosen"]["epochs"] == 0.0
-    assert {each["candidate"]["values"] for each in results["tried"]} == {*VALUES} - {"exact"}
+    assert {each["candidate"]["values"] for each in results["tried"]} == {*VALUES}
     assert [row["id"] for row in results["steps"]] == ["dense", "after"]
     assert "nothing was trained after the dense network" in (tmp_path / "README.md").read_text()
     with torch.inference_mode():

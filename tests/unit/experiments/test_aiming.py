@@ -150,3 +150,19 @@ def test_the_smallest_that_training_with_its_values_may_bring_below_the_goal_is_
     assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=250)) == eight.candidate
     assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=150)) == four.candidate
     assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=70)) is None
+
+
+def as_it_is(values: str, size: int, drop: float, epochs: float = 0.0) -> Tried:
+    return Tried(Candidate(0.0, 0.0, values), epochs, epochs > 0, size, drop, 0.0, 1000)
+
+
+def test_the_network_as_it_is_is_the_densest_place_and_no_training_changes_it() -> None:
+    rounded = [as_it_is("exact", 900, 0.0), as_it_is("int8", 300, 0.002), as_it_is("codebook:2", 100, 0.010)]
+    # Training with its values leaves LEFT of what rounding costs.
+    assert aimed(rounded, GOAL, 3.0, [1.0]) == [Candidate(0.0, 0.0, "codebook:2")]
+    # Where that was tried and failed, it is not tried again; what was trained for longer counts.
+    failed = [*rounded, as_it_is("codebook:2", 100, 0.009, epochs=3.0), as_it_is("codebook:2", 100, 0.004, epochs=1.0)]
+    assert aimed(failed, GOAL, 3.0, [1.0]) == [Candidate(0.0, 0.0, "int8")]
+    # Half of the way to a sparsity that loses twice what is allowed.
+    half = tried(0.5, 450, 0.010 / GAIN)
+    assert aimed([rounded[0], half], GOAL, 3.0, [1.0]) == [Candidate(0.0, round(1 - 0.5**0.5, 4))]

@@ -6,12 +6,21 @@ A cluster's machines must see the run's directory under the same name. To add on
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import joblib
 
 from secateurs.checks import extra
+
+
+@contextmanager
+def _loky() -> Iterator[None]:
+    """Processes of this machine. That joblib replaces one which has grown is no news for whoever waits."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        yield
 
 
 @contextmanager
@@ -28,7 +37,7 @@ def _ray() -> AbstractContextManager[None]:
     return nullcontext()
 
 
-CONNECT: dict[str, Callable[[], AbstractContextManager[None]]] = {"loky": nullcontext, "dask": _dask, "ray": _ray}
+CONNECT: dict[str, Callable[[], AbstractContextManager[None]]] = {"loky": _loky, "dask": _dask, "ray": _ray}
 BACKENDS = tuple(CONNECT)
 
 

@@ -1,5 +1,6 @@
 """Cells on a real local Dask cluster give the bytes that they give here."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def test_this_machine_needs_no_connection() -> None:
     assert BACKENDS == ("loky", "dask", "ray")
     with connected("loky"):
         assert joblib.Parallel(n_jobs=1)([joblib.delayed(abs)(-1)]) == [1]
+
+
+def test_a_process_that_was_replaced_as_it_grew_is_no_news(recwarn: pytest.WarningsRecorder) -> None:
+    def replaced() -> None:
+        warnings.warn("A worker stopped while some jobs were given to the executor.", UserWarning, stacklevel=1)
+
+    with connected("loky"):
+        replaced()
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="A worker stopped"):
+        replaced()
 
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])

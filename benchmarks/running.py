@@ -1,7 +1,8 @@
 """Running without the zeros: one linear layer, packed, beside dense layers of the runtimes that people use.
 
     python benchmarks/running.py layers [--shape 4096 4096] [--tokens 1 8 32 128] [--threads 1 2]
-    python benchmarks/running.py start | teams | decode | bert
+    python benchmarks/running.py start | teams | decode | bert [--sparsity 0.7 0.8 0.9]
+    python benchmarks/running.py minilm --path MINILM [--sparsity 0.7 0.9]
 
 `layers`: normal weights with zeros at random; float32 inputs, float32 outputs, a bias everywhere. Before every timed
 call 64 MB are read, so that weights come from memory. Every round times all contenders once, in turn; medians, and
@@ -13,6 +14,7 @@ zeros of their own, none is. Missing runtimes are said to be.
 `teams`: a packed layer on torch's own threads, on Python's and on one, each after an operation of torch, whose threads
 then still spin; ratios to one thread.
 `decode`: see decoding.py. `bert`: BERT-base's shape with random weights, 70, 80 and 90 % of them zero, by `sc.bench`.
+`minilm`: the published all-MiniLM-L6-v2, as much of its encoder zero, the same way.
 Run it on a machine that does nothing else.
 """
 
@@ -20,6 +22,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -260,36 +263,53 @@ TEAMS = (
 )
 
 
-def bert(n: int, tokens: list[int], threads: list[int], out: Path) -> None:
-    """BERT-base's shape under every runtime; the result grows by one run after another."""
+def bert(sparsity: float, name: str) -> None:
+    """BERT-base's shape, random, in a directory of this name."""
     from transformers import BertConfig, BertModel
 
+    torch.manual_seed(1)
+    model = BertModel(BertConfig()).eval()
+    sc.prune(model, sc.Recipe(budget=sc.sparsity(sparsity)))
+    model.save_pretrained(name)
+
+
+def minilm(path: Path, sparsity: float, name: str) -> None:
+    """The published network with its encoder pruned."""
+    words = ["prune", str(path), "-o", name, "--sparsity", str(sparsity)]
+    subprocess.run([sys.executable, "-m", "secateurs", *words], check=True, capture_output=True)
+
+
+def networks(
+    make: Callable[[float, str], None], part: str, name: str, sparsities: list[float], asked: argparse.Namespace
+) -> None:
+    """A network under every runtime; the result grows by one run after another."""
     runs: list[dict[str, Any]] = []
-    out, name = out.resolve(), "bert-base"  # the result names the network by its path
+    out = asked.out.resolve().with_name(f"bench_{part}.json")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for n_threads in threads:
-            for sparsity in (0.7, 0.8, 0.9):
-                torch.manual_seed(1)
-                model = BertModel(BertConfig()).eval()
-                sc.prune(model, sc.Recipe(budget=sc.sparsity(sparsity)))
-                model.save_pretrained(name)
-                found = sc.bench(name, tokens=tokens, rounds=n, threads=n_threads).values()
-                command = f"python benchmarks/running.py bert --threads {n_threads} --n {n}"
+        for n_threads in asked.threads:
+            for sparsity in sparsities:
+                shutil.rmtree(name, ignore_errors=True)
+                make(sparsity, name)  # the result names the network by this path
+                tokens = asked.tokens or [1, 16, 32, 128]
+                found = sc.bench(name, tokens=tokens, rounds=asked.n, threads=n_threads).values()
+                command = f"python benchmarks/running.py {part} --threads {n_threads} --n {asked.n}"
                 for row in found["rows"]:  # what every layer and every turn took is too much to keep
                     row.pop("choices", None)
                     for latency in row.get("latencies", ()):
                         latency.pop("turn_medians_s", None)
                 runs.append({"sparsity": sparsity, "threads": n_threads, "result": {"command": command, **found}})
-                write_json(out.with_name("bench_bert.json"), {"command": command, "runs": runs})
+                write_json(out, {"command": command, "runs": runs})
+                print(part, n_threads, sparsity, flush=True)
 
 
 def main() -> None:
     """Measure, and write the result: a part replaces its own key, `layers` the cases it measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["layers", "start", "teams", "decode", "bert"])
+    parser.add_argument("part", choices=["layers", "start", "teams", "decode", "bert", "minilm"])
     parser.add_argument("--shape", type=int, nargs=2, default=[4096, 4096])
     parser.add_argument("--tokens", type=int, nargs="+")
-    parser.add_argument("--sparsity", type=float, nargs="+", default=SPARSITIES)
+    parser.add_argument("--sparsity", type=float, nargs="+")
+    parser.add_argument("--path", type=Path, help="the directory of all-MiniLM-L6-v2")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--n", type=int, default=11, help="rounds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "running.json")
@@ -310,11 +330,15 @@ def main() -> None:
         write_json(arguments.out, result)
         return
     if arguments.part == "bert":
-        bert(arguments.n, arguments.tokens or [1, 16, 32, 128], arguments.threads, arguments.out)
+        networks(bert, "bert", "bert-base", arguments.sparsity or [0.7, 0.8, 0.9], arguments)
+        return
+    if arguments.part == "minilm":
+        make = partial(minilm, arguments.path.resolve())
+        networks(make, "minilm", "all-MiniLM-L6-v2", arguments.sparsity or [0.7, 0.9], arguments)
         return
     for n_threads in arguments.threads:
         for n_tokens in arguments.tokens or [1, 8, 32, 128]:
-            for sparsity in arguments.sparsity:
+            for sparsity in arguments.sparsity or SPARSITIES:
                 n = max(3, arguments.n if n_tokens < 128 else arguments.n // 2)
                 found = case(*arguments.shape, sparsity, n_tokens, n_threads, n)
                 keys = ("shape", "sparsity", "tokens", "threads")

@@ -74,7 +74,7 @@ FORMATS = ("bitmask fp32", "bitmask bf16", "bitmask int8", "bitmask int4/64", "i
 
 def networks() -> str:
     """MiniLM pruned, under every runtime."""
-    command = "secateurs bench PRUNED --tokens 1 --tokens 16 --tokens 128"
+    command = "python benchmarks/running.py minilm --path MINILM"
     return _networks("bench_minilm", "all-MiniLM-L6-v2", "the encoder's weights", command)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from measured.common import machine, not_yet, part, table
+from measured.common import RESULTS, machine, not_yet, part, read, table
 from secateurs.measure.intervals import over_seeds
 from secateurs.see.pareto import pareto_picture
 from secateurs.see.pictures import svg_of
@@ -158,6 +158,35 @@ def hand(case: str) -> str:
     )
 
 
+def latency() -> str:
+    """The dense network and the compressed one under every runtime, one example of 32 tokens."""
+    if not (RESULTS / "bench_compressed.json").exists():
+        return not_yet("secateurs bench dense/model --vs compressed/model --tokens 32")
+    found = read("bench_compressed")
+    rows = []
+    for name in dict.fromkeys(row["contender"] for row in found["rows"] if row["outcome"] in ("timed", "wrong")):
+        pair = [row for row in found["rows"] if row["contender"] == name]
+        rows.append([name, *(_speed(row) for row in sorted(pair, key=lambda row: row["model"]))])
+    where = found["environment"]
+    return (
+        f"{table(['runs with', 'dense', 'compressed'], rows)}\n\nTimes faster than torch's float32 with the dense "
+        f"network, one example of 32 tokens; median of {found['n_rounds']} rounds and a bootstrap interval. "
+        f"`{found['command']}`; {where['cpu']}, {where['threads']} threads, {where['vectors']}; torch {where['torch']}."
+    )
+
+
+def _speed(row: dict[str, Any]) -> str:
+    if row["outcome"] != "timed":
+        return f"{row['outcome']}: off by {row['difference']:.0%} of the largest answer"
+    (one,) = row["latencies"]
+    ms = f"{1000 * one['p50_s']:.1f} ms"
+    if one["speedup"] is None:
+        return f"1, {ms}"
+    if not one["is_difference"]:
+        return f"no difference, {ms}"
+    return f"{one['speedup']['median']:.2f} ({one['speedup']['low']:.2f}–{one['speedup']['high']:.2f}), {ms}"
+
+
 def _share(rows: list[dict[str, Any]]) -> str:
     return _mean([100 * row["n_correct"] / row["n"] for row in rows])
 
@@ -189,6 +218,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compress-banking77": lambda: steps("banking77"),
     "compress-banking77-half": lambda: steps("banking77-half"),
     "compress-line": lambda: line("mnist"),
+    "compress-latency": latency,
     "compress-quantized": lambda: quantized("mnist"),
     "compress-hand": lambda: hand("mnist"),
 }

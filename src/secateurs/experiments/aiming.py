@@ -23,6 +23,7 @@ from secateurs.experiments.choosing import Goal, Tried, fits, meets
 LONGER = 3.0  # times as much training leaves a share of a drop, its gain
 GAIN = 0.4  # where nothing tells; 0.16 to 0.54 on MNIST, more where less is left
 GAINS = (0.2, 0.8)  # what is believed
+LEAST = 0.05  # of the weights zeroed, or none: fewer save nothing, and the network would be trained for them
 BOLDEST = 1.5  # times the drop that is allowed is what the boldest aim at
 LEFT = 0.4  # share of what rounding costs that training with the values leaves; 0.25 to 0.75 on MNIST
 
@@ -204,12 +205,12 @@ def _within(line: Sequence[Place], most: float) -> Place | None:
 def _between(place: Place, other: Place, share: float) -> Place:
     """So far on the way from this place to the other; half-way is half-way in the logarithm of density."""
     it = place.candidate
-    density = place.density ** (1.0 - share) * other.density**share
+    sparsity = 1.0 - place.density ** (1.0 - share) * other.density**share
     latency_s = place.latency_s
     if latency_s is not None and other.latency_s is not None:
         latency_s += share * (other.latency_s - latency_s)
     return Place(
-        Candidate(it.student, round(1.0 - density, 4), it.values, it.pattern),
+        Candidate(it.student, round(sparsity, 4) if sparsity >= LEAST else 0.0, it.values, it.pattern),
         place.drop + share * (other.drop - place.drop),
         place.size + share * (other.size - place.size),
         latency_s,

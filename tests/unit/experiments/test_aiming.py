@@ -163,6 +163,7 @@ def test_the_network_as_it_is_is_the_densest_place_and_no_training_changes_it() 
     # Where that was tried and failed, it is not tried again; what was trained for longer counts.
     failed = [*rounded, as_it_is("codebook:2", 100, 0.009, epochs=3.0), as_it_is("codebook:2", 100, 0.004, epochs=1.0)]
     assert aimed(failed, GOAL, 3.0, [1.0]) == [Candidate(0.0, 0.0, "int8")]
-    # Half of the way to a sparsity that loses twice what is allowed.
+    # Half of the way to a sparsity that loses twice what is allowed; and where next to nothing is, nothing is zeroed.
     half = tried(0.5, 450, 0.010 / GAIN)
     assert aimed([rounded[0], half], GOAL, 3.0, [1.0]) == [Candidate(0.0, round(1 - 0.5**0.5, 4))]
+    assert aimed([rounded[0], half], GOAL, 3.0, [0.05]) == [Candidate(0.0, 0.0)]

@@ -10,6 +10,7 @@ from secateurs.see.pictures import svg_of
 
 PRUNED = 0.8
 COMMAND = "python benchmarks/compress.py"
+UNCUT = {"after": "quantization alone", "with": "quantized while taught by the dense network"}
 STEPS = {
     "dense": "dense, packed without loss",
     "longer": "dense, trained on with the same teacher",
@@ -30,7 +31,8 @@ def steps(case: str) -> str:
         return not_yet(f"{COMMAND} run {case} --data DATA")
     seeds = found["run"]
     rows = []
-    for name, title in STEPS.items():
+    is_cut = any(row["id"] == "taught" for each in seeds.values() for row in each["steps"])
+    for name, title in {**STEPS, **({} if is_cut else UNCUT)}.items():
         of = [row for each in seeds.values() for row in each["steps"] if row["id"] == name]
         if not of:
             continue
@@ -66,7 +68,8 @@ def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
 def _name(chosen: dict[str, Any]) -> str:
     candidate = chosen["candidate"]
     units = f"{100 * candidate['student']:g} % of units gone, " if candidate["student"] else ""
-    cut = candidate["pattern"] or f"{100 * candidate['sparsity']:.4g} % zeros"
+    zeros = f"{100 * candidate['sparsity']:.4g} % zeros" if candidate["sparsity"] else "no zeros"
+    cut = candidate["pattern"] or zeros
     return f"{units}{cut}, {candidate['values']}"
 
 

@@ -20,13 +20,6 @@ EXACT = "exact"
 VALUES = (EXACT, "int8", "int4/32", "codebook:4", "codebook:3", "codebook:2")
 REST = "int8"  # what is never pruned, where the weights are not exact: norms, biases
 COARSE = "int4/32"  # and biases and position tables, where the weights have four bits or fewer
-EMBEDDED = {  # of embeddings, which fewer bits harm less than weights, a step fewer; fewer than two there are not
-    "int8": "int4/32",
-    "int4/32": "codebook:3",
-    "codebook:4": "codebook:3",
-    "codebook:3": "codebook:2",
-    "codebook:2": "codebook:2",
-}
 TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in, if it was
 TUNED_RATE = 0.1  # and its learning rate, as a share of theirs
 SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
@@ -79,7 +72,7 @@ class Chains:
     training  of a network after a cut; its epochs are replaced
     spread    the recipe, at once, that zeroes a share of the weights; its schedule becomes SCHEDULE
     coarse    names of what is never pruned and needs no eight bits: position tables, biases
-    embedded  names of embeddings: never pruned, stored with fewer bits than the weights
+    embedded  names of embeddings: never pruned, stored as the weights are
     exact     names of tensors that stay exact whatever the values: statistics that no training can mend
     """
 
@@ -97,8 +90,8 @@ class Chains:
         if values == EXACT:
             return {"": EXACT}
         coarse = dict.fromkeys(self.coarse, REST if values == "int8" else COARSE)
-        fewer, exact = dict.fromkeys(self.embedded, EMBEDDED[values]), dict.fromkeys(self.exact, EXACT)
-        return {"*": REST, **coarse, **fewer, **exact, "": values}
+        same, exact = dict.fromkeys(self.embedded, values), dict.fromkeys(self.exact, EXACT)
+        return {"*": REST, **coarse, **same, **exact, "": values}
 
     def begun(self, candidate: Candidate) -> Cell:
         """Units removed, nothing trained."""

@@ -187,7 +187,8 @@ def _edge(line: Sequence[Place], allowed: float) -> Place | None:
         return line[last]
     if ahead.drop <= allowed:
         return ahead
-    return _between(line[last], ahead, (allowed - line[last].drop) / (ahead.drop - line[last].drop))
+    found = _between(line[last], ahead, (allowed - line[last].drop) / (ahead.drop - line[last].drop))
+    return found if found.candidate.sparsity >= LEAST else line[last]
 
 
 def _within(line: Sequence[Place], most: float) -> Place | None:
@@ -205,12 +206,12 @@ def _within(line: Sequence[Place], most: float) -> Place | None:
 def _between(place: Place, other: Place, share: float) -> Place:
     """So far on the way from this place to the other; half-way is half-way in the logarithm of density."""
     it = place.candidate
-    sparsity = 1.0 - place.density ** (1.0 - share) * other.density**share
+    density = place.density ** (1.0 - share) * other.density**share
     latency_s = place.latency_s
     if latency_s is not None and other.latency_s is not None:
         latency_s += share * (other.latency_s - latency_s)
     return Place(
-        Candidate(it.student, round(sparsity, 4) if sparsity >= LEAST else 0.0, it.values, it.pattern),
+        Candidate(it.student, round(1.0 - density, 4), it.values, it.pattern),
         place.drop + share * (other.drop - place.drop),
         place.size + share * (other.size - place.size),
         latency_s,

@@ -96,7 +96,7 @@ class CompressionRun:
         trimmed = Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0)
         if not epochs:
             steps += [trimmed] if self.ground.asked.is_trimmed else []
-            title = "nothing lost to values" if values == EXACT else f"quantization alone ({values})"
+            title = "packed without loss" if values == EXACT else f"quantization alone ({values})"
             return [*steps, Step("after", title, chains.first, values, 0.0)]
         is_cut = shape.is_cut
         steps.append(

@@ -116,7 +116,7 @@ def openvino(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
 def packed(linear: nn.Linear, sparsity: float, n_tokens: int) -> dict[str, sc.PackedLinear]:
     """Ours, by name."""
     found = {}
-    for values in ("fp32", "bf16", "int8", "int4/64"):
+    for values in ("fp32", "bf16", "int8", "w8a8", "int4/64"):
         found[f"bitmask {values}"] = sc.PackedLinear.from_linear(linear, "bitmask", values)
     if sparsity >= 0.8:
         found["index fp32"] = sc.PackedLinear.from_linear(linear, "index", "fp32")

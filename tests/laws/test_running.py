@@ -51,11 +51,15 @@ def packed_of(weight: Tensor, format: str, values: str, options: dict[str, int])
 
 
 def assert_is_product(y: Tensor, dense: Tensor, x: Tensor, bias: Tensor | None) -> None:
-    """Within (n + 8) roundings of float32 of the sum of sizes: each of n products and sums rounds once, at most."""
+    """Within (n + 8) roundings of float32 of the sum of sizes: each of n products and sums rounds once, at most.
+
+    Where integers are multiplied an input is rounded once, too, to 24 bits of the largest of its token.
+    """
     exact = x.double() @ dense.double().T + (0.0 if bias is None else bias.double())
     sizes = x.double().abs() @ dense.double().abs().T + (0.0 if bias is None else bias.double().abs())
     assert y.shape == exact.shape
-    bound = (dense.shape[1] + 8) * 2.0**-24 * sizes
+    largest = x.double().abs().amax(-1, keepdim=True) if x.shape[-1] else 0.0
+    bound = (dense.shape[1] + 8) * 2.0**-24 * sizes + 2.0**-23 * largest * dense.double().abs().sum(1)
     if y.dtype == torch.bfloat16:
         bound = bound + 2.0**-8 * exact.abs() + 1e-30
     assert bool(((y.double() - exact).abs() <= bound + 1e-37).all()), float(((y.double() - exact).abs() - bound).max())
@@ -170,7 +174,7 @@ def test_what_does_not_run_is_refused() -> None:
     linear = nn.Linear(8, 4)
     with pytest.raises(InputError, match="Formats that run are bitmask, index, nm, blocks, rows; got 'csr'"):
         PackedLinear.from_linear(linear, "csr")
-    with pytest.raises(InputError, match="Values that run are fp32, bf16, int8, int4, and int4/64"):
+    with pytest.raises(InputError, match="Values that run are fp32, bf16, int8, int4, w8a8, w4a8, and int4/64"):
         PackedLinear.from_linear(linear, values="codebook:4")
     with pytest.raises(InputError, match="multiples of 32 columns; these have 4"):
         PackedLinear.from_linear(linear, values="int8/4")

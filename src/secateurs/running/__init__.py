@@ -4,5 +4,6 @@
     layer = PackedLinear.from_linear(layer, "bitmask", "int8")
     accelerated = accelerate(model, x)                   # swaps the layers for which measuring says so
 
-instructions.py has the vectors, few.py the loops for few tokens, many.py those for many, ready.py what they read.
+instructions.py has the vectors, few.py the loops for few tokens, many.py those for many; where a CPU has AVX-512,
+wide.py has the vectors and panels.py the loops. ready.py is what they read.
 """

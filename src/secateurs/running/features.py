@@ -24,9 +24,16 @@ def features() -> frozenset[str]:
     return frozenset(name for name, is_there in found.items() if is_there)
 
 
+def has_avx512() -> bool:
+    """Whether weights are expanded, and bytes multiplied, by instructions of their own: VBMI2 and VNNI."""
+    return {"avx512bw", "avx512vbmi2", "avx512vnni"} <= features()
+
+
+def has_avx2() -> bool:
+    """Whether weights are spread by tables of permutations."""
+    return {"avx2", "fma"} <= features()
+
+
 def ways() -> str:
     """How kept weights are spread over a vector here: "avx512", "avx2" or "plain"."""
-    found = features()
-    if {"avx512vl", "avx512vbmi2"} <= found:
-        return "avx512"
-    return "avx2" if {"avx2", "fma"} <= found else "plain"
+    return "avx512" if has_avx512() else "avx2" if has_avx2() else "plain"

@@ -3,61 +3,23 @@
     w = spread8(kept, at, bits)            # 8 weights as f32: kept[at], kept[at + 1], ... where a bit is set, else 0
     total = fma(w, load8(x, column), total)
 
-Written as vectors of LLVM, which every CPU runs in its own width. What spreads is chosen by the CPU's features: the
-expanding load of AVX-512; tables of permutations on AVX2; else the same load, which LLVM makes of single steps: right
-everywhere, and slow. All ways give the same bits.
+Written as vectors of LLVM, which every CPU runs in its own width. What spreads is chosen by the CPU's features: tables
+of permutations on AVX2; else the expanding load, which LLVM makes of single steps: right everywhere, and slow. Both
+give the same bits. CPUs with AVX-512 run bits in panels, see wide.py.
 """
 
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils as _cgutils
 from numba.core import types
-from numba.core.datamodel import models
-from numba.extending import register_model
 
 from secateurs.exact.lanes import instruction
-from secateurs.running.features import features, ways
-
-FLOAT, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-
-
-class Vector(types.Type):
-    """numba's type of a vector."""
-
-    def __init__(self, of: str, n: int) -> None:
-        self.vector = ir.VectorType({"f32": FLOAT, "i8": I8, "i32": I32}[of], n)
-        super().__init__(name=f"Vector({of} x {n})")
-
-
-@register_model(Vector)
-class _Model(models.PrimitiveModel):
-    def __init__(self, manager: Any, of: Vector) -> None:
-        super().__init__(manager, of, of.vector)  # type: ignore[no-untyped-call]
-
+from secateurs.running.features import features, has_avx2
+from secateurs.running.vectors import FLOAT, I8, I16, I32, I64, Vector, call, cgutils, everywhere, pointer
 
 _TILES = {n: Vector("f32", 8 * n) for n in (1, 2, 4, 8)}
 F8, N8 = _TILES[1], Vector("i32", 8)
-
-cgutils: Any = _cgutils  # untyped
-
-
-def _at(context: Any, builder: Any, kind: Any, array: Any, place: Any, element: Any) -> Any:
-    """A pointer to array[place], to be read as `element`."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), element.as_pointer())
-
-
-def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    kind = ir.FunctionType(result, [each.type for each in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-
-def _everywhere(builder: Any, number: Any, vector: Any) -> Any:
-    nothing = ir.Constant(vector, ir.Undefined)
-    one = builder.insert_element(nothing, number, I32(0))
-    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
 
 
 def _table(builder: Any, name: str, rows: Any) -> Any:
@@ -104,7 +66,7 @@ def _kept8(builder: Any, data: Any, element: Any, bits: Any) -> Any:
     vector = ir.VectorType(element, 8)
     mask = builder.bitcast(builder.trunc(bits, I8), ir.VectorType(ir.IntType(1), 8))
     name = f"llvm.masked.expandload.v8{'f32' if element is FLOAT else f'i{element.width}'}"
-    return _call(builder, name, vector, [builder.bitcast(data, element.as_pointer()), mask, ir.Constant(vector, None)])
+    return call(builder, name, vector, [builder.bitcast(data, element.as_pointer()), mask, ir.Constant(vector, None)])
 
 
 def _top(builder: Any, kept: Any) -> Any:
@@ -118,7 +80,7 @@ def _shuffled(builder: Any, lower: Any, upper: Any, n_bytes: int, bits: Any) -> 
     bytes_ = ir.VectorType(I8, 32)
     order = _row(builder, _table(builder, f"secateurs.order{n_bytes}", _ORDER[n_bytes]), 32, bits, bytes_)
     stored = builder.shuffle_vector(lower, upper, ir.Constant(ir.VectorType(I32, 32), list(range(32))))
-    moved = _call(builder, "llvm.x86.avx2.pshuf.b", bytes_, [stored, order])
+    moved = call(builder, "llvm.x86.avx2.pshuf.b", bytes_, [stored, order])
     return builder.bitcast(moved, N8.vector)
 
 
@@ -129,7 +91,7 @@ def _sixteen(builder: Any, data: Any) -> Any:
 
 def _from_words(builder: Any, data: Any, bits: Any) -> Any:
     """float32."""
-    if ways() != "avx2":
+    if not has_avx2():
         return _kept8(builder, data, FLOAT, bits)
     lower = builder.and_(bits, I64(15))
     further = builder.gep(data, [builder.shl(builder.ctpop(lower), I64(2))])
@@ -139,7 +101,7 @@ def _from_words(builder: Any, data: Any, bits: Any) -> Any:
 
 def _from_halves(builder: Any, data: Any, bits: Any) -> Any:
     """bfloat16 in uint16: the upper half of a float32."""
-    if ways() == "avx2":
+    if has_avx2():
         stored = _sixteen(builder, data)
         return builder.bitcast(_shuffled(builder, stored, stored, 2, bits), F8.vector)
     return builder.bitcast(_top(builder, _kept8(builder, data, I16, bits)), F8.vector)
@@ -147,7 +109,7 @@ def _from_halves(builder: Any, data: Any, bits: Any) -> Any:
 
 def _from_bytes(builder: Any, data: Any, bits: Any) -> Any:
     """int8, times 2**24: the sign needs no step of its own."""
-    if ways() == "avx2":
+    if has_avx2():
         whole = _from_eight(builder, builder.load(builder.bitcast(data, I64.as_pointer()), align=1), bits)
     else:
         whole = _top(builder, _kept8(builder, data, I8, bits))
@@ -156,7 +118,7 @@ def _from_bytes(builder: Any, data: Any, bits: Any) -> Any:
 
 def _from_eight(builder: Any, number: Any, bits: Any) -> Any:
     """The bytes of an int64 as the highest of their lanes."""
-    both = builder.bitcast(_everywhere(builder, number, ir.VectorType(I64, 2)), ir.VectorType(I8, 16))
+    both = builder.bitcast(everywhere(builder, number, ir.VectorType(I64, 2)), ir.VectorType(I8, 16))
     return _shuffled(builder, both, both, 1, bits)
 
 
@@ -164,9 +126,9 @@ def _from_nibbles(builder: Any, data: Any, bits: Any, is_odd: Any) -> Any:
     """int4, times 2**28; `is_odd`: the first stands in the upper half of its byte."""
     stored = builder.load(builder.bitcast(data, I64.as_pointer()), align=1)
     stored = builder.lshr(stored, builder.shl(is_odd, I64(2)))
-    if ways() == "avx2" and "bmi2" in features():
+    if has_avx2() and "bmi2" in features():
         # Each to the upper half of a byte of its own.
-        stored = _call(builder, "llvm.x86.bmi.pdep.64", I64, [stored, I64(0xF0F0F0F0F0F0F0F0)])
+        stored = call(builder, "llvm.x86.bmi.pdep.64", I64, [stored, I64(0xF0F0F0F0F0F0F0F0)])
         return builder.sitofp(_from_eight(builder, stored, bits), F8.vector)
     whole = ir.Constant(N8.vector, None)
     for lane in range(8):
@@ -189,8 +151,8 @@ def spread8(typing: Any, kept: Any, at: Any, bits: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if kept.dtype != types.uint8:
-            return spread[kept.dtype](builder, _at(context, builder, kept, args[0], args[1], I8), args[2])
-        data = _at(context, builder, kept, args[0], builder.lshr(args[1], I64(1)), I8)
+            return spread[kept.dtype](builder, pointer(context, builder, kept, args[0], args[1], I8), args[2])
+        data = pointer(context, builder, kept, args[0], builder.lshr(args[1], I64(1)), I8)
         return _from_nibbles(builder, data, args[2], builder.and_(args[1], I64(1)))
 
     return F8(kept, types.int64, types.int64), code
@@ -233,8 +195,8 @@ def fma(typing: Any, first: Any, second: Any, third: Any) -> Any:
     """first * second + third, lane by lane; rounded once where the CPU can."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        name = "fma" if ways() != "plain" else "fmuladd"
-        return _call(builder, f"llvm.{name}.v{first.vector.count}f32", first.vector, list(args))
+        name = "fma" if has_avx2() else "fmuladd"
+        return call(builder, f"llvm.{name}.v{first.vector.count}f32", first.vector, list(args))
 
     return first(first, first, first), code
 
@@ -244,7 +206,7 @@ def load8(typing: Any, array: Any, at: Any) -> Any:
     """f32 x 8 from array[at] on."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_at(context, builder, signature.args[0], args[0], args[1], F8.vector), align=4)
+        return builder.load(pointer(context, builder, signature.args[0], args[0], args[1], F8.vector), align=4)
 
     return F8(array, types.int64), code
 
@@ -254,7 +216,7 @@ def every8(typing: Any, number: Any) -> Any:
     """f32 x 8 of one number."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _everywhere(builder, args[0], F8.vector)
+        return everywhere(builder, args[0], F8.vector)
 
     return F8(types.float32), code
 
@@ -281,7 +243,7 @@ def load_tile(typing: Any, array: Any, at: Any, wide: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.mul(args[1], I64(8 * wide.count))
-        return builder.load(_at(context, builder, signature.args[0], args[0], place, vector.vector), align=4)
+        return builder.load(pointer(context, builder, signature.args[0], args[0], place, vector.vector), align=4)
 
     return vector(array, types.int64, wide), code
 
@@ -292,7 +254,7 @@ def store_tile(typing: Any, array: Any, at: Any, wide: Any, value: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.mul(args[1], I64(8 * wide.count))
-        builder.store(args[3], _at(context, builder, signature.args[0], args[0], place, value.vector), align=4)
+        builder.store(args[3], pointer(context, builder, signature.args[0], args[0], place, value.vector), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, wide, value), code
@@ -304,7 +266,7 @@ def every_tile(typing: Any, number: Any, wide: Any) -> Any:
     vector = _TILES[wide.count]
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _everywhere(builder, args[0], vector.vector)
+        return everywhere(builder, args[0], vector.vector)
 
     return vector(types.float32, wide), code
 
@@ -318,10 +280,8 @@ def list8(typing: Any, places: Any, at: Any, bits: Any, base: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         order = _row(builder, _table(builder, "secateurs.places", _PLACES), 8, args[2], ir.VectorType(I8, 8))
-        found = builder.add(
-            builder.zext(order, N8.vector), _everywhere(builder, builder.trunc(args[3], I32), N8.vector)
-        )
-        builder.store(found, _at(context, builder, signature.args[0], args[0], args[1], N8.vector), align=4)
+        found = builder.add(builder.zext(order, N8.vector), everywhere(builder, builder.trunc(args[3], I32), N8.vector))
+        builder.store(found, pointer(context, builder, signature.args[0], args[0], args[1], N8.vector), align=4)
         return context.get_dummy_value()
 
     return types.void(places, types.int64, types.int64, types.int64), code
@@ -333,13 +293,13 @@ def number(typing: Any, kept: Any, at: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if kept.dtype == types.uint8:
-            data = _at(context, builder, kept, args[0], builder.lshr(args[1], I64(1)), I8)
+            data = pointer(context, builder, kept, args[0], builder.lshr(args[1], I64(1)), I8)
             stored = builder.zext(builder.load(data, align=1), I32)
             is_lower = builder.icmp_unsigned("==", builder.and_(args[1], I64(1)), I64(0))
             stored = builder.select(is_lower, builder.shl(stored, I32(28)), builder.shl(stored, I32(24)))
             return builder.sitofp(builder.and_(stored, I32(0xF0000000)), FLOAT)
         element = ir.IntType(kept.dtype.bitwidth)
-        stored = builder.load(_at(context, builder, kept, args[0], args[1], element), align=element.width // 8)
+        stored = builder.load(pointer(context, builder, kept, args[0], args[1], element), align=element.width // 8)
         if kept.dtype == types.float32:
             return builder.bitcast(stored, FLOAT)
         top = builder.shl(builder.zext(stored, I32), I32(32 - element.width))
@@ -353,7 +313,7 @@ def word(typing: Any, mask: Any, at: Any) -> Any:
     """mask[at] as an int64, without numba's look at what a negative place would mean."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = _at(context, builder, signature.args[0], args[0], args[1], I32)
+        place = pointer(context, builder, signature.args[0], args[0], args[1], I32)
         return builder.zext(builder.load(place, align=4), I64)
 
     return types.int64(mask, types.int64), code
@@ -365,9 +325,9 @@ def picked(typing: Any, x: Any, places: Any, at: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         element = ir.IntType(places.dtype.bitwidth)
-        stored = builder.load(_at(context, builder, places, args[1], args[2], element), align=element.width // 8)
+        stored = builder.load(pointer(context, builder, places, args[1], args[2], element), align=element.width // 8)
         place = builder.zext(stored, I64) if element.width < 64 else stored
-        return builder.load(_at(context, builder, x, args[0], place, FLOAT), align=4)
+        return builder.load(pointer(context, builder, x, args[0], place, FLOAT), align=4)
 
     return types.float32(x, places, types.int64), code
 
@@ -387,8 +347,8 @@ def prefetch(typing: Any, array: Any, at: Any) -> Any:
     """Ask for array[at], which may lie beyond its end, before it is needed."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = _at(context, builder, signature.args[0], args[0], args[1], I8)
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, I32(0), I32(3), I32(1)])
+        place = pointer(context, builder, signature.args[0], args[0], args[1], I8)
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), code

@@ -1,5 +1,6 @@
 """PackedLinear: an nn.Linear for inference whose weight is stored, and run, without its zeros."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -11,19 +12,19 @@ from secateurs.formats.packed import Packed
 from secateurs.formats.table import FORMATS
 from secateurs.layout import layout_of
 from secateurs.running.products import product
-from secateurs.running.ready import RUNNING, Bits, Left, Listed, Ready, Tiled, ready
+from secateurs.running.ready import EXACT, RUNNING, Bits, Left, Listed, Panels, Ready, Slabs, Tiled, fitted, ready
 
-VALUES = ("fp32", "bf16", "int8", "int4")
+VALUES = ("fp32", "bf16", "int8", "int4", "w8a8", "w4a8")
 
-_KINDS = {each.__name__: each for each in (Bits, Listed, Tiled, Left)}
+_KINDS = {each.__name__: each for each in (Bits, Panels, Listed, Tiled, Slabs, Left)}
 
 
 class PackedLinear(nn.Module):
     """y = x W^T + bias, the weight packed.
 
-    Its arrays are buffers, so that `state_dict` has them and `load_state_dict` of an equally packed layer takes them.
-    It computes in float32 on the CPU, on as many threads as torch may use, and gives back x's dtype; no gradient
-    reaches x. torch.compile takes it as one operation.
+    Its arrays are buffers; `state_dict` has them as a CPU of any kind runs them, and `load_state_dict` of an equally
+    packed layer takes them. It computes in float32 on the CPU, on as many threads as torch may use, and gives back x's
+    dtype; no gradient reaches x. torch.compile takes it as one operation.
     """
 
     def __init__(self, weight: Ready, bias: Tensor | None, name: str) -> None:
@@ -46,7 +47,8 @@ class PackedLinear(nn.Module):
         """The layer with the zeros that are there packed away; transformers' Conv1D (GPT-2) is one, too.
 
         format   "bitmask", "index", "nm" (n=2, m=4), "blocks" (h=4, w=4), their sizes by name, or "rows"
-        values   "fp32" (lossless), "bf16" (rounded), "int8" or "int4" (one scale per row; "int4/64": per 64 columns)
+        values   "fp32" (lossless), "bf16" (rounded), "int8" or "int4" (one scale per row; "int4/64": per 64 columns);
+                 "w8a8" and "w4a8" are these with inputs that may be rounded to 8 bits, too, by the largest of a token
 
         InputError where the weight does not fit, PatternError where it does not keep what the format asks for.
         """
@@ -63,6 +65,8 @@ class PackedLinear(nn.Module):
         how = values
         if values in ("fp32", "bf16"):
             weight, how = weight.to(torch.float32 if values == "fp32" else torch.bfloat16), "exact"
+        elif found := re.fullmatch("w([48])a8(/.*)?", values):
+            how = f"int{found[1]}{found[2] or ''}"
         elif not values.startswith("int"):
             raise InputError(f"Values that run are {', '.join(VALUES)}, and int4/64 for groups; got {values!r}.")
         # A product does not feel the sign of a zero, which masks leave behind.
@@ -71,8 +75,9 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def from_packed(cls, packed: Packed, bias: Tensor | None = None, values: str = "") -> "PackedLinear":
-        """A layer of a weight (out, in) that is packed already."""
-        return cls(ready(packed), bias, f"{packed.format} {values or packed.values}")
+        """A layer of a weight (out, in) that is packed already; "w8a8" and the like let it round its inputs."""
+        n_planes = 1 if values.startswith("w") else EXACT
+        return cls(ready(packed, n_planes), bias, f"{packed.format} {values or packed.values}")
 
     @property
     def nbytes(self) -> int:
@@ -98,9 +103,20 @@ class PackedLinear(nn.Module):
         """Kept as it is: halving or moving a model must not touch bits that mean something else."""
         return self
 
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        portable = self.ready().portable()
+        destination |= {prefix + key: torch.from_numpy(getattr(portable, key)) for key in self._arrays}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any, **options: Any) -> None:
+        given = {key: state_dict[prefix + key].numpy() for key in self._arrays if prefix + key in state_dict}
+        if len(given) == len(self._arrays) and (portable := self.ready().alike(given)) is not None:
+            found = fitted(portable, self._sizes["n_planes"])
+            for key in given:
+                self.register_buffer(key, torch.from_numpy(getattr(found, key)))
+            state_dict = {**state_dict, **{prefix + key: getattr(self, key) for key in given}}
         self._ready = None
-        super()._load_from_state_dict(*arguments, **options)
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own views."""

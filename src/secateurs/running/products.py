@@ -1,7 +1,7 @@
 """Products: y = x W^T + bias with a ready weight, for any number of tokens; which loop runs, on how many threads."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,18 +10,23 @@ import torch
 from torch import Tensor
 
 from secateurs.errors import InputError
-from secateurs.running import few, many
+from secateurs.running import few, many, panels
 from secateurs.running.instructions import tile
-from secateurs.running.ready import Bits, Left, Listed, Ready, Tiled
+from secateurs.running.ready import Bits, Left, Listed, Panels, Ready, Slabs, Tiled
 from secateurs.running.together import n_threads, together
+from secateurs.running.wide import ROWS
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens, width, x, y)
 
 FEW = 4  # tokens that one loop over the weight serves
 WIDTHS = (8, 16, 32, 64)  # tokens of a tile
+PANEL_WIDTHS = (1, 2, 4, 8, 12)  # the same, of Panels
+REGISTERS = 12  # sums of a tile that there is room for
+SPREADING = 4  # products of 16 that spreading weights takes as long as
 PARTS = 4  # of each thread: one that is held up leaves its parts to the others
 PANEL = 1 << 20  # bytes of float32 weights that are made of others at once
+ALONE_PANELS = 200_000  # the same of Panels, in products of 32
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
 
 
@@ -36,23 +41,31 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
         raise InputError(
             f"The weight has {weight.columns} columns; x is {tuple(x.shape)}. Its last dimension must match."
         )
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         raise InputError(f"Packed weights run on the CPU; x is on {x.device}.")
-    # numpy's small steps cost a third of torch's, and one token of a small layer takes less than ten of them.
-    floats = x.detach() if x.dtype == torch.float32 else x.detach().float()
-    tokens: Floats = floats.contiguous().numpy().reshape(-1, weight.columns)
+    # Steps of torch are saved where they can be: one token of a small layer takes less than ten of them.
+    floats = x.detach() if x.requires_grad else x
+    if x.dtype != torch.float32:
+        floats = floats.float()
+    tokens: Floats = (floats if floats.is_contiguous() else floats.contiguous()).numpy().reshape(-1, weight.columns)
+    added = _NOTHING if bias is None else (bias.detach() if bias.requires_grad else bias).numpy()
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
         y = np.zeros((len(tokens), weight.rows), np.float32)
+    elif isinstance(weight, Panels | Slabs):
+        y, added = _panels(weight, tokens, added), _NOTHING
     elif isinstance(weight, Left):
         y = _left(weight, np.take(tokens, weight.places, axis=1))
     elif len(tokens) <= FEW and not isinstance(weight, Tiled):
         y = _few(weight, tokens)
     else:
         y = _many(weight, tokens)
-    if bias is not None:
-        y += bias.detach().numpy()
-    found = torch.from_numpy(y.reshape(*x.shape[:-1], weight.rows))
+    if added.size:
+        y += added
+    found = torch.from_numpy(y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.rows))
     return found if x.dtype == torch.float32 else found.to(x.dtype)
+
+
+_NOTHING: Floats = np.zeros(0, np.float32)
 
 
 def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -61,7 +74,7 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
     x        (columns, tokens), or several of them (n, columns, tokens)
     returns  (rows, tokens), or (n, rows, tokens), in x's dtype
     """
-    if x.shape[-1] <= FEW or isinstance(weight, Left) or weight.columns == 0 or weight.rows == 0:
+    if x.shape[-1] <= FEW or isinstance(weight, Left | Panels | Slabs) or weight.columns == 0 or weight.rows == 0:
         return product(weight, x.transpose(-1, -2), bias).transpose(-1, -2).contiguous()
     whole = x.detach().float().numpy().reshape(-1, *x.shape[-2:])
     out = np.empty((len(whole), weight.rows, x.shape[-1]), np.float32)
@@ -75,6 +88,43 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
     if bias is not None:
         out += bias.detach().numpy()[:, None]
     return torch.from_numpy(out.reshape(*x.shape[:-2], *out.shape[1:])).to(x.dtype)
+
+
+def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
+    n, (wide, parts, planes) = len(tokens), _tile_of(len(tokens), weight.n_planes)
+    n_tiles, columns = -(-n // len(wide)), weight.padded_columns
+    y = np.empty((n_tiles * len(wide), weight.padded_rows), np.float32)
+    flat, out = (tokens if weight.columns == columns else _padded(tokens, 16)).reshape(-1), y.reshape(-1)
+    is_alone = n_threads() == 1
+    if isinstance(weight, Panels):
+        known = weight.mask, weight.kept, weight.starts, weight.scales, weight.steps
+        if is_alone or weight.mask.size * n_tiles * (SPREADING + len(parts)) < ALONE_PANELS:
+            panels.alone(*known, flat, columns, bias, out, wide, parts, planes)
+            return y if n == len(y) and weight.rows == weight.padded_rows else y[:n, : weight.rows]
+        run: Callable[..., None] = partial(panels.product, *known)
+    else:
+        steps = weight.w, weight.of_step, columns // weight.of_step
+        run = partial(panels.by_block, weight.places, weight.kept, weight.starts, weight.scales, *steps)
+        is_alone |= int(weight.starts[-1]) // (ROWS * weight.of_step) * n_tiles * len(parts) < ALONE_PANELS
+    x, units = panels.placed(flat, columns, len(y), wide, planes)
+
+    def rows(low: int, high: int) -> None:
+        run(x, units, low // weight.height, -(-high // weight.height), bias, out, wide, parts)
+
+    if is_alone:
+        rows(0, weight.rows)
+    else:
+        _in_parts(weight, rows)
+    return y[:n, : weight.rows]
+
+
+@cache
+def _tile_of(n: int, n_planes: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What `panels.product` and `placed` are told a tile by, with which n tokens take least."""
+    of_token = max(1, n_planes)
+    some = [width for width in PANEL_WIDTHS if width * of_token <= REGISTERS]
+    width = min(some, key=lambda width: -(-n // width) * (SPREADING + width * of_token))
+    return (0,) * width, (0,) * (width * n_planes + 1 if n_planes else width), (0,) * n_planes
 
 
 def _few(weight: Ready, tokens: Floats) -> Floats:
@@ -101,12 +151,12 @@ def _four(weight: Bits, x: Floats, y: Floats, low: int, high: int) -> None:
     few.four(weight.mask, weight.kept, weight.starts, weight.scales, weight.width, x, low, high, y)
 
 
-def _padded(tokens: Floats) -> Floats:
-    """With zeros up to whole words of 32 columns."""
+def _padded(tokens: Floats, of: int = 32) -> Floats:
+    """With zeros up to whole words of 32 columns, or as many others."""
     n, columns = tokens.shape
-    if columns % 32 == 0:
+    if columns % of == 0:
         return tokens
-    padded = np.zeros((n, columns + -columns % 32), np.float32)
+    padded = np.zeros((n, columns + -columns % of), np.float32)
     padded[:, :columns] = tokens
     return padded
 
@@ -183,12 +233,15 @@ def _tiles(n: int) -> Iterator[tuple[int, int, int]]:
 
 def _rows(weight: Ready, work: int, rows: Callable[[int, int], None]) -> None:
     """rows(low, high) over all rows, in parts that keep about as many weights each."""
-    n = min(n_threads(), weight.rows)
-    if n == 1 or int(weight.starts[-1]) * work < ALONE:
+    if n_threads() == 1 or int(weight.starts[-1]) * work < ALONE:
         rows(0, weight.rows)
         return
-    step = weight.h if isinstance(weight, Tiled) else 1
+    _in_parts(weight, rows)
+
+
+def _in_parts(weight: Ready, rows: Callable[[int, int], None]) -> None:
+    n = min(n_threads(), weight.rows)
     n_parts = PARTS * n
     asked = weight.starts[-1] * np.arange(1, n_parts) // n_parts
-    cuts = [0, *(step * np.searchsorted(weight.starts, asked)).tolist(), weight.rows]
+    cuts = [0, *np.minimum(weight.height * np.searchsorted(weight.starts, asked), weight.rows).tolist(), weight.rows]
     together([partial(rows, low, high) for low, high in pairwise(cuts) if low < high], n)

@@ -1,14 +1,18 @@
 """Ready: a packed weight as the loops read it: whole words of bits, kept weights with room behind them.
 
-A format becomes one of four ways to say where the kept weights are; n:m becomes bits:
+A format becomes one of six ways to say where the kept weights are; n:m becomes bits:
 
     Bits      bitmask, nm      a word for every 32 columns of a row
+    Panels    the same where the CPU has AVX-512: 32 rows side by side
     Listed    index            the column of every kept weight
     Tiled     blocks           the block columns of every row of blocks
+    Slabs     the same where the CPU has AVX-512, of blocks of 32 rows, whose columns 16 divides
     Left      rows             the columns that are left, which a row has all of or none
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -21,10 +25,16 @@ from secateurs.formats.index import where
 from secateurs.formats.nm import keep_of
 from secateurs.formats.packed import Packed
 from secateurs.formats.rows import left_of
+from secateurs.running import laying
+from secateurs.running.features import ways
+from secateurs.running.wide import COLUMNS, PANEL, ROWS
 
-ROOM = 32  # bytes behind the last kept weight that a load may touch
+ROOM = 64  # bytes behind the last kept weight that a load may touch
 _ONE = 0x3F80  # 1 as bfloat16
 _FACTOR = {8: 2.0**-24, 4: 2.0**-28}  # what the loops leave in codes of so many bits
+_PANELS = 2.0**24  # by how much less those of panels leave
+_WORDS = 2048  # of columns whose products of bytes an int32 can hold the sum of
+EXACT = 3  # planes of 8 bits of an input, which are as exact as float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +43,8 @@ class Ready:
 
     rows, columns  of the weight
     kept           float32, bfloat16 as uint16, int8, or int4 two to a byte of uint8; then ROOM
-    starts         (rows + 1,) int64: where each row's (of Tiled: each row of blocks') begin in `kept`
+    starts         (rows + 1,) int64: where each row's (of Tiled: each row of blocks', of Panels: each panel's) begin in
+                   `kept`
     scales         (rows * groups,) bfloat16 as uint16
     width          words of 32 columns that share a scale
     """
@@ -44,6 +55,19 @@ class Ready:
     starts: Stored
     scales: Stored
     width: int
+
+    @property
+    def height(self) -> int:
+        """Rows of one entry of `starts`."""
+        return 1
+
+    def portable(self) -> "Ready":
+        """The same weight as a CPU of any kind has it, in arrays of the same names."""
+        return self
+
+    def alike(self, arrays: dict[str, Stored]) -> "Ready | None":
+        """A portable weight of this shape and of these arrays; None where they do not fit it."""
+        return None
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +93,119 @@ class Bits(Ready):
 
 
 @dataclass(frozen=True, eq=False)
+class Panels(Ready):
+    """mask, kept, starts and scales as in panels.py.
+
+    n_planes  bytes of an input, where kept weights are integers: 3 are as exact as float32, 1 is its own trade; else 0
+    """
+
+    mask: Stored
+    n_planes: int
+
+    @property
+    def height(self) -> int:
+        return PANEL
+
+    @cached_property
+    def padded_columns(self) -> int:
+        """With those that fill the last 16."""
+        return self.columns + -self.columns % 16
+
+    @cached_property
+    def padded_rows(self) -> int:
+        """With those that fill the last panel."""
+        return self.rows + -self.rows % PANEL
+
+    @property
+    def of_step(self) -> int:
+        """Columns that are spread at once."""
+        return COLUMNS[self.kept.dtype.name]
+
+    @cached_property
+    def steps(self) -> int:
+        """That share a scale."""
+        return _words(self) * 32 // self.of_step
+
+    @classmethod
+    def of(cls, bits: Bits, n_planes: int) -> "Panels":
+        """The same weight."""
+        kept, is_even = _singles(bits), bits.kept.dtype == np.uint8
+        columns = COLUMNS[bits.kept.dtype.name]
+        n_panels, n_steps = -(-bits.rows // PANEL), (bits.columns + -bits.columns % 16) // columns
+        mask = np.zeros(n_panels * n_steps * 2, f"u{2 * columns}")
+        laid = np.zeros(int(bits.starts[-1]) + is_even * mask.size + 1, kept.dtype)
+        starts = np.zeros(n_panels + 1, np.int64)
+        n = laying.lay(bits.mask, kept, bits.starts, columns, mask, laid, starts, is_even)
+        laid = _stored_as(bits, laid[:n])
+        scales = np.repeat(bits.scales.reshape(bits.rows, -1), -(-bits.width // _words(bits)), axis=1)
+        scales = scales[:, : -(-bits.stride // _words(bits))]
+        if n_planes:
+            scales = _times(scales, _PANELS)
+        scales = np.pad(scales, ((0, -bits.rows % PANEL), (0, 0))).reshape(n_panels, PANEL, -1).transpose(0, 2, 1)
+        return cls(
+            bits.rows, bits.columns, _with_room(laid), starts,
+            np.ascontiguousarray(scales).reshape(-1), bits.width, mask, n_planes,
+        )  # fmt: skip
+
+    def alike(self, arrays: dict[str, Stored]) -> Bits | None:
+        n_masks, n_groups = self.rows * self.stride, -(-self.stride // self.width)
+        sizes = {"mask": n_masks, "starts": self.rows + 1, "scales": self.rows * n_groups}
+        if any(arrays[key].shape != (size,) for key, size in sizes.items()):
+            return None
+        return Bits(self.rows, self.columns, width=self.width, **arrays)
+
+    def portable(self) -> Bits:
+        columns, is_even = self.of_step, self.kept.dtype == np.uint8
+        n_panels = self.starts.size - 1
+        words = self.mask.reshape(n_panels, -1, 2).transpose(0, 2, 1)[:, :, None]  # (panel, half, row, step)
+        shifts = (np.arange(ROWS) * columns).astype(self.mask.dtype)[:, None]
+        some = words >> shifts & self.mask.dtype.type((1 << columns) - 1)
+        counts = np.bitwise_count(some).sum(axis=3, dtype=np.int64).reshape(-1)[: self.rows]
+        starts, kept = _ends(counts), _singles(self)
+        found, mask = np.zeros(int(starts[-1]), kept.dtype), np.zeros(self.rows * self.stride, np.uint32)
+        laying.unlay(self.mask, kept, self.starts, columns, mask, found, starts, is_even)
+        found = _stored_as(self, found)
+        scales = self.scales.reshape(n_panels, -1, PANEL).transpose(0, 2, 1).reshape(PANEL * n_panels, -1)
+        scales = scales[: self.rows, :: -(-self.width // _words(self))]
+        if self.n_planes:
+            scales = _times(scales, 1 / _PANELS)
+        return Bits(
+            self.rows, self.columns, _with_room(found), starts, np.ascontiguousarray(scales).reshape(-1), self.width,
+            mask,
+        )  # fmt: skip
+
+
+def _words(weight: Ready) -> int:
+    """Words of 32 columns that share a scale in panels: those of the weight, or a part that divides them."""
+    if weight.width >= weight.stride:
+        return min(weight.width, _WORDS)
+    return weight.width if weight.width <= _WORDS else gcd(weight.width, _WORDS)
+
+
+def _singles(weight: Ready) -> Stored:
+    """Kept weights, one an element: int4 in the lower half of a byte."""
+    if weight.kept.dtype != np.uint8:
+        return weight.kept
+    found: Stored = np.stack([weight.kept & 15, weight.kept >> 4], axis=1).reshape(-1)
+    return found
+
+
+def _stored_as(weight: Ready, singles: Stored) -> Stored:
+    """The reverse."""
+    if weight.kept.dtype != np.uint8:
+        return singles
+    whole = np.append(singles, np.zeros(singles.size % 2, np.uint8))
+    found: Stored = whole[::2] | whole[1::2] << 4
+    return found
+
+
+def _times(scales: Stored, factor: float) -> Stored:
+    """bfloat16 times a power of two."""
+    found = (scales.astype(np.uint32) << 16).view(np.float32) * np.float32(factor)
+    return (found.view(np.uint32) >> 16).astype(np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
 class Listed(Ready):
     """places  (n_kept,) uint16, or uint32 beyond 65,536 columns: the column of every kept weight."""
 
@@ -83,6 +220,65 @@ class Tiled(Ready):
     h: int
     w: int
 
+    @property
+    def height(self) -> int:
+        return self.h
+
+
+@dataclass(frozen=True, eq=False)
+class Slabs(Ready):
+    """places, kept, starts and scales as in panels.by_block; blocks have w columns, and n_planes as of Panels."""
+
+    places: Stored
+    w: int
+    n_planes: int
+
+    @property
+    def height(self) -> int:
+        return PANEL
+
+    @property
+    def of_step(self) -> int:
+        """Columns of a step."""
+        return COLUMNS[self.kept.dtype.name]
+
+    @property
+    def padded_columns(self) -> int:
+        """All of them."""
+        return self.columns
+
+    @property
+    def padded_rows(self) -> int:
+        """All of them."""
+        return self.rows
+
+    @classmethod
+    def of(cls, tiled: Tiled, n_planes: int) -> "Slabs":
+        """The same weight."""
+        columns = COLUMNS[tiled.kept.dtype.name]
+        blocks = _singles(tiled)[: int(tiled.starts[-1])].reshape(-1, 2, ROWS, tiled.w // columns, columns)
+        laid = _stored_as(tiled, blocks.transpose(0, 3, 1, 2, 4).reshape(-1))
+        scales = _times(tiled.scales, _PANELS) if n_planes else tiled.scales
+        return cls(
+            tiled.rows, tiled.columns, _with_room(laid), tiled.starts, scales, tiled.width, tiled.places, tiled.w,
+            n_planes,
+        )  # fmt: skip
+
+    def alike(self, arrays: dict[str, Stored]) -> Tiled | None:
+        sizes = {"starts": self.rows // PANEL + 1, "scales": self.rows}
+        if any(arrays[key].shape != (size,) for key, size in sizes.items()):
+            return None
+        return Tiled(self.rows, self.columns, width=self.width, h=PANEL, w=self.w, **arrays)
+
+    def portable(self) -> Tiled:
+        columns = self.of_step
+        blocks = _singles(self)[: int(self.starts[-1])].reshape(-1, self.w // columns, 2, ROWS, columns)
+        found = _stored_as(self, blocks.transpose(0, 2, 3, 1, 4).reshape(-1))
+        scales = _times(self.scales, 1 / _PANELS) if self.n_planes else self.scales
+        return Tiled(
+            self.rows, self.columns, _with_room(found), self.starts, scales, self.width, self.places, PANEL, self.w
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Left(Ready):
@@ -91,8 +287,11 @@ class Left(Ready):
     places: Stored
 
 
-def ready(packed: Packed) -> Ready:
-    """The packed weight, ready; InputError for values that do not run, PatternError where they do in other formats."""
+def ready(packed: Packed, n_planes: int = EXACT) -> Ready:
+    """The packed weight, ready; InputError for values that do not run, PatternError where they do in other formats.
+
+    n_planes  of Panels, for integers; where others run, inputs stay float32
+    """
     if len(packed.shape) != 2:
         raise InputError(f"A weight that runs is (out, in); this one is {packed.shape}. Reshape it before packing.")
     rows, columns = grid_of(packed.shape)
@@ -118,9 +317,8 @@ def ready(packed: Packed) -> Ready:
             raise PatternError("Blocks run with one scale per row; pack with int8 or int4 without a group.")
         if rows % h == 0 and columns % w == 0:
             starts = _ends(found.sum(axis=1) * h * w)
-            return Tiled(
-                rows, columns, kept, starts, scales, width, np.nonzero(found)[1].astype(_shortest(found.shape[1])), h, w
-            )
+            blocks = np.nonzero(found)[1].astype(_shortest(found.shape[1]))
+            return fitted(Tiled(rows, columns, kept, starts, scales, width, blocks, h, w), n_planes)
         raise InputError(
             f"Blocks of {h} x {w} run where they divide the weight; it is {packed.shape}. Pack it as bitmask."
         )
@@ -137,7 +335,20 @@ def ready(packed: Packed) -> Ready:
     else:
         raise InputError(f"Weights packed as {packed.format} do not run; {', '.join(RUNNING)} do.")
     whole = np.ascontiguousarray(np.pad(mask, ((0, 0), (0, -mask.shape[1] % 4)))).view(np.uint32)
-    return Bits(rows, columns, kept, _ends(np.bitwise_count(whole).sum(axis=1)), scales, width, whole.reshape(-1))
+    bits = Bits(rows, columns, kept, _ends(np.bitwise_count(whole).sum(axis=1)), scales, width, whole.reshape(-1))
+    return fitted(bits, n_planes)
+
+
+def fitted(weight: Ready, n_planes: int = EXACT) -> Ready:
+    """A portable weight as this CPU runs it best."""
+    if ways() != "avx512" or weight.rows == 0 or weight.columns == 0:
+        return weight
+    n_planes = n_planes if weight.kept.dtype in (np.int8, np.uint8) else 0
+    if isinstance(weight, Bits):
+        return Panels.of(weight, n_planes)
+    if isinstance(weight, Tiled) and weight.h == PANEL and weight.w % 16 == 0 and weight.stride <= _WORDS:
+        return Slabs.of(weight, n_planes)
+    return weight
 
 
 RUNNING = ("bitmask", "index", "nm", "blocks", "rows")

@@ -1,0 +1,217 @@
+"""Panels: products of a packed weight whose rows stand 32 side by side, with any number of tokens.
+
+mask    (panels * steps * 2,): which weights of the first and the last 16 rows, and 1 (float32: uint16), 2 (bfloat16:
+        uint32) or 4 columns (int8 and int4: uint64), are kept; bits as `wide.spread` has them
+kept    in that order; int4 begins each 16 rows with a whole byte; 64 bytes behind the last may be read
+starts  (panels + 1,) int64: where each panel's kept weights begin
+scales  (panels * groups * 32,) bfloat16 as uint16; `width` steps share one
+x       (tiles * steps * words of a step,) uint32: for each column the tokens of a tile, float32; or, for integers, for
+        each step what `rounded` made of the tokens of a tile
+bias    (rows,) float32, or empty
+units   (tiles * tokens of a tile,) float32: what the sums of a token are multiplied by in the end
+y       (tokens, 32 * panels): panels `low` to `high` are written
+
+Weights are spread once for all tokens of a tile, whose sums stay in registers: two for each token. What is
+not kept is multiplied like the rest, but takes no byte; blocks that are not kept take no time either.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from secateurs.exact.compiled import compiled
+from secateurs.running.many import turn
+from secateurs.running.wide import (
+    PANEL,
+    ROWS,
+    add,
+    all_of,
+    ask,
+    bits_at,
+    floats,
+    n_taken,
+    place,
+    scaled,
+    spread,
+    step,
+    store,
+    zeros,
+)
+
+
+@compiled
+def product(
+    mask: Any,
+    kept: Any,
+    starts: Any,
+    scales: Any,
+    width: int,
+    x: Any,
+    units: Any,
+    low: int,
+    high: int,
+    bias: Any,
+    y: Any,
+    wide: Any,
+    parts: Any,
+) -> None:
+    """All tiles; `wide` is as long as a tile has tokens, `parts` as long as a step has sums for each half."""
+    n_panels, n_tokens = starts.size - 1, len(wide)
+    n_steps, n_tiles = mask.size // (2 * n_panels), units.size // n_tokens
+    n_groups, of_step = (n_steps + width - 1) // width, x.size // (n_tiles * n_steps)  # 4 divides both
+    for panel in range(low, high):
+        for i in range(n_tiles):
+            at, whole = starts[panel], floats(wide)
+            for group in range(n_groups):
+                a, b, c, d = zeros(parts, kept), zeros(parts, kept), zeros(parts, kept), zeros(parts, kept)
+                begin, end = group * width, min((group + 1) * width, n_steps)
+                if len(parts) < 3:  # each step would wait for the sums of the last
+                    for j in range(begin, end, 4):
+                        here, there = 2 * (panel * n_steps + j), (i * n_steps + j) * of_step
+                        a, at = both(a, mask, here, kept, at, x, there)
+                        b, at = both(b, mask, here + 2, kept, at, x, there + of_step)
+                        c, at = both(c, mask, here + 4, kept, at, x, there + 2 * of_step)
+                        d, at = both(d, mask, here + 6, kept, at, x, there + 3 * of_step)
+                else:
+                    for j in range(begin, end):
+                        a, at = both(a, mask, 2 * (panel * n_steps + j), kept, at, x, (i * n_steps + j) * of_step)
+                a = add(add(a, b), add(c, d))
+                whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
+            store(y, i * n_tokens * PANEL * n_panels + PANEL * panel, PANEL * n_panels, whole, units, i * n_tokens)
+        for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
+            for t in range(units.size):
+                y[t * PANEL * n_panels + row] += bias[row]
+
+
+@compiled
+def both(sums: Any, mask: Any, here: int, kept: Any, at: int, x: Any, there: int) -> tuple[Any, int]:
+    """One step of both halves of a panel; the sums, and where the next kept weights begin."""
+    bits, more = bits_at(mask, here), bits_at(mask, here + 1)
+    middle = at + n_taken(kept, bits)
+    ask(kept, at)
+    sums = step(sums, spread(kept, at, bits), spread(kept, middle, more), x, there)
+    return sums, middle + n_taken(kept, more)
+
+
+@compiled
+def by_block(
+    places: Any,
+    kept: Any,
+    starts: Any,
+    scales: Any,
+    w: int,
+    columns: int,
+    n_steps: int,
+    x: Any,
+    units: Any,
+    low: int,
+    high: int,
+    bias: Any,
+    y: Any,
+    wide: Any,
+    parts: Any,
+) -> None:
+    """The same of kept blocks of 32 rows and w columns, which 16 divides, with one scale for a row.
+
+    places   the block column of each
+    kept     panel by panel, block after block, each in the order of `product`
+    columns  of a step, of which all columns have n_steps
+    """
+    n_panels, n_tokens = starts.size - 1, len(wide)
+    n_tiles, half, of_block = units.size // n_tokens, ROWS * columns, w // columns
+    words = x.size // (n_tiles * n_steps)
+    for panel in range(low, high):
+        for i in range(n_tiles):
+            at, whole = starts[panel], floats(wide)
+            a, b = zeros(parts, kept), zeros(parts, kept)
+            for block in range(starts[panel] // (PANEL * w), starts[panel + 1] // (PANEL * w)):
+                there = (i * n_steps + np.int64(places[block]) * of_block) * words
+                if len(parts) < 3:
+                    for j in range(0, of_block, 2):
+                        ask(kept, at)
+                        a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
+                        at += 2 * half
+                        ask(kept, at)
+                        b = step(b, all_of(kept, at), all_of(kept, at + half), x, there + (j + 1) * words)
+                        at += 2 * half
+                else:
+                    for j in range(of_block):
+                        ask(kept, at)
+                        a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
+                        at += 2 * half
+            whole = scaled(whole, add(a, b), scales, PANEL * panel)
+            store(y, i * n_tokens * PANEL * n_panels + PANEL * panel, PANEL * n_panels, whole, units, i * n_tokens)
+        for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
+            for t in range(units.size):
+                y[t * PANEL * n_panels + row] += bias[row]
+
+
+@compiled
+def rounded(tokens: Any, columns: int, x: Any, units: Any, n_tokens: int, planes: Any) -> None:
+    """Inputs as integers of 8 len(planes) bits, for int8 weights: x and units of all tiles.
+
+    tokens   (tokens * columns,) float32; 16 divides the columns
+    x        filled with 128 in every byte, which stand for zero
+
+    Of 8 bits 127 is the largest input of a token; of more, one is a power of two, so that as many whole numbers as fit
+    stay what they are. A token that is not finite becomes NaN.
+    """
+    n_bits, part = 8 * len(planes), n_tokens * len(planes)
+    sizes = tokens.view(np.int32)
+    for t in range(tokens.size // columns):
+        largest = np.int32(0)
+        for i in range(t * columns, (t + 1) * columns):
+            largest = max(largest, sizes[i] & np.int32(0x7FFFFFFF))
+        if largest >= np.int32(0x7F800000):
+            units[t] = np.nan
+            continue
+        largest = max(largest, np.int32(0x20000000))  # 2**-63: what a unit of it is must have an inverse
+        if len(planes) == 1:
+            unit = np.int32(largest).view(np.float32) / np.float32(127)
+        else:
+            unit = np.int32(((largest >> 23) - n_bits + 2) << 23).view(np.float32)
+        units[t] = unit
+        to = t // n_tokens * (columns // 4 * part) + t % n_tokens * len(planes)
+        for column in range(0, columns, 16):
+            place(tokens, t * columns + column, np.float32(1) / unit, x, to + column // 4 * part, part, planes)
+
+
+@compiled
+def placed(tokens: Any, columns: int, n_padded: int, wide: Any, planes: Any) -> tuple[Any, Any]:
+    """x and units of n_padded tokens, the last of which may be none.
+
+    tokens  (n * columns,) float32; 16 divides the columns
+    planes  as long as an input has bytes where weights are integers, else empty
+    """
+    n_tokens = len(wide)
+    if len(planes):
+        x, units = np.full(n_padded * columns // 4 * len(planes), 0x80808080, np.uint32), np.zeros(n_padded, np.float32)
+        rounded(tokens, columns, x, units, n_tokens, planes)
+    else:
+        x, units = tokens.view(np.uint32), np.ones(n_padded, np.float32)
+        if n_tokens > 1:
+            source, x = x, np.zeros(n_padded * columns, np.uint32)
+            for first in range(0, tokens.size // columns, n_tokens):
+                n = min(n_tokens, tokens.size // columns - first)
+                turn(source[first * columns :], n, columns, columns, x[first * columns :], n_tokens)
+    return x, units
+
+
+@compiled
+def alone(
+    mask: Any,
+    kept: Any,
+    starts: Any,
+    scales: Any,
+    width: int,
+    tokens: Any,
+    columns: int,
+    bias: Any,
+    y: Any,
+    wide: Any,
+    parts: Any,
+    planes: Any,
+) -> None:
+    """All of a product on the caller's own thread: fewer steps in Python, where a small one spends most of its time."""
+    x, units = placed(tokens, columns, y.size // (PANEL * (starts.size - 1)), wide, planes)
+    product(mask, kept, starts, scales, width, x, units, 0, starts.size - 1, bias, y, wide, parts)

@@ -9,7 +9,7 @@ call 64 MB are read, so that weights come from memory. Every round times all con
 ratios to torch's float32 layer round by round with a bootstrap interval. The limit of a packed layer is its bytes by
 the rate at which torch sums float32 numbers, measured in the same rounds. Each contender's largest error, as a share of
 the largest output, beside the product of the float32 weights in float64 is in the result; for blocks, which have
-zeros of their own, none is. Missing runtimes are said to be.
+zeros of their own, none is, nor for "own dense", our own loops over a weight without zeros. Missing runtimes are said to be.
 `start`: seconds of the first product in a new process, with no compiled code kept and with it kept.
 `teams`: a packed layer on torch's own threads, on Python's and on one, each after an operation of torch, whose threads
 then still spin; ratios to one thread.
@@ -44,9 +44,9 @@ from secateurs.durable import write_json
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import paired_ratio
 from secateurs.running import products, together
-from secateurs.running.features import ways
+from secateurs.running.features import has_avx512, ways
 
-TORCH, READ = "torch float32", "read"
+TORCH, READ, DENSE = "torch float32", "read", "own dense"
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 EVICT = torch.zeros(16 << 20)
 REST_S = 0.03  # in which the threads of ONNX Runtime and OpenVINO, which wait for more work, go to sleep
@@ -92,8 +92,9 @@ def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
     with tempfile.TemporaryDirectory() as folder:
         plain, short = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
         save(model, plain)
-        # reduce_range: without it, sums of this CPU's 16-bit steps overflow (no VNNI).
-        quantize_dynamic(plain, short, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        # reduce_range: without it, sums of 16-bit steps overflow on a CPU without VNNI.
+        is_reduced = not has_avx512()
+        quantize_dynamic(plain, short, per_channel=True, reduce_range=is_reduced, weight_type=QuantType.QInt8)
         for name, path in (("ONNX Runtime float32", plain), ("ONNX Runtime int8", short)):
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             found[name] = lambda x, session=session: session.run(None, {"x": x.numpy()})[0]
@@ -101,16 +102,20 @@ def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
 
 
 def openvino(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
-    """float32. (Its sparse int8 needs AMX and its bfloat16 AVX-512; where a CPU has neither, they do not run.)"""
+    """float32, and bfloat16 where it has that. (Its sparse int8 needs AMX.)"""
     import openvino as ov
     from openvino import opset13
 
     weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
     x = opset13.parameter([-1, linear.in_features], np.float32)
     y = opset13.add(opset13.matmul(x, opset13.constant(weight), False, True), opset13.constant(bias))
-    settings = {"INFERENCE_NUM_THREADS": n_threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    request = ov.Core().compile_model(ov.Model([y], [x]), "CPU", settings).create_infer_request()
-    return {"OpenVINO float32": lambda x: request.infer([x.numpy()], share_inputs=True)[0]}
+    core, found = ov.Core(), {}
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for name, hint in (("float32", "f32"), ("bfloat16", "bf16"))[: 1 + has_bf16]:
+        settings = {"INFERENCE_NUM_THREADS": n_threads, "INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(ov.Model([y], [x]), "CPU", settings).create_infer_request()
+        found[f"OpenVINO {name}"] = lambda x, request=request: request.infer([x.numpy()], share_inputs=True)[0]
+    return found
 
 
 def packed(linear: nn.Linear, sparsity: float, n_tokens: int) -> dict[str, sc.PackedLinear]:
@@ -125,7 +130,13 @@ def packed(linear: nn.Linear, sparsity: float, n_tokens: int) -> dict[str, sc.Pa
         blocks = with_zeros(linear.weight.detach(), sparsity, (32, 32))
         whole = nn.Linear(linear.in_features, linear.out_features)
         whole.load_state_dict({"weight": blocks, "bias": linear.bias.detach()})
-        found["blocks 32x32 fp32"] = sc.PackedLinear.from_linear(whole, "blocks", "fp32", h=32, w=32)
+        for values in ("fp32", "bf16", "w8a8"):
+            found[f"blocks 32x32 {values}"] = sc.PackedLinear.from_linear(whole, "blocks", values, h=32, w=32)
+    if has_avx512():  # the same loops over all weights, zeros or not
+        full = nn.Linear(linear.in_features, linear.out_features)
+        full.load_state_dict({"weight": linear.weight.masked_fill(linear.weight == 0, 1e-3), "bias": linear.bias})
+        for values in ("fp32", "w8a8"):
+            found[f"{DENSE} {values}"] = sc.PackedLinear.from_linear(full, "blocks", values, h=32, w=32)
     return found
 
 
@@ -162,7 +173,7 @@ def case(rows: int, columns: int, sparsity: float, n_tokens: int, n_threads: int
     for name, each in contenders.items():
         found = torch.as_tensor(each(x)).double()
         each(x)  # the second call is as the others will be
-        if name.startswith("blocks"):
+        if name.startswith(("blocks", DENSE)):
             continue
         errors[name] = float((found - exact).abs().max() / exact.abs().max())
     assert errors[TORCH] < 1e-5 > errors["bitmask fp32"], errors

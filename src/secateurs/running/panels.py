@@ -21,6 +21,7 @@ import numpy as np
 
 from secateurs.exact.compiled import compiled
 from secateurs.running.many import turn
+from secateurs.running.team import on_team
 from secateurs.running.wide import (
     PANEL,
     ROWS,
@@ -37,6 +38,8 @@ from secateurs.running.wide import (
     store,
     zeros,
 )
+
+PARTS = 16  # of a thread: one that is held up leaves its parts to the others
 
 
 @compiled
@@ -78,9 +81,10 @@ def product(
                 a = add(add(a, b), add(c, d))
                 whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
             store(y, i * n_tokens * PANEL * n_panels + PANEL * panel, PANEL * n_panels, whole, units, i * n_tokens)
-        for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
+        if bias.size:
             for t in range(units.size):
-                y[t * PANEL * n_panels + row] += bias[row]
+                for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
+                    y[t * PANEL * n_panels + row] += bias[row]
 
 
 @compiled
@@ -141,9 +145,10 @@ def by_block(
                         at += 2 * half
             whole = scaled(whole, add(a, b), scales, PANEL * panel)
             store(y, i * n_tokens * PANEL * n_panels + PANEL * panel, PANEL * n_panels, whole, units, i * n_tokens)
-        for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
+        if bias.size:
             for t in range(units.size):
-                y[t * PANEL * n_panels + row] += bias[row]
+                for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
+                    y[t * PANEL * n_panels + row] += bias[row]
 
 
 @compiled
@@ -198,20 +203,52 @@ def placed(tokens: Any, columns: int, n_padded: int, wide: Any, planes: Any) -> 
 
 
 @compiled
-def alone(
-    mask: Any,
-    kept: Any,
-    starts: Any,
-    scales: Any,
-    width: int,
-    tokens: Any,
-    columns: int,
-    bias: Any,
-    y: Any,
-    wide: Any,
-    parts: Any,
-    planes: Any,
+def run(
+    known: Any, tokens: Any, columns: int, bias: Any, y: Any, wide: Any, parts: Any, planes: Any, where: int, n: int
 ) -> None:
-    """All of a product on the caller's own thread: fewer steps in Python, where a small one spends most of its time."""
-    x, units = placed(tokens, columns, y.size // (PANEL * (starts.size - 1)), wide, planes)
-    product(mask, kept, starts, scales, width, x, units, 0, starts.size - 1, bias, y, wide, parts)
+    """All of `product`, on n threads: few steps in Python, where a small product would spend most of its time.
+
+    known  its first arguments, as far as `width`
+    where  team.address(), which one thread does not need
+    """
+    n_panels = known[2].size - 1
+    x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
+    if n == 1:
+        product(*known, x, units, 0, n_panels, bias, y, wide, parts)  # type: ignore[call-arg]
+    else:
+        n_parts = min(n_panels, PARTS * n)
+        _on_team(where, n, n_parts, (n_parts, known, x, units, bias, y, wide, parts))
+
+
+@compiled
+def _part(i: int, n_parts: int, known: Any, x: Any, units: Any, bias: Any, y: Any, wide: Any, parts: Any) -> None:
+    n = known[2].size - 1
+    product(*known, x, units, i * n // n_parts, (i + 1) * n // n_parts, bias, y, wide, parts)  # type: ignore[call-arg]
+
+
+_on_team = on_team(_part)
+
+
+@compiled
+def run_by_block(
+    known: Any, tokens: Any, columns: int, bias: Any, y: Any, wide: Any, parts: Any, planes: Any, where: int, n: int
+) -> None:
+    """The same of `by_block`; its first arguments as far as `n_steps`."""
+    n_panels = known[2].size - 1
+    x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
+    if n == 1:
+        by_block(*known, x, units, 0, n_panels, bias, y, wide, parts)  # type: ignore[call-arg]
+    else:
+        n_parts = min(n_panels, PARTS * n)
+        _by_block_on_team(where, n, n_parts, (n_parts, known, x, units, bias, y, wide, parts))
+
+
+@compiled
+def _part_by_block(
+    i: int, n_parts: int, known: Any, x: Any, units: Any, bias: Any, y: Any, wide: Any, parts: Any
+) -> None:
+    n = known[2].size - 1
+    by_block(*known, x, units, i * n // n_parts, (i + 1) * n // n_parts, bias, y, wide, parts)  # type: ignore[call-arg]
+
+
+_by_block_on_team = on_team(_part_by_block)

@@ -13,8 +13,9 @@ from secateurs.errors import InputError
 from secateurs.running import few, many, panels
 from secateurs.running.instructions import tile
 from secateurs.running.ready import Bits, Left, Listed, Panels, Ready, Slabs, Tiled
+from secateurs.running.team import address
 from secateurs.running.together import n_threads, together
-from secateurs.running.wide import ROWS
+from secateurs.running.wide import PANEL
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens, width, x, y)
@@ -25,7 +26,7 @@ PANEL_WIDTHS = (1, 2, 4, 8, 12)  # the same, of Panels
 REGISTERS = 12  # sums of a tile that there is room for
 SPREADING = 4  # products of 16 that spreading weights takes as long as
 PARTS = 4  # of each thread: one that is held up leaves its parts to the others
-PANEL = 1 << 20  # bytes of float32 weights that are made of others at once
+AT_ONCE = 1 << 20  # bytes of float32 weights that are made of others together
 ALONE_PANELS = 200_000  # the same of Panels, in products of 32
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
 
@@ -92,30 +93,26 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
 
 def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
     n, (wide, parts, planes) = len(tokens), _tile_of(len(tokens), weight.n_planes)
-    n_tiles, columns = -(-n // len(wide)), weight.padded_columns
+    columns, n_tiles = weight.padded_columns, -(-n // len(wide))
     y = np.empty((n_tiles * len(wide), weight.padded_rows), np.float32)
-    flat, out = (tokens if weight.columns == columns else _padded(tokens, 16)).reshape(-1), y.reshape(-1)
-    is_alone = n_threads() == 1
-    if isinstance(weight, Panels):
-        known = weight.mask, weight.kept, weight.starts, weight.scales, weight.steps
-        if is_alone or weight.mask.size * n_tiles * (SPREADING + len(parts)) < ALONE_PANELS:
-            panels.alone(*known, flat, columns, bias, out, wide, parts, planes)
-            return y if n == len(y) and weight.rows == weight.padded_rows else y[:n, : weight.rows]
-        run: Callable[..., None] = partial(panels.product, *known)
+    flat = (tokens if weight.columns == columns else _padded(tokens, 16)).reshape(-1)
+    threads = n_threads()
+    if threads > 1 and weight.n_steps * n_tiles * (SPREADING + len(parts)) < ALONE_PANELS:
+        threads = 1
+    where = address() if threads > 1 else 0
+    out, is_slab = y.reshape(-1), isinstance(weight, Slabs)
+    if where or threads == 1:
+        whole = panels.run_by_block if is_slab else panels.run
+        whole(weight.known, flat, columns, bias, out, wide, parts, planes, where, threads)
     else:
-        steps = weight.w, weight.of_step, columns // weight.of_step
-        run = partial(panels.by_block, weight.places, weight.kept, weight.starts, weight.scales, *steps)
-        is_alone |= int(weight.starts[-1]) // (ROWS * weight.of_step) * n_tiles * len(parts) < ALONE_PANELS
-    x, units = panels.placed(flat, columns, len(y), wide, planes)
+        x, units = panels.placed(flat, columns, len(y), wide, planes)
+        loop: Callable[..., None] = panels.by_block if is_slab else panels.product
 
-    def rows(low: int, high: int) -> None:
-        run(x, units, low // weight.height, -(-high // weight.height), bias, out, wide, parts)
+        def rows(low: int, high: int) -> None:
+            loop(*weight.known, x, units, low // PANEL, -(-high // PANEL), bias, out, wide, parts)
 
-    if is_alone:
-        rows(0, weight.rows)
-    else:
         _in_parts(weight, rows)
-    return y[:n, : weight.rows]
+    return y if y.shape == (n, weight.rows) else y[:n, : weight.rows]
 
 
 @cache
@@ -173,7 +170,7 @@ def _left(weight: Left, tokens: Floats) -> Floats:
     if columns == 0:
         return y
     is_exact = weight.kept.dtype == np.float32
-    step = weight.rows if is_exact else max(1, PANEL // (4 * columns))
+    step = weight.rows if is_exact else max(1, AT_ONCE // (4 * columns))
     for low in range(0, weight.rows, step):
         high = min(low + step, weight.rows)
         begin, end = weight.starts[low], weight.starts[high]

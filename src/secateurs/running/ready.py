@@ -121,10 +121,15 @@ class Panels(Ready):
         """Columns that are spread at once."""
         return COLUMNS[self.kept.dtype.name]
 
+    @property
+    def n_steps(self) -> int:
+        """Of all halves of panels."""
+        return int(self.mask.size)
+
     @cached_property
-    def steps(self) -> int:
-        """That share a scale."""
-        return _words(self) * 32 // self.of_step
+    def known(self) -> tuple[Any, ...]:
+        """What `panels.run` wants of it; the last is how many steps share a scale."""
+        return self.mask, self.kept, self.starts, self.scales, _words(self) * 32 // self.of_step
 
     @classmethod
     def of(cls, bits: Bits, n_planes: int) -> "Panels":
@@ -241,6 +246,17 @@ class Slabs(Ready):
     def of_step(self) -> int:
         """Columns of a step."""
         return COLUMNS[self.kept.dtype.name]
+
+    @property
+    def n_steps(self) -> int:
+        """Of all halves of panels."""
+        return int(self.starts[-1]) // (ROWS * self.of_step)
+
+    @cached_property
+    def known(self) -> tuple[Any, ...]:
+        """What `panels.run_by_block` wants of it."""
+        steps = self.w, self.of_step, self.columns // self.of_step
+        return self.places, self.kept, self.starts, self.scales, *steps
 
     @property
     def padded_columns(self) -> int:

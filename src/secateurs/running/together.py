@@ -29,7 +29,7 @@ def together(parts: list[Part], n: int) -> None:
     """Run them all on n threads, each taking the next part when it is done; an error is raised in the end."""
     left, ended = deque(parts), Ended()
     work = partial(_work, left, ended)
-    if (library := gnu_openmp()) is not None and not _FORKED:
+    if (library := gnu_openmp()) is not None and not is_forked():
         library.GOMP_parallel(_Callback(lambda _: work()), None, n, 0)
     else:
         # Nobody waits for a thread that the system has not let run yet: only for the parts.
@@ -39,6 +39,11 @@ def together(parts: list[Part], n: int) -> None:
     for error in [ended.get() for _ in parts]:
         if error is not None:
             raise error
+
+
+def is_forked() -> bool:
+    """Whether this process is a child without the threads of OpenMP that its parent had."""
+    return bool(_FORKED)
 
 
 def _work(left: deque[Part], ended: Ended) -> None:

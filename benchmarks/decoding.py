@@ -39,6 +39,7 @@ CONTENDERS = (
     "torch dynamic int8, linear",
     "secateurs fp32",
     "secateurs int8",
+    "secateurs w8a8",
 )
 
 

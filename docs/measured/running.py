@@ -1,10 +1,12 @@
-"""Running: the tables of docs/running.md."""
+"""Running: the tables of docs/running.md, and of docs/running-avx2.md: `end` is what their results' names end with."""
 
+from functools import partial
 from typing import Any
 
 from measured.common import RESULTS, machine, not_yet, part, read, table
 
-RIVALS = ("torch bfloat16", "torch CSR", "ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32")
+RIVALS = ("torch bfloat16", "torch CSR", "ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32",
+          "OpenVINO bfloat16")  # fmt: skip
 
 
 def _cell(run: dict[str, Any] | None) -> str:
@@ -25,9 +27,9 @@ def _rows(n: int) -> str:
     return f"{n} row" + "s" * (n > 1) + " of input"
 
 
-def layers() -> str:
+def layers(end: str = "") -> str:
     """Every measured case: how many times faster than torch's float32 layer."""
-    cases = part("running", "layers")
+    cases = part(f"running{end}", "layers")
     if not cases:
         return not_yet("python benchmarks/running.py layers")
     found = []
@@ -50,37 +52,52 @@ def layers() -> str:
     said = (
         "Times faster than torch's float32 layer in the same run: median of paired ratios and its 95 % interval; "
         f"packed layers bold; {n[0]} to {n[-1]} rounds, weights at random (seed 1), read from memory. "
-        f"{machine(read('running'))}"
+        f"{machine(read(f'running{end}'))}"
     )
     return "\n\n".join([said, *found])
 
 
-def limits() -> str:
+def limits(end: str = "") -> str:
     """One row of input: how far the packed layers are from the time that reading their bytes takes."""
-    cases = [case for case in part("running", "layers") or [] if case["tokens"] == 1]
+    cases = [case for case in part(f"running{end}", "layers") or [] if case["tokens"] == 1]
     if not cases:
         return not_yet("python benchmarks/running.py layers")
-    rows = []
+    rows, found = [], [name for name in FORMATS if any(name in case["runs"] for case in cases)]
     for case in sorted(cases, key=lambda case: (case["shape"], case["threads"], case["sparsity"])):
         mine = {name: run for name, run in case["runs"].items() if "to_limit" in run}
         about = f"{case['shape'][0]} × {case['shape'][1]}, {_threads(case['threads'])}, {case['sparsity']:.0%}"
         rate = f"{case['read_gb_per_s']:.1f}"
-        rows.append([about, rate, *(f"{mine[name]['to_limit']:.1f}" if name in mine else "—" for name in FORMATS)])
-    return table(["layer", "read, GB/s", *FORMATS], rows)
+        limits = [f"{mine[name]['to_limit']:.1f}" if name in mine else "—" for name in found]
+        rows.append([about, rate, *limits])
+    return table(["layer", "read, GB/s", *found], rows)
 
 
-FORMATS = ("bitmask fp32", "bitmask bf16", "bitmask int8", "bitmask int4/64", "index fp32", "index int8")
+FORMATS = (
+    "bitmask fp32",
+    "bitmask bf16",
+    "bitmask int8",
+    "bitmask w8a8",
+    "bitmask int4/64",
+    "index fp32",
+    "index int8",
+)
 
 
-def networks() -> str:
+def networks(end: str = "") -> str:
     """MiniLM pruned, under every runtime."""
     command = "python benchmarks/running.py minilm --path MINILM"
-    return _networks("bench_minilm", "all-MiniLM-L6-v2", "the encoder's weights", command)
+    return _networks(f"bench_minilm{end}", "all-MiniLM-L6-v2", "the encoder's weights", command)
 
 
-def bert() -> str:
+def bert(end: str = "") -> str:
     """The shape of BERT-base, with random weights."""
-    return _networks("bench_bert", "BERT-base, random", "the weights", "python benchmarks/running.py bert --n 6")
+    return _networks(f"bench_bert{end}", "BERT-base, random", "the weights", "python benchmarks/running.py bert --n 6")
+
+
+def blocks() -> str:
+    """The same with whole blocks of zeros."""
+    command = "python benchmarks/running.py blocks --n 6"
+    return _networks("bench_blocks", "BERT-base, random, blocks of 32 × 32", "the weights", command)
 
 
 def _networks(name: str, network: str, weights: str, command: str) -> str:
@@ -102,9 +119,9 @@ def _networks(name: str, network: str, weights: str, command: str) -> str:
     return "\n\n".join(found)
 
 
-def decode() -> str:
+def decode(end: str = "") -> str:
     """A causal language model token by token."""
-    cases = part("running", "decode")
+    cases = part(f"running{end}", "decode")
     if not cases:
         return not_yet("python benchmarks/running.py decode")
     names = list(cases[0]["runs"])
@@ -117,7 +134,7 @@ def decode() -> str:
     said = (
         f"{first['parameters'] / 1e6:.0f}M random parameters, {first['sparsity']:.0%} of every layer zero, "
         f"{first['tokens']} tokens a turn after {first['prompt']}, {first['rounds']} rounds. "
-        f"{machine({**read('running'), 'command': 'python benchmarks/running.py decode'})}"
+        f"{machine({**read(f'running{end}'), 'command': 'python benchmarks/running.py decode'})}"
     )
     return f"{table(['contender', *(_threads(each['threads']) for each in cases)], rows)}\n\n{said}"
 
@@ -185,4 +202,10 @@ TABLES = {
     "measured-running-teams": teams,
     "measured-running-start": start,
     "measured-guarded": guarded,
+    "measured-running-blocks": blocks,
+    "measured-running-avx2": partial(layers, "_avx2"),
+    "measured-running-limits-avx2": partial(limits, "_avx2"),
+    "measured-running-networks-avx2": partial(networks, "_avx2"),
+    "measured-running-bert-avx2": partial(bert, "_avx2"),
+    "measured-running-decode-avx2": partial(decode, "_avx2"),
 }

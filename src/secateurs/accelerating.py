@@ -29,6 +29,7 @@ from secateurs.running.packed_conv2d import PackedConv2d
 from secateurs.running.packed_linear import PackedLinear
 
 ROUNDS, WARM_UP = 15, 2
+FORMATS = ("bitmask", "index", "blocks 32x32")
 GROUP = 512 << 20  # bytes of dense weights that are timed together
 DENSE = "dense"
 
@@ -93,7 +94,7 @@ def accelerate(
     model: nn.Module,
     *inputs: Any,
     values: str | Sequence[str] = "fp32",
-    formats: Sequence[str] = ("bitmask", "index"),
+    formats: Sequence[str] = FORMATS,
     rounds: int = ROUNDS,
     is_reversible: bool = True,
     is_lossless: bool = False,
@@ -102,8 +103,9 @@ def accelerate(
     """Swap every nn.Linear, nn.Conv2d and transformers' Conv1D for which a packed one was faster; others stay dense.
 
     inputs, keywords  what the model is called with, as in the use that shall be fast
-    values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several
-    formats           the positions to try: "bitmask", "index", "nm", "rows"
+    values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several;
+                      "w8a8" and "w4a8" are int8 and int4 with inputs that may be rounded to 8 bits, too
+    formats           the positions to try: "bitmask", "index", "nm", "rows", "blocks 32x32" or of other sizes
     rounds            how often everything is timed
     is_reversible     keep the dense layers in memory, for `restore`
     is_lossless       of each layer only those values that are its weights bit for bit, as after quantization
@@ -223,6 +225,8 @@ def _is_lossless(part: Any, values: str) -> bool:
     """Whether the weight, stored so, comes back bit for bit, but for the signs of zeros."""
     weight = part.weight.detach().float()
     weight = (weight.T if layout_of(part, "weight").is_turned else weight).flatten(1)
+    if values.startswith("w"):  # its inputs are rounded, too
+        return False
     if values in ("fp32", "bf16"):
         return values == "fp32" or bool(torch.equal(weight.bfloat16().float(), weight))
     try:
@@ -234,15 +238,29 @@ def _is_lossless(part: Any, values: str) -> bool:
 
 def _packed(part: Any, values: Sequence[str], formats: Sequence[str]) -> dict[str, PackedLinear | PackedConv2d]:
     make = PackedConv2d.from_convolution if isinstance(part, nn.Conv2d) else PackedLinear.from_linear
+    rows, *of_row = layout_of(part, "weight").seen(tuple(part.weight.shape))
     found = {}
     for each in values:
-        for format in formats:
+        for text in formats:
+            format, _, size = text.partition(" ")
+            sizes = dict(zip("hw", map(int, size.split("x")), strict=True)) if size else {}
+            if sizes and not _is_in_blocks(part, rows, prod(of_row), **sizes):
+                continue
             try:
-                layer = make(part, format, each)
+                layer = make(part, format, each, **sizes)
             except PatternError:  # this weight has no such pattern
                 continue
             found[layer.name] = layer
     return found
+
+
+def _is_in_blocks(part: Any, rows: int, columns: int, h: int, w: int) -> bool:
+    """Whether a tenth of such blocks is zero: zeros at random leave none."""
+    if rows % h or columns % w:
+        return False
+    weight = part.weight.detach()
+    weight = (weight.T if layout_of(part, "weight").is_turned else weight).reshape(rows // h, h, columns // w, w)
+    return float((weight != 0).any(3).any(1).float().mean()) <= 0.9
 
 
 def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:

@@ -132,6 +132,7 @@ def test_threads_change_no_bit(format: str, values: str, n_tokens: int, monkeypa
     x = torch.randn(n_tokens, 160)
     alone = product(of, x)
     monkeypatch.setattr(products, "ALONE", 0)
+    monkeypatch.setattr(products, "ALONE_PANELS", 0)
     for n in (2, 3, 64):
         monkeypatch.setattr(products, "n_threads", lambda n=n: n)
         assert torch.equal(product(of, x), alone)

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     "contenders",
     multiple=True,
     metavar="NAME",
-    help="Only this way to run it, beside torch-fp32: torch-bf16, secateurs-fp32, secateurs-int8, onnxruntime-fp32, "
-    "onnxruntime-int8, openvino-fp32, openvino-bf16, cuda-fp16, cuda-2:4; may be repeated.  [default: all]",
+    help="Only this way to run it, beside torch-fp32: torch-bf16, secateurs-fp32, secateurs-int8, secateurs-w8a8, "
+    "onnxruntime-fp32, onnxruntime-int8, openvino-fp32, openvino-bf16, cuda-fp16, cuda-2:4; may be repeated.  "
+    "[default: all]",
 )
 @click.option(
     "--rounds", type=click.IntRange(2, 10_000), default=20, show_default=True, help="Turns that each one has per size."

@@ -254,6 +254,7 @@ CONTENDERS: dict[str, Contender] = {
     "torch-bf16": Contender("torch", "", "", BF16, partial(Torch, dtype="bfloat16")),
     "secateurs-fp32": Contender("secateurs.accelerating", "", "", FP32, partial(Accelerated, values="fp32")),
     "secateurs-int8": Contender("secateurs.accelerating", "", "", INT8, partial(Accelerated, values="int8")),
+    "secateurs-w8a8": Contender("secateurs.accelerating", "", "", INT8, partial(Accelerated, values="w8a8")),
     "onnxruntime-fp32": Contender("onnxruntime", "onnx", "model.onnx", FP32, partial(OnnxRuntime, file="model.onnx")),
     "onnxruntime-int8": Contender(
         "onnxruntime", "onnx", "model.int8.onnx", INT8, partial(OnnxRuntime, file="model.int8.onnx")

@@ -193,7 +193,24 @@ def guarded() -> str:
     )
 
 
+def line() -> str:
+    """What the README says of one layer."""
+    cases = {(case["threads"], case["tokens"], case["sparsity"]): case for case in part("running", "layers") or []}
+    if (2, 1, 0.7) not in cases:
+        return not_yet("python benchmarks/running.py layers")
+    case = cases[2, 1, 0.7]
+    rows, columns = case["shape"]
+    runs = {name: run["faster"]["median"] for name, run in case["runs"].items()}
+    return (
+        f"A layer of {rows} × {columns} weights, 70 % of them zero, one row of input, read from memory, 2 threads: "
+        f"{runs['bitmask fp32']:.1f} times as fast as torch's float32, {runs['bitmask int8']:.1f} times with int8 weights "
+        f"(dense: ONNX Runtime's int8 {runs['ONNX Runtime int8']:.1f}, torch's bfloat16 {runs['torch bfloat16']:.1f}), on a "
+        f"CPU with AVX-512 VNNI. [All of it, and where it loses](docs/running.md)."
+    )
+
+
 TABLES = {
+    "running-line": line,
     "measured-running": layers,
     "measured-running-limits": limits,
     "measured-running-networks": networks,

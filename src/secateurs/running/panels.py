@@ -9,7 +9,7 @@ x       (tiles * steps * words of a step,) uint32: for each column the tokens of
         each step what `rounded` made of the tokens of a tile
 bias    (rows,) float32, or empty
 units   (tiles * tokens of a tile,) float32: what the sums of a token are multiplied by in the end
-y       (tokens, 32 * panels): panels `low` to `high` are written
+y       (tokens, 32 * panels): those of a part are written
 
 Weights are spread once for all tokens of a tile, whose sums stay in registers: two for each token. What is
 not kept is multiplied like the rest, but takes no byte; blocks that are not kept take no time either.
@@ -44,6 +44,8 @@ PARTS = 16  # of a thread: one that is held up leaves its parts to the others
 
 @compiled
 def product(
+    i: int,
+    n_parts: int,
     mask: Any,
     kept: Any,
     starts: Any,
@@ -51,36 +53,38 @@ def product(
     width: int,
     x: Any,
     units: Any,
-    low: int,
-    high: int,
     bias: Any,
     y: Any,
     wide: Any,
     parts: Any,
 ) -> None:
-    """All tiles; `wide` is as long as a tile has tokens, `parts` as long as a step has sums for each half."""
+    """All tiles with part i of the panels.
+
+    wide, parts  tuples as long as a tile has tokens, and as a step has sums for each half
+    """
     n_panels, n_tokens = starts.size - 1, len(wide)
     n_steps, n_tiles = mask.size // (2 * n_panels), units.size // n_tokens
     n_groups, of_step = (n_steps + width - 1) // width, x.size // (n_tiles * n_steps)  # 4 divides both
-    for panel in range(low, high):
-        for i in range(n_tiles):
+    for panel in range(i * n_panels // n_parts, (i + 1) * n_panels // n_parts):
+        for tile in range(n_tiles):
             at, whole = starts[panel], floats(wide)
             for group in range(n_groups):
                 a, b, c, d = zeros(parts, kept), zeros(parts, kept), zeros(parts, kept), zeros(parts, kept)
                 begin, end = group * width, min((group + 1) * width, n_steps)
                 if len(parts) < 3:  # each step would wait for the sums of the last
                     for j in range(begin, end, 4):
-                        here, there = 2 * (panel * n_steps + j), (i * n_steps + j) * of_step
+                        here, there = 2 * (panel * n_steps + j), (tile * n_steps + j) * of_step
                         a, at = both(a, mask, here, kept, at, x, there)
                         b, at = both(b, mask, here + 2, kept, at, x, there + of_step)
                         c, at = both(c, mask, here + 4, kept, at, x, there + 2 * of_step)
                         d, at = both(d, mask, here + 6, kept, at, x, there + 3 * of_step)
                 else:
                     for j in range(begin, end):
-                        a, at = both(a, mask, 2 * (panel * n_steps + j), kept, at, x, (i * n_steps + j) * of_step)
+                        a, at = both(a, mask, 2 * (panel * n_steps + j), kept, at, x, (tile * n_steps + j) * of_step)
                 a = add(add(a, b), add(c, d))
                 whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
-            store(y, i * n_tokens * PANEL * n_panels + PANEL * panel, PANEL * n_panels, whole, units, i * n_tokens)
+            first = tile * n_tokens
+            store(y, PANEL * (first * n_panels + panel), PANEL * n_panels, whole, units, first)
         if bias.size:
             for t in range(units.size):
                 for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
@@ -99,6 +103,8 @@ def both(sums: Any, mask: Any, here: int, kept: Any, at: int, x: Any, there: int
 
 @compiled
 def by_block(
+    i: int,
+    n_parts: int,
     places: Any,
     kept: Any,
     starts: Any,
@@ -108,8 +114,6 @@ def by_block(
     n_steps: int,
     x: Any,
     units: Any,
-    low: int,
-    high: int,
     bias: Any,
     y: Any,
     wide: Any,
@@ -124,12 +128,12 @@ def by_block(
     n_panels, n_tokens = starts.size - 1, len(wide)
     n_tiles, half, of_block = units.size // n_tokens, ROWS * columns, w // columns
     words = x.size // (n_tiles * n_steps)
-    for panel in range(low, high):
-        for i in range(n_tiles):
+    for panel in range(i * n_panels // n_parts, (i + 1) * n_panels // n_parts):
+        for tile in range(n_tiles):
             at, whole = starts[panel], floats(wide)
             a, b = zeros(parts, kept), zeros(parts, kept)
             for block in range(starts[panel] // (PANEL * w), starts[panel + 1] // (PANEL * w)):
-                there = (i * n_steps + np.int64(places[block]) * of_block) * words
+                there = (tile * n_steps + np.int64(places[block]) * of_block) * words
                 if len(parts) < 3:
                     for j in range(0, of_block, 2):
                         ask(kept, at)
@@ -144,7 +148,8 @@ def by_block(
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
             whole = scaled(whole, add(a, b), scales, PANEL * panel)
-            store(y, i * n_tokens * PANEL * n_panels + PANEL * panel, PANEL * n_panels, whole, units, i * n_tokens)
+            first = tile * n_tokens
+            store(y, PANEL * (first * n_panels + panel), PANEL * n_panels, whole, units, first)
         if bias.size:
             for t in range(units.size):
                 for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
@@ -208,47 +213,30 @@ def run(
 ) -> None:
     """All of `product`, on n threads: few steps in Python, where a small product would spend most of its time.
 
-    known  its first arguments, as far as `width`
+    known  its arguments from `mask` to `width`
     where  team.address(), which one thread does not need
     """
     n_panels = known[2].size - 1
     x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
     if n == 1:
-        product(*known, x, units, 0, n_panels, bias, y, wide, parts)  # type: ignore[call-arg]
+        product(0, 1, *known, x, units, bias, y, wide, parts)  # type: ignore[call-arg]
     else:
         n_parts = min(n_panels, PARTS * n)
-        _on_team(where, n, n_parts, (n_parts, known, x, units, bias, y, wide, parts))
-
-
-@compiled
-def _part(i: int, n_parts: int, known: Any, x: Any, units: Any, bias: Any, y: Any, wide: Any, parts: Any) -> None:
-    n = known[2].size - 1
-    product(*known, x, units, i * n // n_parts, (i + 1) * n // n_parts, bias, y, wide, parts)  # type: ignore[call-arg]
-
-
-_on_team = on_team(_part)
+        _product_on_team(where, n, n_parts, (n_parts, *known, x, units, bias, y, wide, parts))
 
 
 @compiled
 def run_by_block(
     known: Any, tokens: Any, columns: int, bias: Any, y: Any, wide: Any, parts: Any, planes: Any, where: int, n: int
 ) -> None:
-    """The same of `by_block`; its first arguments as far as `n_steps`."""
+    """The same of `by_block`; known are its arguments from `places` to `n_steps`."""
     n_panels = known[2].size - 1
     x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
     if n == 1:
-        by_block(*known, x, units, 0, n_panels, bias, y, wide, parts)  # type: ignore[call-arg]
+        by_block(0, 1, *known, x, units, bias, y, wide, parts)  # type: ignore[call-arg]
     else:
         n_parts = min(n_panels, PARTS * n)
-        _by_block_on_team(where, n, n_parts, (n_parts, known, x, units, bias, y, wide, parts))
+        _by_block_on_team(where, n, n_parts, (n_parts, *known, x, units, bias, y, wide, parts))
 
 
-@compiled
-def _part_by_block(
-    i: int, n_parts: int, known: Any, x: Any, units: Any, bias: Any, y: Any, wide: Any, parts: Any
-) -> None:
-    n = known[2].size - 1
-    by_block(*known, x, units, i * n // n_parts, (i + 1) * n // n_parts, bias, y, wide, parts)  # type: ignore[call-arg]
-
-
-_by_block_on_team = on_team(_part_by_block)
+_product_on_team, _by_block_on_team = on_team(product), on_team(by_block)

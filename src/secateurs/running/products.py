@@ -15,7 +15,6 @@ from secateurs.running.instructions import tile
 from secateurs.running.ready import Bits, Left, Listed, Panels, Ready, Slabs, Tiled
 from secateurs.running.team import address
 from secateurs.running.together import n_threads, together
-from secateurs.running.wide import PANEL
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Tile = tuple[int, int, tuple[int, ...], Floats, Floats]  # (first token, tokens, width, x, y)
@@ -107,11 +106,9 @@ def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
     else:
         x, units = panels.placed(flat, columns, len(y), wide, planes)
         loop: Callable[..., None] = panels.by_block if is_slab else panels.product
-
-        def rows(low: int, high: int) -> None:
-            loop(*weight.known, x, units, low // PANEL, -(-high // PANEL), bias, out, wide, parts)
-
-        _in_parts(weight, rows)
+        n_parts = min(weight.starts.size - 1, PARTS * threads)
+        given = n_parts, *weight.known, x, units, bias, out, wide, parts
+        together([partial(loop, i, *given) for i in range(n_parts)], threads)
     return y if y.shape == (n, weight.rows) else y[:n, : weight.rows]
 
 
@@ -233,10 +230,6 @@ def _rows(weight: Ready, work: int, rows: Callable[[int, int], None]) -> None:
     if n_threads() == 1 or int(weight.starts[-1]) * work < ALONE:
         rows(0, weight.rows)
         return
-    _in_parts(weight, rows)
-
-
-def _in_parts(weight: Ready, rows: Callable[[int, int], None]) -> None:
     n = min(n_threads(), weight.rows)
     n_parts = PARTS * n
     asked = weight.starts[-1] * np.arange(1, n_parts) // n_parts

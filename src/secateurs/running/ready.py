@@ -102,10 +102,6 @@ class Panels(Ready):
     mask: Stored
     n_planes: int
 
-    @property
-    def height(self) -> int:
-        return PANEL
-
     @cached_property
     def padded_columns(self) -> int:
         """With those that fill the last 16."""
@@ -237,10 +233,6 @@ class Slabs(Ready):
     places: Stored
     w: int
     n_planes: int
-
-    @property
-    def height(self) -> int:
-        return PANEL
 
     @property
     def of_step(self) -> int:

@@ -203,9 +203,9 @@ def line() -> str:
     runs = {name: run["faster"]["median"] for name, run in case["runs"].items()}
     return (
         f"A layer of {rows} × {columns} weights, 70 % of them zero, one row of input, read from memory, 2 threads: "
-        f"{runs['bitmask fp32']:.1f} times as fast as torch's float32, {runs['bitmask int8']:.1f} times with int8 weights "
-        f"(dense: ONNX Runtime's int8 {runs['ONNX Runtime int8']:.1f}, torch's bfloat16 {runs['torch bfloat16']:.1f}), on a "
-        f"CPU with AVX-512 VNNI. [All of it, and where it loses](docs/running.md)."
+        f"{runs['bitmask fp32']:.1f} times as fast as torch's float32, {runs['bitmask int8']:.1f} times with int8 "
+        f"weights (dense: ONNX Runtime's int8 {runs['ONNX Runtime int8']:.1f}, torch's bfloat16 "
+        f"{runs['torch bfloat16']:.1f}), on a CPU with AVX-512 VNNI. [All of it, and where it loses](docs/running.md)."
     )
 
 

@@ -93,7 +93,7 @@ def run(n_calls: int, seed: int) -> dict[str, Any]:
     # Panels make their copy of the input in compiled code, but for threads that are not OpenMP's.
     placed, products.address, products.ALONE_PANELS = panels.placed, lambda: 0, 0
     panels.placed = lambda *given: tuple(map(guarded, placed(*given)))  # type: ignore[assignment]
-    products.n_threads = lambda: 2
+    products.n_threads, products.together = lambda: 2, lambda parts, n: [part() for part in parts]
     done, n_weights, worst = 0, 0, 0.0
     while done < n_calls:
         of, dense = drawn(rng)

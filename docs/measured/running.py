@@ -183,14 +183,21 @@ def start() -> str:
 
 
 def guarded() -> str:
-    """Products whose arrays end where the memory ends."""
-    if not (RESULTS / "guarded.json").exists():
+    """Products whose arrays end where the memory ends, on each kind of CPU that was at hand."""
+    found = [read(name) for name in ("guarded", "guarded_avx2") if (RESULTS / f"{name}.json").exists()]
+    if not found:
         return not_yet("python benchmarks/guarded.py")
-    found = read("guarded")
-    return (
-        f"{found['calls']:,} random products of {found['weights']:,} weights, every array ending where the memory of "
-        f"the process ends, read nothing beyond and were right (`{found['command']}`)."
+    counts = " and ".join(
+        f"{each['calls']:,} random products of {each['weights']:,} weights with {VECTORS[each['vectors']]}"
+        for each in found
     )
+    return (
+        f"{counts}, every array ending where the memory of the process ends, read nothing beyond and were right "
+        f"(`{found[0]['command']}`)."
+    )
+
+
+VECTORS = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "single steps"}
 
 
 def line() -> str:

@@ -5,6 +5,7 @@
 It ends when its input does, so that none outlives the process that asks.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 from secateurs.measure.memory import anonymous_bytes, mapped_bytes
 
 N_AT_ONCE = 64  # test examples
-LARGE = 31 << 20  # bytes: the largest block that glibc learns from
+LARGE = 31 << 20  # bytes: about the largest block that glibc learns from
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 
 
 class Worker:
@@ -96,9 +98,14 @@ def settle() -> None:
 
     glibc hands larger blocks back to the system, and asks for them again in every call, until it has seen one of their
     size freed. A contender that freed more while it was opened would run without these page faults, others with them.
+    What it would learn from a block of LARGE bytes is said to it at once; other C libraries are left alone.
     """
-    block = bytearray(LARGE)
-    del block
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, LARGE)
+    mallopt(M_TRIM_THRESHOLD, 2 * LARGE)
 
 
 def serve() -> None:

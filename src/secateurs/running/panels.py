@@ -85,10 +85,7 @@ def product(
                 whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
             first = tile * n_tokens
             store(y, PANEL * (first * n_panels + panel), PANEL * n_panels, whole, units, first)
-        if bias.size:
-            for t in range(units.size):
-                for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
-                    y[t * PANEL * n_panels + row] += bias[row]
+        _add_bias(bias, PANEL * panel, y, PANEL * n_panels)
 
 
 @compiled
@@ -99,6 +96,14 @@ def both(sums: Any, mask: Any, here: int, kept: Any, at: int, x: Any, there: int
     ask(kept, at)
     sums = step(sums, spread(kept, at, bits), spread(kept, middle, more), x, there)
     return sums, middle + n_taken(kept, more)
+
+
+@compiled
+def _add_bias(bias: Any, first: int, y: Any, stride: int) -> None:
+    """Add it to the rows of a panel, for all tokens."""
+    for row_of_token in range(first, y.size, stride):
+        for i in range(min(PANEL, bias.size - first)):
+            y[row_of_token + i] += bias[first + i]
 
 
 @compiled
@@ -150,10 +155,7 @@ def by_block(
             whole = scaled(whole, add(a, b), scales, PANEL * panel)
             first = tile * n_tokens
             store(y, PANEL * (first * n_panels + panel), PANEL * n_panels, whole, units, first)
-        if bias.size:
-            for t in range(units.size):
-                for row in range(PANEL * panel, min(PANEL * (panel + 1), bias.size)):
-                    y[t * PANEL * n_panels + row] += bias[row]
+        _add_bias(bias, PANEL * panel, y, PANEL * n_panels)
 
 
 @compiled

@@ -115,7 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "guarded.json")
+    name = "guarded.json" if ways() == "avx512" else f"guarded_{ways()}.json"
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / name)
     arguments = parser.parse_args()
     found = run(arguments.calls, arguments.seed)
     command = f"python benchmarks/guarded.py --calls {arguments.calls} --seed {arguments.seed}"

@@ -48,6 +48,7 @@ from secateurs.measure.intervals import paired_ratio
 from secateurs.running import products, together
 from secateurs.running.features import has_avx512, ways
 
+END = "" if ways() == "avx512" else f"_{ways()}"  # of the results' names: those of one kind of CPU stand together
 TORCH, READ, DENSE = "torch float32", "read", "own dense"
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 EVICT = np.zeros(16 << 20, np.float32)  # numpy's, which reads it with one thread
@@ -298,7 +299,7 @@ def networks(
 ) -> None:
     """A network under every runtime; the result grows by one run after another."""
     runs: list[dict[str, Any]] = []
-    out = asked.out.resolve().with_name(f"bench_{part}.json")
+    out = asked.out.resolve().with_name(f"bench_{part}{END}.json")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for n_threads in asked.threads:
             for sparsity in sparsities:
@@ -326,7 +327,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="the directory of all-MiniLM-L6-v2")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--n", type=int, default=11, help="rounds")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "running.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"running{END}.json")
     arguments = parser.parse_args()
     result = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     result |= {"command": "python benchmarks/running.py layers", "environment": environment(), "vectors": ways()}

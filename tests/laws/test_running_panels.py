@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateurs.errors import InputError
 from secateurs.formats import bitmask, blocks
 from secateurs.running import products, ready
 from secateurs.running.packed_linear import PackedLinear
@@ -107,11 +108,33 @@ def test_what_one_cpu_saved_loads_on_another(
 def test_a_state_of_another_shape_is_refused() -> None:
     layer = PackedLinear.from_linear(nn.Linear(96, 64), values="int8")
     state = PackedLinear.from_linear(nn.Linear(64, 64), values="int8").state_dict()
-    with pytest.raises(RuntimeError, match="size mismatch for mask"):
+    with pytest.raises(RuntimeError, match="not a weight of 64 x 96 packed as bitmask int8"):
         layer.load_state_dict(state)
     del state["kept"]
     with pytest.raises(RuntimeError, match=r'Missing key.*"kept"'):
         layer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("format", ["bitmask", "blocks"])
+@pytest.mark.parametrize("key", ["starts", "kept", "mask", "places"])
+def test_a_state_that_contradicts_itself_is_refused(format: str, key: str) -> None:
+    options = {"h": 32, "w": 32} if format == "blocks" else {}
+    linear = nn.Linear(96, 64)
+    linear.weight.data = in_blocks(64, 96, 32)
+    layer = PackedLinear.from_linear(linear, format, **options)
+    state = layer.state_dict()
+    if key not in state:
+        pytest.skip("a format has a mask or places")
+    array = state[key].numpy()
+    state[key] = torch.from_numpy(array[:-20] if key == "kept" else (array ^ 9).astype(array.dtype))
+    with pytest.raises(RuntimeError, match=f"not a weight of 64 x 96 packed as {format} fp32"):
+        layer.load_state_dict(state)
+
+
+def test_a_bias_of_another_length_is_refused() -> None:
+    of = ready.ready(bitmask.pack(sparse(40, 64)))
+    with pytest.raises(InputError, match=r"40 rows; the bias is \(39,\)"):
+        product(of, torch.ones(1, 64), torch.ones(39))
 
 
 @pytest.mark.parametrize("n_tokens", [1, 3, 30])

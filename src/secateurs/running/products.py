@@ -26,8 +26,8 @@ REGISTERS = 12  # sums of a tile that there is room for
 SPREADING = 4  # products of 16 that spreading weights takes as long as
 PARTS = 4  # of each thread: one that is held up leaves its parts to the others
 AT_ONCE = 1 << 20  # bytes of float32 weights that are made of others together
-ALONE_PANELS = 200_000  # the same of Panels, in products of 32
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
+ALONE_PANELS = 200_000  # of Panels: steps times the sums of one
 
 
 def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -49,6 +49,10 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
         floats = floats.float()
     tokens: Floats = (floats if floats.is_contiguous() else floats.contiguous()).numpy().reshape(-1, weight.columns)
     added = _NOTHING if bias is None else (bias.detach() if bias.requires_grad else bias).numpy()
+    if bias is not None and added.shape != (weight.rows,):
+        raise InputError(
+            f"The weight has {weight.rows} rows; the bias is {tuple(added.shape)}. It needs one for each row."
+        )
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
         y = np.zeros((len(tokens), weight.rows), np.float32)
     elif isinstance(weight, Panels | Slabs):

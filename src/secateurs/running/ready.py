@@ -153,6 +153,9 @@ class Panels(Ready):
         sizes = {"mask": n_masks, "starts": self.rows + 1, "scales": self.rows * n_groups}
         if any(arrays[key].shape != (size,) for key, size in sizes.items()):
             return None
+        counts = np.bitwise_count(arrays["mask"]).reshape(self.rows, -1).sum(axis=1)
+        if not _are_all(arrays, _ends(counts)):
+            return None
         return Bits(self.rows, self.columns, width=self.width, **arrays)
 
     def portable(self) -> Bits:
@@ -174,6 +177,14 @@ class Panels(Ready):
             self.rows, self.columns, _with_room(found), starts, np.ascontiguousarray(scales).reshape(-1), self.width,
             mask,
         )  # fmt: skip
+
+
+def _are_all(arrays: dict[str, Stored], starts: Stored) -> bool:
+    """Whether these arrays begin where they should, and as many weights are kept as they say: loops do not look."""
+    n_bytes = (
+        -(-int(starts[-1]) // 2) if arrays["kept"].dtype == np.uint8 else int(starts[-1]) * arrays["kept"].itemsize
+    )
+    return np.array_equal(arrays["starts"], starts) and arrays["kept"].nbytes >= n_bytes + ROOM
 
 
 def _words(weight: Ready) -> int:
@@ -275,6 +286,10 @@ class Slabs(Ready):
     def alike(self, arrays: dict[str, Stored]) -> Tiled | None:
         sizes = {"starts": self.rows // PANEL + 1, "scales": self.rows}
         if any(arrays[key].shape != (size,) for key, size in sizes.items()):
+            return None
+        starts, of_block = arrays["starts"], PANEL * self.w
+        is_known = (arrays["places"] < self.columns // self.w).all() and starts[-1] == arrays["places"].size * of_block
+        if not is_known or (np.diff(starts) < 0).any() or not _are_all(arrays, starts - starts[0]):
             return None
         return Tiled(self.rows, self.columns, width=self.width, h=PANEL, w=self.w, **arrays)
 

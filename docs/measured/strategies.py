@@ -10,10 +10,10 @@ from secateurs.see.curves import COMPARISON, comparison_chart
 from secateurs.see.pictures import svg_of
 
 
-def compared(name: str) -> str:
+def compared(name: str, command: str) -> str:
     """Strategies (rows) at sparsities (columns), with epochs, bytes and multiply-adds at one of them."""
     if not (RESULTS / f"{name}.json").exists():
-        return not_yet("secateurs compare")
+        return not_yet(command)
     results = read(name)
     dense, asked = results["dense"], list(dict.fromkeys(point["asked"] for point in results["points"]))
     at = min(asked, key=lambda s: abs(s - 0.9))
@@ -24,7 +24,11 @@ def compared(name: str) -> str:
         costs = [f"{one['epochs']:g}", f"{one['packed_bytes']:,.0f}", f"{one['multiply_adds']:,.0f}"]
         rows.append([COMPARISON[strategy], *map(_off_dense, points), *costs])
     costs = [f"{dense['epochs']:g}", f"{dense['packed_bytes']:,.0f}", f"{dense['multiply_adds']:,.0f}"]
-    rows.append(["dense", mean(dense), *["″"] * (len(asked) - 1), *costs])
+    given = results["given"]
+    if given is not None:
+        rows.append(["dense, as given", f"{100 * given['value']:.1f}", *["″"] * (len(asked) - 1), "0", *costs[1:]])
+    name_of_dense = "dense" if given is None else "dense, trained on"
+    rows.append([name_of_dense, mean(dense), *["″"] * (len(asked) - 1), *costs])
     head = ["strategy", *(f"{s:.0%}" for s in asked), "epochs", f"bytes at {at:.0%}", f"multiply-adds at {at:.0%}"]
     speed = results["latency"]
     same = speed["low"] <= 1 <= speed["high"]
@@ -187,7 +191,8 @@ def overhead() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "measured-overhead": overhead,
     "lenets-published": lenets,
-    "compare-digits": lambda: compared("compare_digits"),
+    "compare-digits": lambda: compared("compare_digits", "secateurs compare --seeds 5"),
+    "compare-resnet20": lambda: compared("compare_resnet20", "python benchmarks/resnet20.py DATA"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
     "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),
     "sensitivity-lenet-5": lambda: scanned("lenet-5"),

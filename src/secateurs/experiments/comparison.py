@@ -35,7 +35,7 @@ from secateurs.experiments.facts import (
     weights_of,
 )
 from secateurs.experiments.gather import TITLES
-from secateurs.experiments.strategies import STRATEGIES, Ground, dense
+from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES, Ground, dense
 from secateurs.experiments.work import Work
 from secateurs.layers import layers, named_parameters
 from secateurs.masks import Masks
@@ -58,9 +58,11 @@ LADDER = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 class Comparison(Settings):
     """What the command `compare` is asked to do.
 
-    experiment  the recipe's budget is replaced by each sparsity; its schedule is that of gradual pruning
-    fine_tune   the training after a cut; every strategy has the epochs of both trainings together
-    n_rounds    of iterative pruning
+    experiment    the recipe's budget is replaced by each sparsity; its schedule is that of gradual pruning
+    fine_tune     the training after a cut; every strategy has the epochs of both trainings together
+    n_rounds      of iterative pruning
+    start_sha256  of the weights of a network that is given; then nothing is trained before the cut, the experiment's
+                  training does not count, and a fine-tuning that distils learns from that network
     """
 
     experiment: Experiment
@@ -68,6 +70,7 @@ class Comparison(Settings):
     sparsities: Annotated[tuple[float, ...], BeforeValidator(as_tuple)] = LADDER
     strategies: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = tuple(STRATEGIES)
     n_rounds: int = 4
+    start_sha256: str | None = None
 
     def model_post_init(self, context: object) -> None:
         """Known strategies, sparsities in (0, 1), and a fine-tuning that fits into the training's rate curve."""
@@ -80,11 +83,25 @@ class Comparison(Settings):
             raise RecipeError(f"sparsities must lie between 0 and 1; got {list(self.sparsities)}.")
         if self.n_rounds < 1:
             raise RecipeError(f"n_rounds must be at least 1; got {self.n_rounds}.")
-        if not 0.0 < self.fine_tune.epochs <= self.experiment.training.epochs:
+        if self.start_sha256 is not None:
+            self._check_given()
+        elif self.fine_tune.distill or self.experiment.training.distill:
+            raise RecipeError("What distils needs a network that teaches: compare the ways from one that is given.")
+        elif not 0.0 < self.fine_tune.epochs <= self.experiment.training.epochs:
             raise RecipeError(
                 f"fine_tune needs epochs, at most the {self.experiment.training.epochs:g} of the training, whose end "
                 f"it repeats when it is rewound; got {self.fine_tune.epochs:g}."
             )
+
+    def _check_given(self) -> None:
+        if self.fine_tune.epochs <= 0.0:
+            raise RecipeError(f"fine_tune needs epochs; got {self.fine_tune.epochs:g}.")
+        for name in self.strategies:
+            if name in FROM_FIRST_WEIGHTS:
+                raise RecipeError(
+                    f"{name!r} repeats a training from its first weights on, and the network that is given has its "
+                    "training behind it. Leave it out, or compare networks that are trained here."
+                )
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,8 @@ class ComparisonRun:
         comparison, experiment = self.comparison, self.comparison.experiment
 
         def cell(seed: int, training: Training, **fields: Any) -> Cell:
+            if training.distill is not None:
+                fields["teacher"] = self.given
             return Cell(
                 model=experiment.model,
                 data=experiment.data,
@@ -120,7 +139,14 @@ class ComparisonRun:
                 **fields,
             )
 
-        return Ground(cell, experiment.training, comparison.fine_tune, experiment.recipe, comparison.n_rounds)
+        words = (experiment.training, comparison.fine_tune, experiment.recipe, comparison.n_rounds)
+        return Ground(cell, *words, comparison.start_sha256)
+
+    @property
+    def given(self) -> Cell | None:
+        """The network that is given, as it is."""
+        is_given = self.comparison.start_sha256 is not None
+        return self.ground.trained(self.comparison.experiment.seeds[0]) if is_given else None
 
     def dense(self) -> list[Cell]:
         """The baseline of every seed."""
@@ -135,7 +161,8 @@ class ComparisonRun:
 
     def cells(self) -> list[Cell]:
         """Every cell that is shown."""
-        return [*self.dense(), *(cell for _, _, cells in self.points() for cell in cells)]
+        given = [] if self.given is None else [self.given]
+        return [*given, *self.dense(), *(cell for _, _, cells in self.points() for cell in cells)]
 
     def run(self, work: Work) -> dict[str, Any]:
         """Run the cells that are missing, gather, draw; returns the results."""
@@ -189,6 +216,7 @@ def gather(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> dict[s
         "model": about_model(run.comparison.experiment.model, run.network),
         "seeds": list(seeds),
         "interval": "95 % Student t interval over the seeds",
+        "given": None if run.given is None else done[run.given]["test"],
         "dense": dense,
         "points": points,
         "stages": _stages(run, done),
@@ -261,15 +289,18 @@ def _stages(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> list[
     cells = {"trained": run.dense()[0]}
     cells |= {"in-loop": at[loop]} if loop else {}
     cells |= {"one-shot": at["one-shot"]} if "one-shot" in at else {}
-    first = build(run.comparison.experiment.model, run.data.shape, seed)
     names = list(dict.fromkeys(run.network.tracked.values()))
-    networks = {"initialised": first} | {stage: cell.load(run.out) for stage, cell in cells.items()}
-    values = {stage: weights_of(network, names) for stage, network in networks.items()}
+    networks = {stage: cell.load(run.out) for stage, cell in cells.items()}
     found: dict[str, Any] = {stage: done[cell] for stage, cell in cells.items()}
-    found["initialised"] = {"test": accuracy(first, run.data.x_test, run.data.y_test).values(), "taus": {}}
+    if run.given is None:
+        first = build(run.comparison.experiment.model, run.data.shape, seed)
+        networks = {"initialised": first, **networks}
+        found["initialised"] = {"test": accuracy(first, run.data.x_test, run.data.y_test).values(), "taus": {}}
+    values = {stage: weights_of(network, names) for stage, network in networks.items()}
+    more = "" if run.given is None else " more"
     captions = {
         "initialised": "Freshly drawn weights; nothing is learned yet.",
-        "trained": f"After {epochs_of(cells['trained']):g} epochs; nothing is removed.",
+        "trained": f"After {epochs_of(cells['trained']):g}{more} epochs; nothing is removed.",
         "in-loop": f"From the same first weights and for as long: {COMPARISON.get(loop or '', '')}.",
         "one-shot": "The trained network, cut once; no training after it.",
     }

@@ -1,9 +1,9 @@
 """Strategies: every way to a pruned network, as data.
 
-A strategy is a function (plan, sparsity, seed) -> Cell. To add one: write it here and add its line to STRATEGIES; the
+A strategy is a function (ground, sparsity, seed) -> Cell. To add one: write it here and add its line to STRATEGIES; the
 comparison, the command line and the docs find it there. All have the same training budget, the epochs of training and
-fine-tuning together; only `scratch-b` has twice as many, which is its idea. What found the masks of a network that is
-trained from scratch is not in its budget.
+fine-tuning together, of a network that is given those of fine-tuning; only `scratch-b` has twice as many, which is its
+idea. What found the masks of a network that is trained from scratch is not in its budget.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,7 @@ class Ground:
     fine_tune  after it was pruned
     recipe     its budget is replaced; its schedule is that of `gradual`
     n_rounds   of `iterative`
+    weights    sha256 of the weights that every network begins with; None: fresh ones, and `training` comes first
     """
 
     cell: Callable[..., Cell]
@@ -35,16 +36,19 @@ class Ground:
     fine_tune: Training
     recipe: Recipe
     n_rounds: int
+    weights: str | None = None
 
     @property
     def whole(self) -> Training:
         """The training budget of every strategy: training and fine-tuning together."""
+        if self.weights is not None:
+            return self.fine_tune
         return with_fields(self.training, epochs=self.training.epochs + self.fine_tune.epochs)
 
     @property
     def untrained(self) -> Training:
         """No training at all."""
-        return with_fields(self.training, epochs=0.0)
+        return with_fields(self.training, epochs=0.0, distill=None)
 
     @property
     def rewound(self) -> Training:
@@ -59,9 +63,13 @@ class Ground:
         # With as long a fine-tuning as training, the weights go back to the first ones.
         return with_fields(self.training, epochs=p * self.training.epochs, rate_to=p or 1.0)
 
+    def begun(self, seed: int, training: Training, **fields: object) -> Cell:
+        """A network that begins with the weights that are given, or with fresh ones."""
+        return self.cell(seed, training, weights=self.weights, **fields)
+
     def trained(self, seed: int) -> Cell:
-        """The dense network that is pruned and trained on."""
-        return self.cell(seed, self.training)
+        """The dense network that is pruned and trained on: the given one, as it is, or one that was trained."""
+        return self.begun(seed, self.training if self.weights is None else self.untrained)
 
     def once(self, s: float, schedule: str = HELD) -> Recipe:
         """The recipe at one sparsity, all at once."""
@@ -73,7 +81,7 @@ Strategy = Callable[[Ground, float, int], Cell]
 
 def dense(ground: Ground, s: float, seed: int) -> Cell:
     """Nothing is pruned: the baseline, trained as long as everything else."""
-    return ground.cell(seed, ground.whole)
+    return ground.begun(seed, ground.whole)
 
 
 def one_shot(ground: Ground, s: float, seed: int) -> Cell:
@@ -94,6 +102,12 @@ def repaired(ground: Ground, s: float, seed: int) -> Cell:
 def fine_tuned(ground: Ground, s: float, seed: int) -> Cell:
     """One-shot, then fine-tuning with the zeros held."""
     return ground.cell(seed, ground.fine_tune, recipe=ground.once(s), start=ground.trained(seed))
+
+
+def repaired_tuned(ground: Ground, s: float, seed: int) -> Cell:
+    """One-shot and repair, then fine-tuning with the zeros held."""
+    mended = _cut(ground, s, seed, ("repair", "batch_norm"), start=ground.trained(seed))
+    return ground.cell(seed, ground.fine_tune, recipe=ground.once(s), start=mended, masks=mended)
 
 
 def iterative(ground: Ground, s: float, seed: int) -> Cell:
@@ -133,7 +147,7 @@ def in_loop(ground: Ground, s: float, seed: int) -> Cell:
     """
     c = round(NormalDist().inv_cdf((1.0 + s) / 2.0), 4)
     recipe = with_words(ground.recipe, score="magnitude", unit="element", pool="layer", budget=threshold(f"{c}sigma"))
-    return ground.cell(seed, with_fields(ground.whole, revive="forget"), recipe=recipe)
+    return ground.begun(seed, with_fields(ground.whole, revive="forget"), recipe=recipe)
 
 
 def gradual(ground: Ground, s: float, seed: int) -> Cell:
@@ -141,7 +155,7 @@ def gradual(ground: Ground, s: float, seed: int) -> Cell:
 
     Zhu & Gupta 2017, arXiv:1710.01878.
     """
-    return ground.cell(seed, ground.whole, recipe=with_words(ground.recipe, budget=sparsity(s)))
+    return ground.begun(seed, ground.whole, recipe=with_words(ground.recipe, budget=sparsity(s)))
 
 
 def regrown(ground: Ground, s: float, seed: int) -> Cell:
@@ -150,12 +164,12 @@ def regrown(ground: Ground, s: float, seed: int) -> Cell:
     Guo et al. 2016, arXiv:1608.04493.
     """
     recipe = with_words(ground.recipe, budget=sparsity(s))
-    return ground.cell(seed, with_fields(ground.whole, revive="dense"), recipe=recipe)
+    return ground.begun(seed, with_fields(ground.whole, revive="dense"), recipe=recipe)
 
 
 def random_masks(ground: Ground, s: float, seed: int) -> Cell:
     """Control: as many weights of every layer as one-shot leaves, at random places, trained from the start."""
-    return ground.cell(seed, ground.whole, recipe=ground.once(s), masks=dense(ground, s, seed), is_shuffled=True)
+    return ground.begun(seed, ground.whole, recipe=ground.once(s), masks=dense(ground, s, seed), is_shuffled=True)
 
 
 def scratch_e(ground: Ground, s: float, seed: int) -> Cell:
@@ -176,6 +190,7 @@ STRATEGIES: dict[str, Strategy] = {
     "batch-norm": batch_norm,
     "repaired": repaired,
     "fine-tuned": fine_tuned,
+    "repaired-tuned": repaired_tuned,
     "iterative": iterative,
     "rate-rewound": rate_rewound,
     "weight-rewound": weight_rewound,
@@ -186,6 +201,8 @@ STRATEGIES: dict[str, Strategy] = {
     "scratch-e": scratch_e,
     "scratch-b": scratch_b,
 }
+# Those that need to know how a network was trained from its first weights on.
+FROM_FIRST_WEIGHTS = ("rate-rewound", "weight-rewound", "scratch-e", "scratch-b")
 
 
 def with_fields(training: Training, **fields: object) -> Training:
@@ -193,8 +210,8 @@ def with_fields(training: Training, **fields: object) -> Training:
     return Training(**{**training.values(), **fields})
 
 
-def _cut(ground: Ground, s: float, seed: int, recover: tuple[Recovery, ...] = ()) -> Cell:
-    start = dense(ground, s, seed)
+def _cut(ground: Ground, s: float, seed: int, recover: tuple[Recovery, ...] = (), start: Cell | None = None) -> Cell:
+    start = start or dense(ground, s, seed)
     return ground.cell(seed, ground.untrained, recipe=ground.once(s, "one_shot"), start=start, recover=recover)
 
 

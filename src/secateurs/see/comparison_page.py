@@ -69,13 +69,27 @@ def point_text(point: Mapping[str, Any], digits: int = 1) -> str:
     return mean_text(point, digits) + star + reached + empty
 
 
+def dense_text(results: Results, digits: int = 1) -> str:
+    """The baseline: of a network that was given, before and after it was trained on as long as the others."""
+    dense = mean_text(results["dense"], digits)
+    given = results["given"]
+    return f"dense {dense}" if given is None else f"dense {100 * given['value']:.{digits}f}, trained on {dense}"
+
+
 def _figures(results: Results) -> str:
     dense, n = results["dense"], len(results["seeds"])
+    given = results["given"]
+    seeds = f"{n} seed{'s' if n > 1 else ''}"
+    if given is None:
+        baseline = [("Dense", f"{mean_text(dense)} %", seeds)]
+    else:
+        as_given = ("Dense, as given", f"{percent(given['value'])}", "before anything")
+        baseline = [as_given, ("Dense, trained on", f"{mean_text(dense)} %", seeds)]
     return figures(
         [
             ("Network", escaped(results["model"]["name"]), f"{results['model']['n_prunable']:,} prunable weights"),
             ("Data", escaped(results["data"]["name"]), f"{results['data']['n_test']:,} test examples"),
-            ("Dense", f"{mean_text(dense)} %", f"{n} seed{'s' if n > 1 else ''}"),
+            *baseline,
             ("Training, each", f"{dense['epochs']:g} epochs", "the dense network included"),
             ("Dense, packed", f"{dense['packed_bytes']:,.0f} B", f"{dense['multiply_adds']:,.0f} multiply-adds"),
         ]
@@ -122,7 +136,7 @@ def _table(results: Results) -> str:
         ]
         rows.append([COMPARISON[name], *cells, f"{points[-1]['epochs']:g}", *_costs(points[-1])])
     at, dense = percent(asked[-1], 0), results["dense"]
-    foot: list[Cell] = [f"dense: {mean_text(dense)}", *[""] * len(asked), f"{dense['epochs']:g}", *_costs(dense)]
+    foot: list[Cell] = [dense_text(results), *[""] * len(asked), f"{dense['epochs']:g}", *_costs(dense)]
     head = ["Strategy", *(percent(s, 0) for s in asked), "Epochs", f"Bytes at {at}", f"Multiply-adds at {at}"]
     return table(head, rows, foot)
 

@@ -42,7 +42,10 @@ FAMILIES = {
     },
     "Cut, then trained on": {
         "fine-tuned": "one-shot + fine-tuning",
+        "repaired-tuned": "one-shot + repair + fine-tuning",
         "iterative": "iterative",
+    },
+    "Cut, then rewound": {
         "rate-rewound": "rate rewound",
         "weight-rewound": "weights rewound",
     },
@@ -263,11 +266,18 @@ def training_chart(results: Results, palette: Palette, width: int) -> Any:
 
 def comparison_caption(results: Results) -> str:
     """Who was counted, what the bars mean, and what each network's training was."""
+    epochs = f"{results['dense']['epochs']:g} epochs"
+    given = results["given"]
+    if given is None:
+        trained = f"Every network was trained for {epochs} in all; scratch-B for twice as many."
+    else:
+        wrong = percent(1 - given["value"], 2)
+        trained = f"All, the dense one too, were trained on for {epochs} from the network that was given ({wrong})."
+    names = {point["strategy"] for point in results["points"]}
+    in_loop = " A threshold in the loop is drawn where its sparsity came to lie." if "in-loop" in names else ""
     return (
         f"Marks: {_over(results['seeds'])}, n = {results['data']['n_test']:,} test examples. "
-        f"Bars and the grey band (dense): {results['interval']}. Every network was trained for "
-        f"{results['dense']['epochs']:g} epochs in all; scratch-B for twice as many. A threshold in the loop is drawn "
-        "where its sparsity came to lie."
+        f"Bars and the grey band (dense): {results['interval']}. {trained}{in_loop}"
     )
 
 

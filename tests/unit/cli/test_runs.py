@@ -144,3 +144,26 @@ def test_a_killed_comparison_ends_as_if_it_never_was(tmp_path: Path) -> None:
     for name in ("killed", "once"):
         assert start(tmp_path / name, *FEW).wait(timeout=300) == 0
     assert_same_bytes(tmp_path / "once", tmp_path / "killed")
+
+
+def test_a_network_that_is_given_is_compared(secateurs: Call, tmp_path: Path) -> None:
+    trained = ("train", "--model", "lenet-300-100", "--epochs", "1", "--looks", "1", "--out", str(tmp_path / "dense"))
+    assert secateurs(*trained).code == 0
+    start = ("compare", "--start", str(tmp_path / "dense" / "model"), "--out", str(tmp_path / "run"))
+    (tmp_path / "fine.yaml").write_text("learning_rate: 0.001\nepochs: 0.3\ndistill: {hardness: 0.9}\n")
+    more = (*start, "--fine-tune", str(tmp_path / "fine.yaml"), *COMPARE[3:], "--strategies", "one-shot,repaired-tuned")
+    said = secateurs(*more)
+    assert said.code == 0, said.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    before = json.loads((tmp_path / "dense" / "results.json").read_text())
+    assert results["given"] == before["test"]
+    assert f"dense {100 * results['given']['value']:.2f}, trained on" in " ".join(said.out.split())
+    assert results["comparison"]["fine_tune"]["distill"]["hardness"] == 0.9
+    assert {point["epochs"] for point in results["points"]} == {0.3}
+    for words, message in (
+        (("--strategies", "scratch-e"), "'scratch-e' repeats a training from its first weights on"),
+        (("--model", "lenet-5"), "--start says which network it is; drop --model."),
+    ):
+        refused = secateurs(*start, *words)
+        assert refused.code == 2
+        assert message in " ".join(refused.err.split())

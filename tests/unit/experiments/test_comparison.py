@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
-from secateurs.experiments.cells import Cell
+from secateurs.experiments.cells import Cell, keep_weights, stored_weights
 from secateurs.experiments.comparison import Comparison, ComparisonRun, epochs_of
 from secateurs.experiments.exploration import Experiment
-from secateurs.experiments.strategies import STRATEGIES
+from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES
 from secateurs.experiments.work import Work
 from secateurs.models import ModelSpec, build
 from secateurs.recipe import Recipe
@@ -25,6 +25,7 @@ from secateurs.train.training import Training
 
 DATA = DataSpec(limit_train=60, limit_validation=20, limit_test=40)
 TRAINING = Training(learning_rate=2e-3, epochs=2.0, batch_size=20)
+TAUGHT = Training(**{**TRAINING.values(), "distill": {"hardness": 0.9}})
 
 
 def comparison(**fields: Any) -> Comparison:
@@ -108,6 +109,12 @@ def test_strategies_are_what_they_are_called(run: ComparisonRun) -> None:
     assert all((once[name] == 0).sum() == (by_random[name] == 0).sum() for name in layers)
     trained = cell_of(run, "fine-tuned").start
     assert trained is not None
+    mended, refined = cell_of(run, "repaired-tuned").start, weights(run, cell_of(run, "repaired-tuned"))
+    assert mended is not None
+    assert (mended.start, mended.recover) == (trained, ("repair", "batch_norm"))
+    before = weights(run, mended)
+    assert all(np.array_equal(before[name] == 0, refined[name] == 0) for name in layers)
+    assert any(not np.array_equal(before[name], refined[name]) for name in layers)
     tuned, rewound = cell_of(run, "rate-rewound"), cell_of(run, "weight-rewound")
     assert tuned.start == rewound.masks == trained
     assert rewound.start is not None
@@ -166,7 +173,7 @@ def test_the_page_shows_every_number_in_every_view(run: ComparisonRun, results: 
     for view in ("kept", "packed_bytes", "multiply_adds"):
         assert f'id="by-{view}"' in page
         assert page.count(f'<div class="view {view}">') == 1
-    assert page.count("<svg") == 3 * 4 + 1 + 2 * 4
+    assert page.count("<svg") == 3 * len(FAMILIES) + 1 + 2 * 4
     clips = re.findall(r'<clipPath id="([^"]*)"', page)
     assert len(clips) == len(set(clips))
     for point in results["points"]:
@@ -205,6 +212,9 @@ def test_the_same_again_runs_nothing_and_says_the_same(run: ComparisonRun, resul
         ({"n_rounds": 0}, "n_rounds must be at least 1"),
         ({"fine_tune": Training(epochs=0.0)}, "fine_tune needs epochs, at most the 2 of the training"),
         ({"fine_tune": Training(epochs=3.0)}, "fine_tune needs epochs, at most the 2 of the training"),
+        ({"fine_tune": TAUGHT}, "What distils needs a network that teaches"),
+        ({"start_sha256": "0", "strategies": ("scratch-e",)}, "'scratch-e' repeats a training from its first weights"),
+        ({"start_sha256": "0", "strategies": ("random",), "fine_tune": Training(epochs=0.0)}, "fine_tune needs epochs"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -214,6 +224,44 @@ def test_what_cannot_be_compared_is_refused(fields: dict[str, Any], message: str
 
 def test_a_comparison_survives_yaml() -> None:
     assert Comparison.from_yaml(comparison().to_yaml()) == comparison()
+
+
+@pytest.fixture(scope="module")
+def from_given(run: ComparisonRun, tmp_path_factory: pytest.TempPathFactory) -> ComparisonRun:
+    """Every strategy that a network with its training behind it can take; that network teaches."""
+    network = run.dense()[0].load(run.out)
+    name, content = stored_weights(network)
+    possible = tuple(each for each in STRATEGIES if each not in FROM_FIRST_WEIGHTS)
+    asked = comparison(strategies=possible, start_sha256=name, fine_tune=TAUGHT)
+    out = tmp_path_factory.mktemp("given")
+    keep_weights(name, content, out)
+    found = ComparisonRun(asked, out, "secateurs compare", run.data, network)
+    found.check()
+    found.run(Work(found.cells(), out, len(run.data.y_train), n_jobs=1))
+    return found
+
+
+def test_a_given_network_is_compared_from_its_own_weights(run: ComparisonRun, from_given: ComparisonRun) -> None:
+    results = json.loads((from_given.out / "results.json").read_text())
+    dense = json.loads((run.out / "results.json").read_text())["dense"]["values"][0]["accuracy"]
+    assert results["given"]["value"] == dense
+    assert {point["epochs"] for point in results["points"]} == {results["dense"]["epochs"]} == {2.0}
+    assert from_given.given is not None
+    for _, _, cells in from_given.points():
+        for cell in cells:
+            first = cell
+            while first.start is not None:
+                first = first.start
+            assert first.weights == from_given.comparison.start_sha256
+            assert (cell.teacher == from_given.given) == (cell.training.epochs > 0)
+    theirs = weights(from_given, from_given.given)
+    assert all(np.array_equal(theirs[name], mine) for name, mine in weights(run, run.dense()[0]).items())
+    cut = cell_of(from_given, "fine-tuned")
+    assert cut.start == Cell(**{**from_given.given.values(), "seed": cut.seed})
+    assert [stage["id"] for stage in results["stages"]] == ["trained", "in-loop", "one-shot"]
+    page = (from_given.out / "report.html").read_text("utf-8")
+    assert "Dense, as given" in page
+    assert "were trained on for 2 epochs from the network that was given" in page
 
 
 def test_a_fine_tuning_as_long_as_the_training_rewinds_to_the_first_weights(tmp_path: Path) -> None:

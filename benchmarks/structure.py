@@ -2,7 +2,7 @@
 
     python benchmarks/structure.py halves --data DATA [--seeds 0 1 2]
     python benchmarks/structure.py resnet --data DATA [--seeds 0]
-    python benchmarks/structure.py minilm --data DATA --path MINILM [--seeds 0 1 2] [--epochs 8]
+    python benchmarks/structure.py minilm --data DATA --path MINILM [--seeds 0 1 2] [--epochs 8] [--dense runs/minilm]
     python benchmarks/structure.py graphs --data DATA
     python benchmarks/structure.py time --data DATA [--path MINILM] [--threads 2]
 
@@ -14,11 +14,12 @@ halves  LeNet-300-100 without half of its hidden units, and a CLS transformer wi
 resnet  ResNet-20 from its published weights at half its multiply-adds, by our shrink and repair and by torch-pruning's
         example pruner, BatchNorm's statistics re-estimated and each fine-tuned alike on 8,000 training images of
         DATA/cifar10. torch-pruning cannot follow zero-padded shortcuts, so it is given what it can cut: the channels
-        inside the blocks. Beside it stand our cuts of the same channels, and one of all channels. The test set is
-        looked at once cut and once tuned; no arm is chosen by it, all are reported.
+        inside the blocks. Beside it stand our cuts of the same channels, and one of all channels. The score of
+        pool=model was chosen when cut, on the 2,000 validation images, of seed 100: activation 75.9 % right, taylor
+        71.4. The test set is looked at once cut and once tuned; no arm is chosen by it, all are reported.
 minilm  all-MiniLM-L6-v2 with a CLS head on DATA/banking77, taught as in minilm_banking77.py; then without half of its
         FFN units and a third of its heads (Taylor scores on training queries, least-squares repair), fine-tuned with
-        the dense network as its teacher. The dense networks are those that minilm_banking77.py keeps in --work/dense.
+        the dense network as its teacher. The dense networks are those that minilm_banking77.py keeps in --dense.
         What is cut is saved and loaded again, and its outputs compared.
 graphs  the small networks of the tests, half of the units of every layer dead (all weights zero): removed by shrink and
         by torch-pruning's magnitude pruner, which is told the same layers. No output may change. Needs no training.
@@ -39,7 +40,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import secateurs as sc
@@ -65,8 +65,8 @@ IN_BLOCKS = "only=[layer*.*.conv1.weight]"
 RESNET_ARMS = {
     "torch-pruning, in blocks": "",
     "ours, in blocks, layer": f"l2 channel layer macs(0.5) {IN_BLOCKS}",
-    "ours, in blocks, model": f"l2 channel model macs(0.5) {IN_BLOCKS}",
-    "ours, all channels, layer": "l2 channel layer macs(0.5)",
+    "ours, in blocks, model": f"activation channel model macs(0.5) {IN_BLOCKS}",
+    "ours, all channels, model": "activation channel model macs(0.5)",
 }
 # Not chosen: a tenth of the rate that such networks are trained with, and the moves they are trained with.
 RESNET_TUNING = Training(
@@ -192,7 +192,7 @@ def resnet(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
                 continue
             mine["by"] = words or "tp.pruner.GroupNormPruner, p=2, global"
             if words:
-                small = sc.shrink(published(), sc.Recipe.parse(words), inputs)
+                small = sc.shrink(published(), sc.Recipe.parse(words), inputs, calibration=batches)
                 repair(published(), small, batches[:2])  # 512 images show each filter half a million places
                 module = small.module
             else:
@@ -211,21 +211,20 @@ def minilm(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
     """Seed by seed: dense, cut, shrunk."""
     import minilm_banking77 as on_banking77
 
-    data = on_banking77.read(arguments.path, arguments.data / "banking77")
-    how = Training(**{**on_banking77.TRAINING.values(), "epochs": arguments.epochs, "distill": on_banking77.DISTILL})
+    source, tokenizer = str(arguments.data / "banking77"), str(arguments.path)
+    data = load_data(DataSpec(source=source, tokenizer=tokenizer, max_length=on_banking77.MAX_LENGTH))
+    how = on_banking77.Arm(arguments.epochs, rate=on_banking77.PRUNED_RATE).training(on_banking77.DISTILL)
     found |= {"recipes": list(map(str, MINILM_CUT)), "training": how.values(), "n_test": len(data.y_test)}
     for seed in arguments.seeds:
         mine = found.setdefault(str(seed), {})
         if "shrunk" in mine:
             continue
-        keep = arguments.work / "dense"
-        dense = on_banking77.run("dense", seed, arguments.epochs, arguments.path, data, keep)
+        keep = arguments.dense
+        dense = on_banking77.run("dense", seed, arguments.path, data, keep)
         right = dense["is_right"]
         mine["dense"] = {"validation": dense["validation"], "test": {"value": sum(right) / len(right)}}
         yield f"minilm, seed {seed}, dense: {mine['dense']['test']['value']:.4f}"
-        teacher = on_banking77.load(arguments.path, data.shape.n_classes, seed)
-        teacher.load_state_dict(load_file(keep / f"dense-{seed}" / "weights.safetensors"))
-        teacher.eval()
+        teacher = on_banking77.trained("dense", seed, arguments.path, data, keep)
         module, small = without(teacher, data, seed)
         mine["cut"] = about(small) | {"validation": accuracy(module, data.x_val, data.y_val).values()}
         yield f"minilm, seed {seed}, cut, on validation data: {mine['cut']['validation']['value']:.4f}"
@@ -235,7 +234,7 @@ def minilm(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
         sc.save_shrunk(dataclasses.replace(small, module=module.encoder), folder)
         ids = data.x_test[:8]
         inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-        fresh = on_banking77.load(arguments.path, data.shape.n_classes, seed).encoder  # without a pooler, as it was
+        fresh = on_banking77.load(arguments.path, data, seed).encoder  # without a pooler, as it was
         pair = (module.encoder, sc.load_shrunk(folder, into=fresh))
         first, again = (each.eval()(**inputs).last_hidden_state for each in pair)
         mine["shrunk"]["is_same_when_loaded"] = torch.equal(first, again)
@@ -388,6 +387,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=8.0)
+    parser.add_argument("--dense", type=Path, default=Path("runs/minilm"))
     parser.add_argument("--work", type=Path, default=Path("runs/structure"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/structure.json"))
     arguments = parser.parse_args()

@@ -6,8 +6,11 @@ MODEL is the Hugging Face directory of the network (config.json, model.safetenso
 train.parquet, validation.parquet and test.parquet with `text` and `label`. Embeddings and head are not pruned. "dense"
 begins with the published encoder; every other arm begins with the dense network of its seed, which teaches it; "taught"
 is the dense network's share of that. Killed, it goes on from its last look; several processes may share --work, each
-with seeds of its own. Settings were chosen on validation data of seed 0, at 90 % and 4 epochs: TRIED. Each network
-answers the test queries once. RESULTS are those of all arms and seeds that are in --work.
+with seeds of its own. Each network answers the test queries once; --out has all arms and seeds that are in --work.
+
+Tried at 90 %, 4 epochs, on the 1,000 validation queries of seed 0 (dense 92.7 % right): from the published encoder instead of
+the dense network, rate 2e-4: 78.9; from the dense network 2e-4: 86.2, with its hidden states as well 86.2, 4e-4: 89.8,
+8e-4: 90.3. Half of the last is taken where less goes, which was not tried.
 """
 
 import argparse
@@ -31,7 +34,7 @@ from secateurs.train.loop import train
 from secateurs.train.training import Training
 
 MAX_LENGTH = 64
-PRUNED_RATE = 4e-4
+PRUNED_RATE, RATE_AT_90 = 4e-4, 8e-4
 DISTILL = {"hardness": 0.9, "temperature": 2.0}
 ONLY = ("encoder.encoder.*",)
 
@@ -68,7 +71,7 @@ ARMS = {
     "dense": Arm(8.0),
     "taught": Arm(8.0),
     "pruned-70%": Arm(8.0, gradual(0.7), PRUNED_RATE),
-    "pruned-90%": Arm(8.0, gradual(0.9), PRUNED_RATE),
+    "pruned-90%": Arm(8.0, gradual(0.9), RATE_AT_90),
     "2:4": Arm(2.0, sc.Recipe(pool=4, budget=sc.top(2), schedule="one_shot(end=0.0)", only=ONLY), PRUNED_RATE),
 }
 

@@ -12,7 +12,7 @@ from secateurs.formats import bitmask, blocks
 from secateurs.running import products, ready
 from secateurs.running.packed_linear import PackedLinear
 from secateurs.running.products import product
-from secateurs.running.ready import Bits, Panels, Ready, Slabs, Tiled
+from secateurs.running.ready import RUNNING, Bits, Panels, Ready, Slabs, Tiled
 
 VALUES = ["exact", "bf16", "int8", "int4", "int8/32", "int4/64"]
 
@@ -115,19 +115,46 @@ def test_a_state_of_another_shape_is_refused() -> None:
         layer.load_state_dict(state)
 
 
-@pytest.mark.parametrize("format", ["bitmask", "blocks"])
-@pytest.mark.parametrize("key", ["starts", "kept", "mask", "places"])
-def test_a_state_that_contradicts_itself_is_refused(format: str, key: str) -> None:
-    options = {"h": 32, "w": 32} if format == "blocks" else {}
-    linear = nn.Linear(96, 64)
-    linear.weight.data = in_blocks(64, 96, 32)
+WRONG = {
+    "too few": lambda array: array[: array.size // 2],
+    "others": lambda array: array ^ 0x409 if array.dtype.kind in "iu" else array[:-20],
+    "of another kind": lambda array: array.astype(np.float64),
+    "in two dimensions": lambda array: array[None],
+}
+
+
+@pytest.mark.parametrize("way", ["avx512", "avx2"])
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("key", ["starts", "kept", "mask", "places", "scales"])
+@pytest.mark.parametrize("format", RUNNING)
+def test_a_state_that_contradicts_itself_is_refused(
+    format: str, key: str, wrong: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "ways", lambda: way)
+    options = {"blocks": {"h": 32, "w": 32}, "nm": {"n": 2, "m": 4}}.get(format, {})
+    linear = nn.Linear(90 if format == "bitmask" else 96, 64)
+    linear.weight.data = in_blocks(64, 96, 32)[:, : linear.in_features]
+    if format == "nm":
+        linear.weight.data = torch.tensor([0.0, 0.0, 1.0, 2.0]).repeat(64, 24)
     layer = PackedLinear.from_linear(linear, format, **options)
     state = layer.state_dict()
-    if key not in state:
-        pytest.skip("a format has a mask or places")
-    array = state[key].numpy()
-    state[key] = torch.from_numpy(array[:-20] if key == "kept" else (array ^ 9).astype(array.dtype))
-    with pytest.raises(RuntimeError, match=f"not a weight of 64 x 96 packed as {format} fp32"):
+    if key not in state or (key, wrong) == ("scales", "others"):
+        pytest.skip("a format has a mask or places; scales may be any numbers")
+    state[key] = torch.from_numpy(WRONG[wrong](state[key].numpy()))
+    x = torch.randn(2, linear.in_features)
+    before = layer(x)
+    with pytest.raises(RuntimeError, match=f"not a weight of 64 x {linear.in_features} packed as {format} fp32"):
+        layer.load_state_dict(state)
+    assert torch.equal(layer(x), before)
+
+
+def test_bits_beyond_the_last_column_are_refused() -> None:
+    layer = PackedLinear.from_linear(nn.Linear(70, 8))
+    state = layer.state_dict()
+    words = state["mask"].numpy().reshape(8, 3).copy()
+    words[:, 2] = 0xFC0 | words[:, 2] & 0  # as many bits as before, behind column 70
+    state["mask"] = torch.from_numpy(words.reshape(-1))
+    with pytest.raises(RuntimeError, match="not a weight of 8 x 70"):
         layer.load_state_dict(state)
 
 

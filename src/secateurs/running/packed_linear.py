@@ -110,13 +110,13 @@ class PackedLinear(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any, **options: Any) -> None:
         given = {key: state_dict[prefix + key].numpy() for key in self._arrays if prefix + key in state_dict}
-        if "n_planes" in self._sizes and len(given) == len(self._arrays):
+        if len(given) == len(self._arrays):
             if (portable := self.ready().alike(given)) is None:
                 size = f"{self.out_features} x {self.in_features}"
                 where = prefix.rstrip(".") or "the layer"
                 arguments[-1].append(f"{where}: these arrays are not a weight of {size} packed as {self.name}.")
             else:
-                found = fitted(portable, self._sizes["n_planes"])
+                found = fitted(portable, self._sizes.get("n_planes", EXACT))
                 for key in given:
                     self.register_buffer(key, torch.from_numpy(getattr(found, key)))
             state_dict = {**state_dict, **{prefix + key: getattr(self, key) for key in given}}

@@ -10,7 +10,7 @@ A format becomes one of six ways to say where the kept weights are; n:m becomes 
     Left      rows             the columns that are left, which a row has all of or none
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
 from typing import Any
@@ -65,9 +65,34 @@ class Ready:
         """The same weight as a CPU of any kind has it, in arrays of the same names."""
         return self
 
+    def with_arrays(self, arrays: dict[str, Stored]) -> "Ready":
+        """A portable weight of this shape with other arrays."""
+        values: dict[str, Any] = dict(arrays)
+        return replace(self, **values)
+
+    def is_sound(self) -> bool:
+        """Of a portable weight: whether its arrays are as long as they say, and no place is outside: no loop looks."""
+        raise NotImplementedError
+
     def alike(self, arrays: dict[str, Stored]) -> "Ready | None":
-        """A portable weight of this shape and of these arrays; None where they do not fit it."""
-        return None
+        """A portable weight of this shape and of these arrays; None where they do not fit it, or each other."""
+        kinds = {"kept": self.kept.dtype, "starts": np.int64, "scales": np.uint16, "mask": np.uint32}
+        if any(each.ndim != 1 or each.dtype != kinds.get(key, vars(self)[key].dtype) for key, each in arrays.items()):
+            return None
+        found = self.with_arrays(arrays)
+        return found if found.is_sound() else None
+
+    def _begins_at(self, starts: Stored) -> bool:
+        """Whether rows begin there, and as many weights and scales are stored."""
+        n, n_groups = int(starts[-1]), -(-self.stride // max(1, self.width))
+        n_bytes = -(-n // 2) if self.kept.dtype == np.uint8 else n * self.kept.itemsize
+        is_whole = self.kept.nbytes >= n_bytes + ROOM and self.scales.size == self.rows * n_groups
+        return is_whole and np.array_equal(self.starts, starts)
+
+    def _is_rising(self) -> bool:
+        """Whether `starts` has one for every row (or row of blocks) and an end, none before the last."""
+        n = self.rows // self.height + 1
+        return self.starts.size == n and self.starts[0] == 0 and bool((np.diff(self.starts) >= 0).all())
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +115,13 @@ class Bits(Ready):
     """mask  (rows * stride,) uint32: bit i of a row's word j is its column 32 j + i."""
 
     mask: Stored
+
+    def is_sound(self) -> bool:
+        if self.mask.size != self.rows * self.stride:
+            return False
+        words = self.mask.reshape(self.rows, -1)
+        beyond = words[:, -1:] >> np.uint32((self.columns - 1) % 32) >> np.uint32(1)
+        return not beyond.any() and self._begins_at(_ends(np.bitwise_count(words).sum(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +180,7 @@ class Panels(Ready):
             np.ascontiguousarray(scales).reshape(-1), bits.width, mask, n_planes,
         )  # fmt: skip
 
-    def alike(self, arrays: dict[str, Stored]) -> Bits | None:
-        n_masks, n_groups = self.rows * self.stride, -(-self.stride // self.width)
-        sizes = {"mask": n_masks, "starts": self.rows + 1, "scales": self.rows * n_groups}
-        if any(arrays[key].shape != (size,) for key, size in sizes.items()):
-            return None
-        counts = np.bitwise_count(arrays["mask"]).reshape(self.rows, -1).sum(axis=1)
-        if not _are_all(arrays, _ends(counts)):
-            return None
+    def with_arrays(self, arrays: dict[str, Stored]) -> Bits:
         return Bits(self.rows, self.columns, width=self.width, **arrays)
 
     def portable(self) -> Bits:
@@ -177,14 +202,6 @@ class Panels(Ready):
             self.rows, self.columns, _with_room(found), starts, np.ascontiguousarray(scales).reshape(-1), self.width,
             mask,
         )  # fmt: skip
-
-
-def _are_all(arrays: dict[str, Stored], starts: Stored) -> bool:
-    """Whether these arrays begin where they should, and as many weights are kept as they say: loops do not look."""
-    n_bytes = (
-        -(-int(starts[-1]) // 2) if arrays["kept"].dtype == np.uint8 else int(starts[-1]) * arrays["kept"].itemsize
-    )
-    return np.array_equal(arrays["starts"], starts) and arrays["kept"].nbytes >= n_bytes + ROOM
 
 
 def _words(weight: Ready) -> int:
@@ -223,6 +240,10 @@ class Listed(Ready):
 
     places: Stored
 
+    def is_sound(self) -> bool:
+        is_listed = self._is_rising() and self.starts[-1] == self.places.size
+        return is_listed and self._begins_at(self.starts) and bool((self.places < self.columns).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Tiled(Ready):
@@ -235,6 +256,12 @@ class Tiled(Ready):
     @property
     def height(self) -> int:
         return self.h
+
+    def is_sound(self) -> bool:
+        of_block = self.h * self.w
+        is_tiled = self._is_rising() and self.starts[-1] == self.places.size * of_block
+        is_inside = bool((self.places < self.columns // self.w).all()) and not (self.starts % of_block).any()
+        return is_tiled and is_inside and self._begins_at(self.starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,14 +310,7 @@ class Slabs(Ready):
             n_planes,
         )  # fmt: skip
 
-    def alike(self, arrays: dict[str, Stored]) -> Tiled | None:
-        sizes = {"starts": self.rows // PANEL + 1, "scales": self.rows}
-        if any(arrays[key].shape != (size,) for key, size in sizes.items()):
-            return None
-        starts, of_block = arrays["starts"], PANEL * self.w
-        is_known = (arrays["places"] < self.columns // self.w).all() and starts[-1] == arrays["places"].size * of_block
-        if not is_known or (np.diff(starts) < 0).any() or not _are_all(arrays, starts - starts[0]):
-            return None
+    def with_arrays(self, arrays: dict[str, Stored]) -> Tiled:
         return Tiled(self.rows, self.columns, width=self.width, h=PANEL, w=self.w, **arrays)
 
     def portable(self) -> Tiled:
@@ -308,6 +328,10 @@ class Left(Ready):
     """places  (n,) uint16 or uint32: the columns that are left; a row begins where it ends if none of it is."""
 
     places: Stored
+
+    def is_sound(self) -> bool:
+        is_left = self._is_rising() and bool(np.isin(np.diff(self.starts), (0, self.places.size)).all())
+        return is_left and self._begins_at(self.starts) and bool((self.places < self.columns).all())
 
 
 def ready(packed: Packed, n_planes: int = EXACT) -> Ready:

@@ -1,6 +1,9 @@
 """Compiled: a function as machine code that lets go of Python's lock, kept on disk wherever a place can be written."""
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import njit
@@ -18,5 +21,19 @@ def compiled(function: Function) -> Function:
         kept: Any = njit(nogil=True, cache=True, boundscheck=False)(function)
     except RuntimeError:
         kept = njit(nogil=True, boundscheck=False)(function)
+    else:
+        # numba looks at a function's own file, but what it calls from others is compiled into it.
+        index = kept._cache._cache_file
+        here, there = Path(__file__).parent, Path(function.__code__.co_filename).parent
+        index._source_stamp = (index._source_stamp, _sources(here), _sources(there))
     found: Function = kept
     return found
+
+
+@cache
+def _sources(folder: Path) -> str:
+    """Names all code of a folder by its content."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()

@@ -140,6 +140,43 @@ def scanned(network: str) -> str:
     return f"{table(['only this layer is cut', *at], rows)}\n\n{network}, accuracy on {n:,} examples."
 
 
+WAYS = {
+    "dense": "dense",
+    "taught": "dense, taught on by itself",
+    "pruned-70%": "70 % gone, gradually",
+    "pruned-90%": "90 % gone, gradually",
+    "2:4": "2:4, at once",
+}
+
+
+def minilm() -> str:
+    """A published transformer with a head on texts, its encoder pruned."""
+    arms = part("minilm_banking77", "arms")
+    if arms is None:
+        return not_yet("python benchmarks/minilm_banking77.py MODEL DATA")
+    results = read("minilm_banking77")
+    rows = []
+    for name, what in WAYS.items():
+        if name not in arms:
+            continue
+        arm = arms[name]
+        zeros = "—" if not arm["n_zero"] else f"{arm['n_zero'] / arm['n_prunable']:.1%}"
+        gap = arm["minus_dense"]
+        told = "" if name == "dense" else _points({**gap, "is_beyond_noise": gap["low"] > 0 or gap["high"] < 0})
+        rows.append([what, zeros, f"{arm['training']['epochs']:g}", _two(arm["over_seeds"]), told])
+    n, n_test = len(results["seeds"]), arms["dense"]["test"]["n"]
+    weights = max(arm["n_prunable"] for arm in arms.values())
+    precision = arms["dense"]["training"]["precision"]
+    head = ["encoder", "zeros", "epochs", "test accuracy, %", "less dense, points"]
+    return (
+        f"{table(head, rows)}\n\nbanking77, 77 classes, n = {n_test:,} test queries; mean of {n} seeds ± the 95 % t "
+        f"interval; differences with the 95 % interval over the queries, **bold** where it is off zero. Zeros are of the "
+        f"encoder's {weights:,} matrix weights; the 11.7 million of the embeddings stay. Epochs are of this training; all "
+        f"but the first begin with the dense network of their seed, which teaches them. Trained in {precision}. "
+        f"{provenance(results)}"
+    )
+
+
 # (network, what, times fewer weights, test error in %, source), as published.
 PUBLISHED = (
     ("lenet-300-100", "magnitude, iterative", 12.2, 1.59, "Han et al. 2015, arXiv:1506.02626"),
@@ -192,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "measured-overhead": overhead,
     "lenets-published": lenets,
     "compare-digits": lambda: compared("compare_digits", "secateurs compare --seeds 5"),
+    "minilm-banking77": minilm,
     "compare-resnet20": lambda: compared("compare_resnet20", "python benchmarks/resnet20.py DATA"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
     "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),

@@ -172,7 +172,7 @@ def minilm() -> str:
         f"{table(head, rows)}\n\nbanking77, 77 classes, n = {n_test:,} test queries; mean of {n} seeds ± the 95 % t "
         f"interval; differences with the 95 % interval over the queries, **bold** where it is off zero. Zeros are of "
         f"the encoder's {weights:,} matrix weights; the 11.7 million of the embeddings stay. Epochs are of this "
-        f"training; all but the first begin with the dense network of their seed, which teaches them. Trained in {precision}. "
+        f"training; all but the first begin with the dense network of their seed, which teaches them. In {precision}. "
         f"{provenance(results)}"
     )
 

@@ -301,7 +301,7 @@ def _stages(run: ComparisonRun, done: Mapping[Cell, Mapping[str, Any]]) -> list[
     captions = {
         "initialised": "Freshly drawn weights; nothing is learned yet.",
         "trained": f"After {epochs_of(cells['trained']):g}{more} epochs; nothing is removed.",
-        "in-loop": f"From the same first weights and for as long: {COMPARISON.get(loop or '', '')}.",
+        "in-loop": f"From the same weights and for as long: {COMPARISON.get(loop or '', '')}.",
         "one-shot": "The trained network, cut once; no training after it.",
     }
     step = common_step(values)

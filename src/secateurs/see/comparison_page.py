@@ -37,6 +37,7 @@ def comparison_page(results: Results) -> str:
             "speed": escaped(_speed(results)),
             "training": apart(svg_of(quiet(training_chart(results, PAGE, 270))), "training"),
             "most": escaped(percent(most, 0)),
+            "began": "the first weights" if results["given"] is None else "the weights that were given",
             "seed": str(results["seeds"][0]),
             "weights": "".join(stage_cards(results)),
             "all": _all(results),

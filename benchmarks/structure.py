@@ -345,7 +345,7 @@ def time(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
         "resnet-20": (
             build(ModelSpec(name="resnet-20"), cifar, 0),
             (3, 32, 32),
-            sc.Recipe.parse(RESNET_ARMS["ours, all channels, layer"]),
+            sc.Recipe.parse("l2 channel layer macs(0.5)"),
         ),
     }
     for name, (module, size, recipe) in networks.items():
@@ -362,12 +362,14 @@ def time(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
         module = AutoModel.from_pretrained(arguments.path, dtype=torch.float32).eval()
         ids = torch.randint(1000, 20_000, (1, 128), generator=torch.Generator().manual_seed(0))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        heads = sc.Recipe.parse(f"l2 head layer sparsity({4 / 12})")
-        small = sc.shrink(sc.shrink(module, HALF, inputs).module, heads, inputs)
-        now = find_groups(small.module, inputs)
-        found["minilm, 1 x 128"] = {"n_parameters": now.n_parameters(), "macs": now.trace.macs()}
-        found["minilm, 1 x 128"] |= timed(module, small.module, inputs)
-        yield f"minilm: {found['minilm, 1 x 128']['speed_up']}"
+        half = sc.shrink(module, HALF, inputs)
+        both = sc.shrink(half.module, sc.Recipe.parse(f"l2 head layer sparsity({1 / 3})"), inputs)
+        for key, small in (("half of its FFN", half), ("half of its FFN, a third of its heads", both)):
+            key = f"minilm without {key}, 1 x 128"
+            macs = [half.macs[0], small.macs[1]]
+            found[key] = {"n_parameters": [half.n_parameters[0], small.n_parameters[1]], "macs": macs}
+            found[key] |= timed(module, small.module, inputs)
+            yield f"{key}: {found[key]['speed_up']}"
 
 
 def images(channels: int, side: int) -> Any:

@@ -44,7 +44,11 @@ DEFAULT_RECIPE = "lamp element model sparsity(0.9) cubic(begin=0.1, end=0.7, eve
 @click.option("--sparsities", help="Where they are compared, such as 0.5,0.9.  [default: 0.5 … 0.98]")
 @click.option("--rounds", default=4, show_default=True, type=click.IntRange(1, 100), help="Of iterative pruning.")
 @click.option("--fine-tune", "fine_tune_file", help="A YAML file: the training after a cut.  [default: the preset]")
-@options.EPOCHS
+@click.option(
+    "--epochs",
+    type=click.FloatRange(0, min_open=True),
+    help="Of the training; fine-tuning gets half as many. With --start, of the fine-tuning.",
+)
 @options.SEEDS
 @options.out("runs/compare")
 @options.JOBS

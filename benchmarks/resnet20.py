@@ -65,6 +65,8 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "secateurs", "compare", *typed], check=True)
     summarise = Path(__file__).with_name("summarise.py")
     subprocess.run([sys.executable, str(summarise), str(asked.work / "run"), str(asked.out)], check=True)
+    text = asked.out.read_text("utf-8")
+    asked.out.write_text(text.replace(str(asked.work), "runs/resnet20").replace(str(asked.data), "DATA"), "utf-8")
 
 
 if __name__ == "__main__":

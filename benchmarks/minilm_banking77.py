@@ -143,28 +143,35 @@ def kept(arm: str, work: Path) -> dict[int, dict[str, Any]]:
     return {each["seed"]: each for each in found if each["arm"] == arm}
 
 
-def gather(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Every arm's accuracy, and its difference to dense: over seeds, and over the test queries of the mean network."""
+def gather(results: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Every arm's accuracy, and its difference to dense on the same seeds: over seeds, and over the test queries."""
     rows = {}
-    for arm, found in results.items():
-        right = np.array([each["is_right"] for each in found], dtype=float)  # (seeds, queries)
-        dense = np.array([each["is_right"] for each in results["dense"]], dtype=float)
+    for arm, by_seed in results.items():
+        seeds = sorted(by_seed.keys() & results["dense"].keys())
+        if not seeds:
+            continue
+        first = by_seed[seeds[0]]
+        right, dense = (
+            np.array([each[seed]["is_right"] for seed in seeds], dtype=float) for each in (by_seed, results["dense"])
+        )  # (seeds, queries)
         gap = (right - dense).mean(0)
         half = 1.96 * float(gap.std(ddof=1)) / math.sqrt(gap.size)
         low, high = wilson(float(right.mean()), gap.size)
         rows[arm] = {
+            "seeds": seeds,
             "test": {"value": float(right.mean()), "n": gap.size, "low": low, "high": high},
             "over_seeds": over_seeds(right.mean(1).tolist()).values(),
-            "validation": [each["validation"]["value"] for each in found],
+            "validation": [by_seed[seed]["validation"]["value"] for seed in seeds],
             "minus_dense": {
                 "mean": float(gap.mean()),
                 "low": float(gap.mean()) - half,
                 "high": float(gap.mean()) + half,
+                "over_seeds": over_seeds((right - dense).mean(1).tolist()).values(),
             },
-            "n_prunable": found[0]["n_prunable"],
-            "n_zero": found[0]["n_zero"],
+            "n_prunable": first["n_prunable"],
+            "n_zero": first["n_zero"],
             "recipe": ARMS[arm].recipe and str(ARMS[arm].recipe),
-            "training": found[0]["training"],
+            "training": first["training"],
         }
     return rows
 
@@ -185,10 +192,8 @@ def main() -> None:
         for arm in asked.arms:
             run(arm, seed, asked.model, data, asked.work)
     results = {arm: kept(arm, asked.work) for arm in ARMS}
-    seeds = sorted(results["dense"])
-    whole = {arm: [found[seed] for seed in seeds] for arm, found in results.items() if sorted(found) == seeds}
-    about = {"command": "python benchmarks/minilm_banking77.py MODEL DATA", "seeds": seeds}
-    write_json(asked.out, {**about, "environment": environment(), "arms": gather(whole)})
+    about = {"command": "python benchmarks/minilm_banking77.py MODEL DATA", "seeds": sorted(results["dense"])}
+    write_json(asked.out, {**about, "environment": environment(), "arms": gather(results)})
 
 
 if __name__ == "__main__":

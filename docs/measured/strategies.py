@@ -163,13 +163,14 @@ def minilm() -> str:
         zeros = "—" if not arm["n_zero"] else f"{arm['n_zero'] / arm['n_prunable']:.1%}"
         gap = arm["minus_dense"]
         told = "" if name == "dense" else _points({**gap, "is_beyond_noise": gap["low"] > 0 or gap["high"] < 0})
-        rows.append([what, zeros, f"{arm['training']['epochs']:g}", _two(arm["over_seeds"]), told])
-    n, n_test = len(results["seeds"]), arms["dense"]["test"]["n"]
+        epochs = f"{arm['training']['epochs']:g}"
+        rows.append([what, zeros, epochs, str(len(arm["seeds"])), _two(arm["over_seeds"]), told])
+    n_test = arms["dense"]["test"]["n"]
     weights = max(arm["n_prunable"] for arm in arms.values())
     precision = arms["dense"]["training"]["precision"]
-    head = ["encoder", "zeros", "epochs", "test accuracy, %", "less dense, points"]
+    head = ["encoder", "zeros", "epochs", "seeds", "test accuracy, %", "less dense, points"]
     return (
-        f"{table(head, rows)}\n\nbanking77, 77 classes, n = {n_test:,} test queries; mean of {n} seeds ± the 95 % t "
+        f"{table(head, rows)}\n\nbanking77, 77 classes, n = {n_test:,} test queries; mean of the seeds ± the 95 % t "
         f"interval; differences with the 95 % interval over the queries, **bold** where it is off zero. Zeros are of "
         f"the encoder's {weights:,} matrix weights; the 11.7 million of the embeddings stay. Epochs are of this "
         f"training; all but the first begin with the dense network of their seed, which teaches them. In {precision}. "

@@ -3,17 +3,14 @@
     choose(groups, scores, recipe, left) -> {group: bool per unit}      True = goes
 
 `sparsity(s)` is exact per pool, by the same `select` as for single weights. `params(s)`, `macs(s)` and `latency(t)`
-find the fewest units, in the order of their scores, that bring the network down to the target. With pool=layer every
-group loses the same share. With pool=model the groups compete: each score is divided by its group's mean, so that
-groups of other widths and depths are comparable, and, where the budget is a target, by the square root of what one of
-the group's units costs of it. Errors add up in squares, so those go first that do the least harm for what they free.
+find the fewest units, in the order of their scores, that bring the network down to the target. With pool=model the
+groups compete, each score first divided by its group's mean, so that groups of other widths and depths are comparable;
+with pool=layer every group loses the same share.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
 from torch import Tensor
 
 from secateurs.budgets import Sparsity, Target
@@ -85,11 +82,8 @@ def choose(
     assert isinstance(recipe.budget, Target)
     of, most = recipe.budget.of, recipe.budget.most
 
-    is_model = recipe.pool.kind == "model"
-    price = _prices(groups, "macs" if of == "latency" else of, left) if is_model else None
-
     def reached(s: float) -> float:
-        return left(of, _at(groups, scores, recipe, s, price))
+        return left(of, _at(groups, scores, recipe, s))
 
     least = reached(1.0)
     if least > most:
@@ -100,33 +94,15 @@ def choose(
         )
     low, high = 0.0, 1.0  # the budget is met at high
     if reached(0.0) <= most:
-        return _at(groups, scores, recipe, 0.0, price)
+        return _at(groups, scores, recipe, 0.0)
     for _ in range(LATENCY_STEPS if of == "latency" else 40):
         middle = (low + high) / 2
         low, high = (low, middle) if reached(middle) <= most else (middle, high)
-    return _at(groups, scores, recipe, high, price)
-
-
-def _prices(groups: Sequence[Units], of: str, left: Callable[[str, Gone], float]) -> dict[str, float]:
-    """The share of the network's "params" or "macs" that goes with one unit of each group."""
-    nothing: Gone = {group.name: np.zeros(group.n_units, bool) for group in groups}
-    whole = left(of, nothing)
-    found = {}
-    for group in groups:
-        first = np.arange(group.n_units) == 0
-        found[group.name] = whole - left(of, {**nothing, group.name: first})
-    least = min((price for price in found.values() if price > 0), default=1.0)
-    return {name: max(price, least) for name, price in found.items()}
+    return _at(groups, scores, recipe, high)
 
 
 def _at(
-    groups: Sequence[Units],
-    scores: Mapping[str, Tensor],
-    recipe: Recipe,
-    s: float,
-    price: Mapping[str, float] | None = None,
-    *,
-    is_exact: bool = False,
+    groups: Sequence[Units], scores: Mapping[str, Tensor], recipe: Recipe, s: float, is_exact: bool = False
 ) -> Gone:
     """The units that go at sparsity s; as many as min_keep allows, unless it is_exact, which may be an error."""
     least = recipe.min_keep if recipe.min_keep else 1
@@ -134,8 +110,7 @@ def _at(
     first = {name: max(1, n_first_of(least, n)) for name, n in names.items()}
     if recipe.pool.kind == "model":
         mean = {name: float(scores[name].double().mean()) or 1.0 for name in names}
-        worth = {name: math.sqrt(price[name]) if price else 1.0 for name in names}
-        relative = {name: scores[name].double() / (mean[name] * worth[name]) for name in names}
+        relative = {name: scores[name].double() / mean[name] for name in names}
         n = sum(names.values())
         share = s if is_exact else min(s, 1 - sum(first.values()) / n)
         keep = select(relative, element, "model", Sparsity(share), least)

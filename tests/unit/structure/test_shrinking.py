@@ -79,22 +79,9 @@ def test_the_ratio_asked_for_is_met_with_the_fewest_units(target: str, pool: str
     module, inputs = reference("lenet-5", 1, 28, 28)
     small = shrink(module, recipe(f"magnitude row {pool} {target}(0.5)"), inputs)
     before, after = small.n_parameters if target == "params" else small.macs
-    assert 0.45 < after / before <= 0.5
+    assert (0.49 if pool == "model" else 0.45) < after / before <= 0.5
     assert small.n_parameters[1] == sum(p.numel() for p in small.module.parameters())
     assert not any(removed(shrink(module, recipe(f"magnitude row {pool} {target}(1.0)"), inputs)).values())
-
-
-def test_of_equal_units_those_go_that_free_most_of_the_target() -> None:
-    module = hidden(64, 8, 12, 3)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.fill_(1.0)
-    for target in ("macs", "params"):
-        small = shrink(module, recipe(f"l2 row model {target}(0.6)"), torch.randn(2, 64))
-        assert list(removed(small).values()) == [4, 0], "a unit of the first layer costs 64 + 12, of the second 8 + 3"
-    by_count = removed(shrink(module, recipe("l2 row model sparsity(0.2)"), torch.randn(2, 64)))
-    assert sum(by_count.values()) == 4
-    assert by_count != {**by_count, **dict.fromkeys(list(by_count)[1:], 0)}
 
 
 def test_a_ratio_out_of_reach_says_how_far_it_goes() -> None:

@@ -15,8 +15,9 @@ resnet  ResNet-20 from its published weights at half its multiply-adds, by our s
         example pruner, BatchNorm's statistics re-estimated and each fine-tuned alike on 8,000 training images of
         DATA/cifar10. torch-pruning cannot follow zero-padded shortcuts, so it is given what it can cut: the channels
         inside the blocks. Beside it stand our cuts of the same channels, and one of all channels. The score of
-        pool=model was chosen when cut, on the 2,000 validation images, of seed 100: activation 75.9 % right, taylor
-        71.4. The test set is looked at once cut and once tuned; no arm is chosen by it, all are reported.
+        pool=model was chosen when cut, on the 2,000 validation images, of seed 100: activation 73.0 % right, magnitude
+        69.8, taylor 69.3, l2 67.7, batch_norm 63.8. The test set is looked at once cut and once tuned; no arm is chosen
+        by it, all are reported.
 minilm  all-MiniLM-L6-v2 with a CLS head on DATA/banking77, taught as in minilm_banking77.py; then without half of its
         FFN units and a third of its heads (Taylor scores on training queries, least-squares repair), fine-tuned with
         the dense network as its teacher. The dense networks are those that minilm_banking77.py keeps in --dense.
@@ -66,7 +67,7 @@ RESNET_ARMS = {
     "torch-pruning, in blocks": "",
     "ours, in blocks, layer": f"l2 channel layer macs(0.5) {IN_BLOCKS}",
     "ours, in blocks, model": f"activation channel model macs(0.5) {IN_BLOCKS}",
-    "ours, all channels, model": "activation channel model macs(0.5)",
+    "ours, all channels, layer": "l2 channel layer macs(0.5)",
 }
 # Not chosen: a tenth of the rate that such networks are trained with, and the moves they are trained with.
 RESNET_TUNING = Training(

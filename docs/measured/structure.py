@@ -92,8 +92,8 @@ def minilm() -> str:
     macs = cut["macs"][0] / cut["macs"][1]
     return (
         f"{table(['encoder', 'parameters', 'banking77 accuracy', 'less dense'], rows)}\n\n{recipes}, repaired by least "
-        f"squares, then {found['training']['epochs']:g} epochs with the dense network as the teacher; {len(seeds)} seeds, "
-        f"n = {found['n_test']:,} test queries, in %, mean ± the 95 % t interval. When cut, before any training: "
+        f"squares, then {found['training']['epochs']:g} epochs with the dense network as the teacher; {len(seeds)} "
+        f"seeds, n = {found['n_test']:,} test queries, in %, mean ± the 95 % t interval. When cut, before any training: "
         f"{when_cut} of the validation queries (dense {before}). {macs:.2f} times fewer multiply-adds. {machine(found)}"
     )
 

@@ -93,7 +93,7 @@ def minilm() -> str:
     return (
         f"{table(['encoder', 'parameters', 'banking77 accuracy', 'less dense'], rows)}\n\n{recipes}, repaired by least "
         f"squares, then {found['training']['epochs']:g} epochs with the dense network as the teacher; {len(seeds)} "
-        f"seeds, n = {found['n_test']:,} test queries, in %, mean ± the 95 % t interval. When cut, before any training: "
+        f"seeds, n = {found['n_test']:,} test queries, in %, mean ± the 95 % t interval. When cut, not trained: "
         f"{when_cut} of the validation queries (dense {before}). {macs:.2f} times fewer multiply-adds. {machine(found)}"
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from secateurs.see.comparison_page import comparison_page
+from secateurs.see.curves import FAMILIES
 
 pytestmark = pytest.mark.browser
 
@@ -39,7 +40,7 @@ def test_it_opens_quietly_fits_and_switches(browser, file: Path, width: int, the
             "[...document.querySelectorAll('.view')].filter(v => v.offsetHeight).map(v => v.classList[1])"
         )
         assert shown == [view]
-        assert page.locator(f".{view} svg").count() == 4
+        assert page.locator(f".{view} svg").count() == len(FAMILIES)
     assert page.locator(".stages svg").count() == 8
     assert complaints == []
     context.close()

@@ -105,8 +105,8 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
     else:
         dense = {**common, "epochs": 9.0, "learning_rate": 2e-3, "weight_decay": 0.05}
         add("dense", training=dense, dropout={"fc2": 0.5})
-        pruned = {**taught, "epochs": 11.0, "learning_rate": 2e-3}
-        add("small", "dense", cut(sc.sparsity(1 - 1 / 40), "lamp", "model"), training=pruned)
+        pruned = {**taught, "epochs": 24.0, "learning_rate": 2e-3}
+        add("small", "dense", cut(sc.sparsity(0.99), "lamp", "model"), training=pruned)
         fine = {**taught, "epochs": 2.0, "learning_rate": 2e-4}
     add("small-shared", "small", training=fine, n_bits=4)
     return stages

@@ -70,7 +70,8 @@ def resnet() -> str:
         f"{table(['network', 'multiply-adds', 'cut', 'fine-tuned', 'by'], rows)}\n\nTest accuracy on CIFAR-10 in %, "
         f"n = {found['n_test']:,}. Fine-tuned for {how['epochs']:g} epochs of 8,000 training images, rate "
         f"{how['learning_rate']:g}, images shifted and mirrored, all arms alike; BatchNorm's statistics are "
-        f're-estimated before "cut" is measured, ours are repaired by least squares first. {machine(found)}'
+        're-estimated before "cut" is measured, ours are repaired by least squares first, where it does not say not. '
+        f"{machine(found)}"
     )
 
 

@@ -3,14 +3,17 @@
     choose(groups, scores, recipe, left) -> {group: bool per unit}      True = goes
 
 `sparsity(s)` is exact per pool, by the same `select` as for single weights. `params(s)`, `macs(s)` and `latency(t)`
-find the fewest units, in the order of their scores, that bring the network down to the target. With pool=model the
-groups compete, each score first divided by its group's mean, so that groups of other widths and depths are comparable;
-with pool=layer every group loses the same share.
+find the fewest units, in the order of their scores, that bring the network down to the target. With pool=layer every
+group loses the same share. With pool=model the groups compete: the unit that goes next is the one with the least score
+beside the mean of all that are left in its group, so that groups of other widths, depths and sizes are comparable, and
+it hardly matters whether a score is a size or its square.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from secateurs.budgets import Sparsity, Target
@@ -101,6 +104,19 @@ def choose(
     return _at(groups, scores, recipe, high)
 
 
+def _places(scores: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """When each unit of each group would go if all competed, from 0: what `select` orders them by."""
+    beside_left, sizes = [], []
+    for name in names:
+        size, order = scores[name].double().cpu().sort()
+        mean_left = size.flip(0).cumsum(0).flip(0) / torch.arange(len(size), 0, -1)
+        ratio = torch.where(size > 0, size / mean_left, 0.0).cummax(0).values  # none goes before a lesser one
+        beside_left.append(ratio[order.argsort()])
+        sizes.append(scores[name].double().cpu())
+    places = torch.from_numpy(np.lexsort((torch.cat(sizes), torch.cat(beside_left))).argsort())
+    return dict(zip(names, torch.split(places, [len(each) for each in sizes]), strict=True))
+
+
 def _at(
     groups: Sequence[Units], scores: Mapping[str, Tensor], recipe: Recipe, s: float, is_exact: bool = False
 ) -> Gone:
@@ -109,11 +125,9 @@ def _at(
     names = {group.name: group.n_units for group in groups}
     first = {name: max(1, n_first_of(least, n)) for name, n in names.items()}
     if recipe.pool.kind == "model":
-        mean = {name: float(scores[name].double().mean()) or 1.0 for name in names}
-        relative = {name: scores[name].double() / mean[name] for name in names}
         n = sum(names.values())
         share = s if is_exact else min(s, 1 - sum(first.values()) / n)
-        keep = select(relative, element, "model", Sparsity(share), least)
+        keep = select(_places(scores, names), element, "model", Sparsity(share), least)
         return {name: ~keep[name].cpu().numpy() for name in names}
     gone = {}
     for name, n in names.items():

@@ -29,7 +29,8 @@ def repair(before: nn.Module, shrunk: Shrunk, batches: Sequence[Any]) -> tuple[s
 
     x  inputs of the layer in the shrunk network, the layers before it repaired already;  y  what it gave before, of the
     outputs that are left;  W0  its weights now. Layers that lost outputs as well, and convolutions in groups, are left.
-    Cf. He et al. 2017, arXiv:1707.06168.
+    It comes before `re_estimate`: what is between the layers is taken to be as it was. Cf. He et al. 2017,
+    arXiv:1707.06168.
     """
     before, small = unwrap(before), unwrap(shrunk.module)
     old = dict(before.named_modules())

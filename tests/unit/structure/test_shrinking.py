@@ -79,7 +79,7 @@ def test_the_ratio_asked_for_is_met_with_the_fewest_units(target: str, pool: str
     module, inputs = reference("lenet-5", 1, 28, 28)
     small = shrink(module, recipe(f"magnitude row {pool} {target}(0.5)"), inputs)
     before, after = small.n_parameters if target == "params" else small.macs
-    assert (0.49 if pool == "model" else 0.45) < after / before <= 0.5
+    assert 0.45 < after / before <= 0.5  # a channel of the first convolution is 4 % of the multiply-adds
     assert small.n_parameters[1] == sum(p.numel() for p in small.module.parameters())
     assert not any(removed(shrink(module, recipe(f"magnitude row {pool} {target}(1.0)"), inputs)).values())
 
@@ -98,7 +98,7 @@ def test_a_latency_is_measured_on_the_smaller_network() -> None:
 
 
 def test_groups_compete_in_the_pool_of_the_model() -> None:
-    """Scores are divided by their group's mean: 8 times larger weights do not protect a layer."""
+    """Scores are compared with those of their group: 8 times larger weights do not protect a layer."""
     module = hidden(6, 10, 10, 3)
     small = shrink(module, recipe("magnitude row model sparsity(0.5)"), torch.randn(2, 6))
     with torch.no_grad():

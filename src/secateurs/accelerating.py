@@ -110,12 +110,13 @@ def accelerate(
     is_reversible     keep the dense layers in memory, for `restore`
     is_lossless       of each layer only those values that are its weights bit for bit, as after quantization
 
-    A packed layer is taken where its whole 95 % interval of paired ratios is faster than dense. InputError where no
-    such layer was reached.
+    A packed layer is taken where its whole 95 % interval of paired ratios is faster than dense. A layer whose weight is
+    read by other code than its own stays dense, with that reason. InputError where no such layer was reached.
     """
     allowed = (values,) if isinstance(values, str) else tuple(values)
     parts = {name: each for name, each in model.named_modules() if _is_known(each)}
     shared, found = _shared(model), _inputs_of(model, parts, inputs, keywords)
+    read = _read_from_outside(model, [name for name in found if name], inputs, keywords)
     groups, result = list(_groups(parts)), Accelerated([])
     del parts  # what is swapped shall not stay in memory
     while groups:
@@ -127,7 +128,7 @@ def accelerate(
             rows, *of_row = layout_of(part, "weight").seen(tuple(weight.shape))
             begun: dict[str, Any] = {"name": name, "shape": (rows, prod(of_row))}
             begun["sparsity"] = n_zero / max(1, weight.numel())
-            reason = _why_not(part, name in found, n_zero, id(weight) in shared)
+            reason = _why_not(name, part, name in found, name in read, n_zero, id(weight) in shared)
             mine = [each for each in allowed if not is_lossless or _is_lossless(part, each)] if not reason else []
             packed = _packed(part, mine, formats)
             if packed:
@@ -171,6 +172,38 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
     return found
 
 
+class _Closed(nn.Module):
+    """A layer that can be called and no more."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self._part = [part]  # in a list it is no submodule
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return self._part[0](*inputs, **keywords)
+
+
+def _read_from_outside(model: nn.Module, names: list[str], inputs: Any, keywords: Any) -> set[str]:
+    """Which of these layers the model does not only call, but looks into, as torch's TransformerEncoderLayer does."""
+
+    def runs_with_closed(closed: list[str]) -> bool:
+        swapped: list[Swapped] = []
+        _swap(model, {name: _Closed(model.get_submodule(name)) for name in closed}, swapped)
+        try:
+            with evaluating(model), torch.inference_mode():
+                model(*inputs, **keywords)
+        except AttributeError:
+            return False
+        finally:
+            for parent, last, part in swapped:
+                setattr(parent, last, part)
+        return True
+
+    if runs_with_closed(names):
+        return set()
+    return {name for name in names if not runs_with_closed([name])}
+
+
 def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapped] | None) -> None:
     """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
     if swapped is None:
@@ -209,9 +242,15 @@ def _n_bytes(part: nn.Module) -> int:
     return sum(each.nbytes for each in part.parameters())
 
 
-def _why_not(part: Any, is_reached: bool, n_zero: int, is_shared: bool) -> str:
+def _why_not(name: str, part: Any, is_reached: bool, is_read: bool, n_zero: int, is_shared: bool) -> str:
+    if not name:
+        return "it is the model itself, in nothing that could hold another: PackedLinear.from_linear gives one"
     if not is_reached:
         return "not reached by the example"
+    if is_read:
+        return "the module around it reads its weight"
+    if part.weight.dtype == torch.float64:
+        return "its weights are float64, which no packed format computes in"
     if is_shared:
         return "its weight is another layer's too"
     if part.weight.device.type != "cpu":

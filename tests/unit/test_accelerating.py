@@ -134,3 +134,43 @@ def test_one_layer_can_be_timed_before_anything_is_pruned() -> None:
     assert 0.85 < found.sparsity < 0.95
     assert found.speed_up is not None
     assert "bitmask int8" in str(found)
+
+
+class Outside(nn.Module):
+    """One layer is called, of the other the weight is read by the module around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called, self.read = nn.Linear(32, 32), nn.Linear(32, 32)
+        sc.prune(self, "magnitude element layer sparsity(0.9)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.called(x)) + self.read.weight.sum()
+
+
+def test_layers_whose_weight_others_read_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's TransformerEncoderLayer reads weights only when no hook is on them: when it is used."""
+    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
+    model, x = Outside(), torch.randn(2, 32)
+    reasons = {each.name: each.reason for each in sc.accelerate(model, x, rounds=1).choices}
+    assert reasons == {"called": "", "read": "the module around it reads its weight"}
+    assert isinstance(model.called, sc.PackedLinear)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    sc.prune(layer, "magnitude element layer sparsity(0.9)")
+    tokens = torch.randn(1, 3, 32)
+    with torch.inference_mode():
+        before = layer(tokens)
+        choices = sc.accelerate(layer, tokens, rounds=1).choices
+        assert torch.equal(layer(tokens), before)
+    assert {each.reason for each in choices} == {"the module around it reads its weight"}
+
+
+def test_what_no_packed_layer_can_stand_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
+    alone = nn.Linear(32, 32)
+    double = nn.Sequential(nn.Linear(32, 32)).double()
+    for each in (alone, double):
+        sc.prune(each, "sparsity(0.9)")
+    assert "it is the model itself" in sc.accelerate(alone, torch.randn(2, 32), rounds=1).choices[0].reason
+    found = sc.accelerate(double, torch.randn(2, 32, dtype=torch.float64), rounds=1, is_lossless=True)
+    assert found.choices[0].reason == "its weights are float64, which no packed format computes in"

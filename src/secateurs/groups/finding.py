@@ -57,13 +57,17 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """The groups of a network, and why other dimensions cannot be cut: {(tensor, dimension): reason}."""
+    """The groups of a network, and why other dimensions cannot be cut: {(tensor, dimension): reason}.
+
+    unreached  weights that the example inputs never come to: what they would read is not known
+    """
 
     groups: tuple[Group, ...]
     refused: Mapping[tuple[str, int], str]
     trace: Trace
     shapes: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
+    unreached: frozenset[str]
 
     def kept(self, live: Mapping[str, Bools]) -> dict[Axis, Bools]:
         """Which indices of each axis live, from which units of each group (by name) do."""
@@ -100,13 +104,22 @@ def find_groups(
         for d, axis in enumerate(axes):
             for leaf in dict.fromkeys(axis.leaves()):
                 members.setdefault(leaf, []).append((name, d))
+    unreached = frozenset(
+        name
+        for name, axes in found.axes.items()
+        if name in parameters
+        and len(axes) > 1
+        and not any((name, d) in found.consumed for d in range(len(axes)))
+        and all(len(members[leaf]) == 1 for axis in axes for leaf in axis.leaves())
+    )
     groups: list[Group] = []
     for leaf, places in members.items():
         made = [(name, d) for name, d in places if (name, d) not in found.consumed and name in parameters]
         if leaf.size < 2 or leaf.why or not made:
             continue
         if not any(place in found.consumed for place in places):
-            fix(leaf, "nothing reads it")
+            is_known = any(name not in unreached for name, _ in places)
+            fix(leaf, "nothing reads it" if is_known else "the example inputs do not reach it")
             continue
         name = made[0][0]
         names = [each for other, _ in made for each in (other, *found.aliases.get(other, ()))]
@@ -131,7 +144,7 @@ def find_groups(
             f"Nothing that {', '.join(only)} names can be cut: {'; '.join(sorted(reasons)) or 'one unit is left'}."
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Structure(tuple(groups), refused, found, shapes, parameters)
+    return Structure(tuple(groups), refused, found, shapes, parameters, unreached)
 
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

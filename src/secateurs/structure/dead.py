@@ -65,7 +65,10 @@ def fold(module: nn.Module, group: Group, units: Bools, known: Constants) -> Non
         if weight is None:
             continue
         at = _indices(each.units, units).to(weight.device)
-        constant = known[each.tensor.rpartition(".")[0]].index_select(0, at)
+        values = known.get(each.tensor.rpartition(".")[0])
+        if values is None:  # the example does not reach it: its weights for these units are zero
+            continue
+        constant = values.index_select(0, at)
         columns = weight.index_select(1, at)  # (out, units, *kernel)
         contributed = (columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ constant.nan_to_num(0.0)
         if bool((contributed != 0).any()):  # then there is a bias, or the units would not be dead

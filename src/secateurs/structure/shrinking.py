@@ -9,6 +9,7 @@ The given network is not changed.
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateurs.errors import InputError, RecipeError
+from secateurs.errors import InputError, RecipeError, RequestWarning
 from secateurs.groups.axes import Bools
 from secateurs.groups.finding import Structure, find_groups
 from secateurs.groups.tracing import call, evaluating
 from secateurs.layers import unwrap
 from secateurs.masks import Masks
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, as_recipe
 from secateurs.structure.choosing import Gone, check_recipe, choose, chosen_groups
 from secateurs.structure.cutting import CHANGED, Attributes, cut
 from secateurs.structure.dead import bury, zero
@@ -93,7 +94,7 @@ class Shrunk:
 
 def shrink(
     module: nn.Module,
-    how: Masks | Recipe,
+    how: Masks | Recipe | str,
     example_inputs: Any,
     *,
     calibration: Iterable[Any] = (),
@@ -103,7 +104,8 @@ def shrink(
     """The network without the units that `how` leaves dead, or chooses.
 
     how             masks: what they leave dead goes, and no output changes; or a recipe with unit row, channel, head or
-                    layer, pool layer or model, budget sparsity(s), params(s), macs(s) or latency(8ms)
+                    layer, pool layer or model, budget sparsity(s), params(s), macs(s) or latency(8ms); or its line of
+                    text
     example_inputs  a tensor, a tuple of arguments or a mapping of named ones; a batch of 2 or more
     calibration     for the scores activation (inputs like example_inputs) and taylor (whatever `loss` takes)
     loss            for taylor: function(network, batch) -> a number
@@ -113,7 +115,8 @@ def shrink(
 
     RecipeError for what cannot be removed, before any work; InputError where the network cannot be run on the inputs.
     """
-    small = copy.deepcopy(unwrap(module))
+    how = how if isinstance(how, Masks) else as_recipe(how)
+    small = _copied(unwrap(module))
     if isinstance(how, Masks):
         how.apply(small)
         structure = find_groups(small, example_inputs)
@@ -155,6 +158,19 @@ def shrink(
     for group in groups:
         zero(small, structure, group, gone[group.name])
     return finish(small, structure, example_inputs, outputs_of(small, example_inputs), gone, {})
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Another of it; InputError where its weights are nowhere, or are made anew in every run."""
+    if any(each.is_meta for each in module.parameters()):
+        raise InputError(f"{type(module).__name__} is on the meta device: it has no weights to choose by. Load them.")
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(module).__name__} cannot be copied: {error} If torch.nn.utils.prune is at work in it, make its "
+            "zeros permanent first: torch.nn.utils.prune.remove(layer, 'weight')."
+        ) from error
 
 
 def _without_layers(
@@ -258,6 +274,7 @@ def finish(
     outputs  what the network gives with them zeroed
     """
     counts = {group.axis: int((~gone[group.name]).sum()) for group in structure.groups}
+    could_train = not _training_error(small, example_inputs)
     attributes = cut(small, structure, {name: ~units for name, units in gone.items()})
     try:
         difference = _difference(outputs, outputs_of(small, example_inputs))
@@ -271,6 +288,19 @@ def finish(
         raise InputError(
             f"{type(small).__name__} gives other outputs when its units are gone than when they are zero (by "
             f"{difference:.2g} of the largest output): its code uses a size that shrinking cannot see. Skip its layers."
+        )
+    if could_train and (why := _training_error(small, example_inputs)):
+        raise InputError(
+            f"{type(small).__name__} runs without the units, but no more in training, where it does something else: "
+            f"{why} Skip the layers whose outputs it takes there."
+        )
+    sizes = {group.n_units for group in structure.groups if gone[group.name].any()}
+    if blind := sorted(name for name in structure.unreached if sizes & set(structure.shapes[name])):
+        warnings.warn(
+            f"The example inputs do not reach {', '.join(blind[:5])}{' and others' * (len(blind) > 5)}. Should it read "
+            "what is gone, it no longer fits. Give inputs that come to it, or skip the layers before it.",
+            RequestWarning,
+            stacklevel=3,
         )
     now = {name: tuple(tensor.shape) for name, tensor in small.named_parameters()}
     in_groups = {each.tensor for group in structure.groups for each in group.slices}
@@ -297,6 +327,24 @@ def finish(
     macs = structure.trace.macs(), structure.trace.macs(counts)
     layers = dict(small.__dict__.get(LAYERS, {}))
     return Shrunk(small, groups, tuple(report), n_parameters, macs, attributes, difference, why_not_stock, layers)
+
+
+def _training_error(module: nn.Module, example_inputs: Any) -> str:
+    """What the network says when it runs in training mode; "" if it runs. It is left as it was, random numbers too."""
+    modes = {part: part.training for part in module.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            call(module.train(), example_inputs)
+    except Exception as error:
+        return str(error)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    return ""
 
 
 def outputs_of(module: nn.Module, example_inputs: Any) -> list[Tensor]:

@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from architectures import ALL, STOCK, depthwise, perceptron, reference, settle
 from torch import Tensor, nn
 
 from secateurs.budgets import Budget
-from secateurs.errors import PatternError, RecipeError
+from secateurs.errors import InputError, PatternError, RecipeError, RequestWarning
 from secateurs.groups.finding import find_groups
 from secateurs.groups.tracing import call
 from secateurs.pruning import prune
@@ -199,3 +200,58 @@ def test_one_layer_of_a_stock_network_is_cut_when_it_is_named() -> None:
     assert removed(small)["bert.pooler.dense.weight"] == 12
     assert small.why_not_stock == "the configuration has no size for 'bert.pooler.dense.weight'"
     assert call(small.module, inputs).logits.shape == (3, 2)
+
+
+class Helped(nn.Module):
+    """A second head that only training sees, as Inception's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.drop = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.5)
+        self.head, self.helper = nn.Linear(16, 3), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> object:
+        h = self.drop(torch.relu(self.norm(self.first(x))))
+        return (self.head(h), self.helper(h)) if self.training else self.head(h)
+
+
+def test_a_branch_that_only_training_sees_is_found_out() -> None:
+    """Bug: the smaller network ran, and could not be trained."""
+    module, x = Helped(), torch.randn(4, 6)
+    before, random = {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    with pytest.raises(InputError, match="runs without the units, but no more in training"):
+        shrink(module, "l2 row layer sparsity(0.5)", x)
+    small = shrink(module, "l2 row layer sparsity(0.0)", x)
+    outcomes = {line.name: line.reason for line in small.report}
+    assert outcomes["helper.weight"] == "the example inputs do not reach it"
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+class Either(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.other = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, is_other: bool = False) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.other(h) if is_other else self.one(h)
+
+
+def test_layers_that_the_example_does_not_reach_are_named() -> None:
+    module, x = Either(), torch.randn(4, 6)
+    masks = prune(module, "magnitude row layer sparsity(0.5) only=first.weight")
+    with torch.no_grad():
+        module.first.bias[~masks["first.weight"][:, 0]] = 1.0  # constants, which their readers' biases take
+    with pytest.warns(RequestWarning, match=r"do not reach other\.weight\. Should it read what is gone"):
+        small = shrink(module, masks, x)
+    assert removed(small) == {"first.weight": 8}
+
+
+def test_what_cannot_be_copied_or_has_no_weights_is_told() -> None:
+    module = hidden(6, 10, 3)
+    torch.nn.utils.prune.l1_unstructured(module[0], "weight", 0.5)
+    with pytest.raises(InputError, match=r"torch\.nn\.utils\.prune\.remove\(layer, 'weight'\)"):
+        shrink(module, "l2 row layer sparsity(0.5)", torch.randn(2, 6))
+    with pytest.raises(InputError, match="on the meta device: it has no weights"):
+        shrink(hidden(6, 10, 3).to("meta"), "l2 row layer sparsity(0.5)", torch.randn(2, 6, device="meta"))

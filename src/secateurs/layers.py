@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.swa_utils import AveragedModel
 
 from secateurs.checkpoint.prunable import VECTOR, assert_can, assert_known, names_reason, overlaps
+from secateurs.errors import InputError
 from secateurs.layout import PLAIN, Layout, layout_of
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -57,7 +59,9 @@ class Layer:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The network inside what torch.compile, DataParallel and moving averages put around it."""
+    """The network inside what torch.compile, DataParallel and moving averages put around it; InputError if it is none."""
+    if not isinstance(module, nn.Module):
+        raise InputError(f"Expected a network, a torch.nn.Module; got {type(module).__name__}.")
     inside = module.module if isinstance(module, _WRAPPERS) else getattr(module, "_orig_mod", module)
     assert isinstance(inside, nn.Module)
     return module if inside is module else unwrap(inside)
@@ -109,7 +113,8 @@ def layers(module: nn.Module, skip: Iterable[str] = (), only: Iterable[str] = ()
     found = []
     for names in names_of.values():
         parameter = by_name[names[0]]
-        reason = _unfit(parameter) or shared.get(names[0], "")
+        computed = next((why for name in names if (why := _computed(owners.get(name), name))), "")
+        reason = _unfit(parameter) or computed or shared.get(names[0], "")
         assert_can(names, reason, _is_vector(parameter), skip, only)
         is_table = {name: isinstance(owners.get(name), nn.Embedding | nn.EmbeddingBag) for name in names}
         reason = reason or names_reason(is_table, skip, only)
@@ -152,6 +157,25 @@ def _spans(parameters: dict[str, nn.Parameter]) -> Iterator[tuple[str, int, int,
         if _has_memory(parameter) and (start := parameter.data_ptr()):
             last = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True))
             yield str(parameter.device), start, start + (last + 1) * parameter.element_size(), name
+
+
+def _computed(owner: nn.Module | None, name: str) -> str:
+    """Why zeros in this parameter are no zeros of the weight that its layer computes from it, or ""."""
+    if isinstance(owner, ParametrizationList):
+        kinds = [type(each).__name__.lstrip("_") for each in owner]
+        undo = "torch.nn.utils.parametrize.remove_parametrizations"
+    elif owner is not None and any(type(hook).__name__ == "WeightNorm" for hook in owner._forward_pre_hooks.values()):
+        kinds, undo = ["WeightNorm"], "torch.nn.utils.remove_weight_norm"
+        if not name.endswith(("_g", "_v")):
+            return ""
+    else:
+        return ""
+    if kinds == ["SpectralNorm"]:  # the weight by a number
+        return ""
+    what = (
+        "divides by the length of what is left of a row" if kinds == ["WeightNorm"] else "gives a weight without zeros"
+    )
+    return f"{' and '.join(kinds)} of it {what}; undo that first: {undo}"
 
 
 def _unfit(parameter: nn.Parameter) -> str:

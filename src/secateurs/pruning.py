@@ -14,16 +14,16 @@ from secateurs.checkpoint.plan import make_plan
 from secateurs.layer_report import LayerReport
 from secateurs.layers import layers
 from secateurs.masks import Masks
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, as_recipe
 
 
-def prune(module: nn.Module, recipe: Recipe, *, evidence: Mapping[str, Mapping[str, Any]] | None = None) -> Masks:
+def prune(module: nn.Module, recipe: Recipe | str, *, evidence: Mapping[str, Mapping[str, Any]] | None = None) -> Masks:
     """Zero the weights that the recipe's final budget does not keep; returns the masks, with their report.
 
-    The schedule is for training (`Pruner`); here the whole budget applies at once. Raises what `Masks.make` raises,
+    recipe  or the line of text that says it. The schedule is for training (`Pruner`); here the whole budget applies at once. Raises what `Masks.make` raises,
     before anything is changed.
     """
-    masks = Masks.make(module, recipe, evidence=evidence)
+    masks = Masks.make(module, as_recipe(recipe), evidence=evidence)
     masks.apply(module)
     return masks
 

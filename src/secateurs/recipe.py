@@ -108,6 +108,15 @@ class Recipe(Settings):
         return cls(**dict(zip(names, words, strict=False)), **options)
 
 
+def as_recipe(value: object) -> Recipe:
+    """The recipe, or that of a line of text; RecipeError for anything else."""
+    if isinstance(value, str):
+        return Recipe.parse(value)
+    if not isinstance(value, Recipe):
+        raise RecipeError(f"A recipe is secateurs.Recipe(...), or a line of its words; got {type(value).__name__}.")
+    return value
+
+
 def n_of_m(pattern: str) -> tuple[int, int]:
     """The numbers of "2:4", n kept of every m neighbours; RecipeError where the text does not say that."""
     found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern.strip())

@@ -12,7 +12,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 import secateurs as sc
 from laws.networks import Tied, small, weights_of
 from laws.strategies import fractions
-from secateurs.errors import InputError, RecipeError
+from secateurs.errors import InputError, RecipeError, RequestWarning
 from secateurs.schedules import Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::secateurs.errors.CollapseWarning")
@@ -618,3 +618,25 @@ def test_what_dies_is_plain_zero_in_every_dtype_and_layout(dtype):
     pruner.step()
     assert not module.weight[~keep].any()
     assert not optimizer.state[module.weight]["momentum_buffer"][~keep].any()
+
+
+@each_mode
+def test_zeros_that_came_back_without_a_counted_step_go_again_with_a_warning(revive):
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    pruner = sc.Pruner(module, recipe(0.5, "one_shot(end=0.0)"), SGD(module.parameters(), 0.1), 10, revive=revive)
+    pruner.start()
+    pruner.step()  # nothing was changed: no warning
+    other = SGD(module.parameters(), 0.1, momentum=0.9)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    other.step()
+    with pytest.warns(RequestWarning, match="another one did, or weights were loaded"):
+        pruner.step()
+    assert pruner.n_steps == 0
+    for name, keep in pruner.masks.items():
+        assert not module.get_parameter(name)[~keep].any()
+    pruner.step()
+    module.load_state_dict({name: torch.ones_like(value) for name, value in module.state_dict().items()})
+    with pytest.warns(RequestWarning, match="took no step"):
+        pruner.step()
+    assert all(not module.get_parameter(name)[~keep].any() for name, keep in pruner.masks.items())

@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
-from secateurs.errors import RecipeError
+import secateurs as sc
+from secateurs.errors import InputError, RecipeError
 from secateurs.layers import layers, named_parameters, unwrap
 from secateurs.layout import PLAIN, Layout, layout_of
 
@@ -232,3 +234,37 @@ def test_parameters_that_share_part_of_their_memory_are_left_alone() -> None:
     halves = nn.Module()
     halves.a, halves.b = nn.Parameter(whole[:3]), nn.Parameter(whole[3:])
     assert prunable(halves) == ["a", "b"], "neighbours in one buffer share nothing"
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("made_by", "names", "why"),
+    [
+        (
+            parametrizations.weight_norm,
+            ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+            "row",
+        ),
+        (nn.utils.weight_norm, ("weight_g", "weight_v"), "row"),
+        (parametrizations.orthogonal, ("parametrizations.weight.original",), "without zeros"),
+    ],
+)
+def test_weights_that_are_computed_from_others_are_left_alone(made_by, names, why) -> None:
+    """Bug: an empty row under a weight norm is 0 / 0, and zeros under an orthogonal weight are none."""
+    found = reasons(nn.Sequential(made_by(nn.Linear(8, 8)), nn.Linear(8, 8)))
+    assert all(why in found[f"0.{name}"] and "undo that first" in found[f"0.{name}"] for name in names)
+    assert found["1.weight"] == ""
+
+
+@pytest.mark.parametrize("made_by", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_zeros_under_a_spectral_norm_are_zeros_of_the_weight(made_by) -> None:
+    module = nn.Sequential(made_by(nn.Linear(8, 8)))
+    masks = sc.prune(module, "magnitude element layer sparsity(0.5)")
+    module(torch.randn(2, 8))
+    assert masks.n_weights == 64
+    assert int((module[0].weight == 0).sum()) == 32
+
+
+def test_what_is_no_network_is_told() -> None:
+    with pytest.raises(InputError, match=r"Expected a network, a torch\.nn\.Module; got dict"):
+        layers({"weight": torch.ones(2, 2)})

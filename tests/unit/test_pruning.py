@@ -64,3 +64,10 @@ def test_weights_whose_sigma_overflows_have_no_threshold(act, budget: str) -> No
         act(made, sc.Recipe(budget=budget, pool="layer"))
     assert torch.equal(made.weight, before)
     assert math.isfinite(float(before.abs().max()))
+
+
+def test_a_recipe_may_be_its_line_of_text() -> None:
+    words = "magnitude element model sparsity(0.5)"
+    assert sc.prune(nn.Linear(8, 8), words).recipe == sc.Recipe.parse(words)
+    with pytest.raises(RecipeError, match=r"or a line of its words; got int"):
+        sc.prune(nn.Linear(8, 8), 3)

@@ -5,6 +5,7 @@ pruner.step()          # pruned weights are exactly zero from here to the next o
 """
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, get_args
@@ -15,11 +16,11 @@ from torch.optim import Optimizer
 
 from secateurs.budgets import Budget, PerLayer, Threshold
 from secateurs.checks import nearest, shown
-from secateurs.errors import InputError, RecipeError
+from secateurs.errors import InputError, RecipeError, RequestWarning
 from secateurs.layer_report import LayerReport
 from secateurs.layers import local, local_like, named_parameters
 from secateurs.masks import Masks
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, as_recipe
 from secateurs.train.ranks import assert_same_on_all_ranks
 from secateurs.words import a_count, a_number
 
@@ -45,7 +46,7 @@ class Pruner:
     def __init__(
         self,
         module: nn.Module,
-        recipe: Recipe,
+        recipe: Recipe | str,
         optimizer: Optimizer,
         total_steps: int,
         revive: Revive = "never",
@@ -53,6 +54,7 @@ class Pruner:
     ) -> None:
         if revive not in get_args(Revive):
             raise RecipeError(f"Unknown revive {revive!r}. {nearest(str(revive), get_args(Revive))}")
+        recipe = as_recipe(recipe)
         # Accelerate puts an optimizer of its own around the one that steps.
         optimizer = getattr(optimizer, "optimizer", optimizer)
         # An impossible request is told before the first batch, not after the warm-up.
@@ -85,6 +87,7 @@ class Pruner:
         self._dense: dict[str, Tensor] = {}
         self._bits: dict[str, Tensor] = {}
         self._bits_of: Masks | None = None
+        self._versions: dict[str, int] = {}  # torch's counts of changes, as they were when the zeros were last laid
         optimizer.register_step_post_hook(self._count)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -132,6 +135,7 @@ class Pruner:
     def step(self) -> None:
         """Follow `optimizer.step()`: choose the masks anew where the schedule says so, and zero what does not live."""
         if self._n_pending == 0:
+            self._undo_foreign_step()
             return
         self.n_steps += self._n_pending
         self._n_pending = 0
@@ -205,6 +209,26 @@ class Pruner:
         if found_inf is None or not bool(found_inf):
             self._n_pending += 1
 
+    def _undo_foreign_step(self) -> None:
+        """Zero what came back although the optimizer took no step, and say so."""
+        by_name = named_parameters(self.module)
+        if self.masks is None or all(by_name[name]._version == n for name, n in self._versions.items()):
+            return
+        is_back = [
+            bool(local(by_name[name])[~local_like(self._keep(name), by_name[name])].any()) for name in self.masks
+        ]
+        if not any(is_back):
+            return
+        warnings.warn(
+            "Pruned weights were no longer zero, and the optimizer that this Pruner was given took no step: another one "
+            "did, or weights were loaded. They are zero again; the schedule did not advance. Make a Pruner with the "
+            "optimizer that steps, or load its state_dict, too.",
+            RequestWarning,
+            stacklevel=4,
+        )
+        self._remember()
+        self._zero()
+
     def _progress(self, n_steps: int) -> float:
         return min(1.0, n_steps / self.total_steps)
 
@@ -263,6 +287,7 @@ class Pruner:
                     for memory in self.optimizer.state.get(twin, {}).values():
                         if isinstance(memory, Tensor) and memory.shape == parameter.shape:
                             _and(local(memory), alive)
+            self._versions[name] = parameter._version
 
     def _alive_bits(self, name: str, parameter: Tensor) -> Tensor:
         """Every bit of the weights that live, no bit of the others, laid out as the parameter."""

@@ -59,7 +59,7 @@ class Layer:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The network inside what torch.compile, DataParallel and moving averages put around it; InputError if it is none."""
+    """The network inside what torch.compile, DataParallel and moving averages put around it. InputError: it is none."""
     if not isinstance(module, nn.Module):
         raise InputError(f"Expected a network, a torch.nn.Module; got {type(module).__name__}.")
     inside = module.module if isinstance(module, _WRAPPERS) else getattr(module, "_orig_mod", module)

@@ -20,8 +20,10 @@ from secateurs.recipe import Recipe, as_recipe
 def prune(module: nn.Module, recipe: Recipe | str, *, evidence: Mapping[str, Mapping[str, Any]] | None = None) -> Masks:
     """Zero the weights that the recipe's final budget does not keep; returns the masks, with their report.
 
-    recipe  or the line of text that says it. The schedule is for training (`Pruner`); here the whole budget applies at once. Raises what `Masks.make` raises,
-    before anything is changed.
+    recipe  or the line of text that says it. The schedule is for training (`Pruner`); here the whole budget applies at
+            once
+
+    Raises what `Masks.make` raises, before anything is changed.
     """
     masks = Masks.make(module, as_recipe(recipe), evidence=evidence)
     masks.apply(module)

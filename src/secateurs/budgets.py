@@ -284,12 +284,11 @@ BUDGETS: dict[str, Callable[..., Budget]] = {"sparsity": sparsity, "threshold": 
 
 
 def _latency(most: float | str) -> Target:
-    """At most so much time for one run: "8ms", or seconds."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*(ms|s)\s*", str(most))
-    if match is None and isinstance(most, str):
-        raise RecipeError(f"A latency is a time such as 8ms; got {most!r}.")
-    seconds = most if match is None else float(match.group(1)) * (1e-3 if match.group(2) == "ms" else 1.0)
-    return Target("latency", a_number("A latency", seconds, 0.0, math.inf))
+    """At most so much time for one run: "8ms"."""
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s)\s*", str(most))
+    if match is None:
+        raise RecipeError(f"A latency is a time with its unit, such as 8ms; got {most!r}.")
+    return Target("latency", float(match.group(1)) * (1e-3 if match.group(2) == "ms" else 1.0))
 
 
 OF_NETWORKS: dict[str, Callable[..., Budget]] = {

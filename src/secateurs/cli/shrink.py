@@ -1,14 +1,17 @@
 """`secateurs shrink SRC -o OUT`: a network in, an ordinary smaller one out."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 
+from secateurs.budgets import Sparsity
 from secateurs.cli.recipes import read_recipe
 from secateurs.cli.safe import plain, plain_console
 from secateurs.errors import RecipeError
@@ -108,6 +111,14 @@ def shrink(
         raise RecipeError(
             "Say how much is to go: one of --params 0.5, --macs 0.5, --latency 8ms, --sparsity 0.5, --recipe, --dead."
         )
+    if recipes or dead:
+        _assert_not_given("--recipe" if recipes else "--dead", "unit", "score", "pool")
+    if data is None:
+        _assert_not_given("no --data", "examples")
+    if picture is None:
+        _assert_not_given("no --picture", "block")
+    elif dry_run:
+        raise RecipeError("--dry-run writes nothing, and no --picture. Leave one of them out.")
     if recipes:
         chosen = [read_recipe(text, {"skip": skip, "only": only}) for text in recipes]
     else:
@@ -132,6 +143,8 @@ def shrink(
 
     if out is not None and Path(out).exists() and any(Path(out).iterdir()):
         raise OutputError(f"'{out}' is not empty. Give a new directory.")
+    if picture is not None:
+        _assert_place(Path(picture))
     opened = open_network(Path(source))
     shown = None if data is None else _shown(opened, Path(source), data, data_dir, examples)
     module, steps = opened.module, []
@@ -139,6 +152,8 @@ def shrink(
     for how in hows:
         evidence: dict[str, Any] = {} if shown is None else shown.evidence(how)
         steps.append(shrink_network(module, how, opened.example_inputs, stock=not any_size, **evidence))
+        if isinstance(how, Recipe):
+            _assert_less(how, steps[-1])
         if repair and shown is not None:
             repair_network(module, steps[-1], shown.inputs)
             re_estimate(steps[-1].module, shown.inputs)
@@ -162,6 +177,27 @@ def shrink(
             _print_drop(drop)
         if out is not None and not dry_run:
             _print_where(out, steps[-1])
+
+
+def _assert_not_given(beside: str, *names: str) -> None:
+    """RecipeError where one of these was said beside what leaves it without a meaning."""
+    source = click.get_current_context().get_parameter_source
+    if said := [f"--{name}" for name in names if source(name) is ParameterSource.COMMANDLINE]:
+        raise RecipeError(f"With {beside}, {' and '.join(said)} would mean nothing. Leave it out.")
+
+
+def _assert_place(path: Path) -> None:
+    """OutputError where no file can be written there, before any work."""
+    from secateurs.errors import OutputError
+
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(f"Cannot write {path}: its directory is not there or not writable.")
+
+
+def _assert_less(how: Recipe, step: "Shrunk") -> None:
+    """RecipeError where some units were to go, and rounding left none of them."""
+    if isinstance(how.budget, Sparsity) and how.budget.s > 0 and not any(group.n_removed for group in step.groups):
+        raise RecipeError(f"'{how}' takes nothing: of every group that share is less than half a unit. Ask for more.")
 
 
 @dataclass(frozen=True, eq=False)

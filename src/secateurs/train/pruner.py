@@ -221,8 +221,8 @@ class Pruner:
             return
         warnings.warn(
             "Pruned weights were no longer zero, and the optimizer that this Pruner was given took no step: another "
-            "one did, or weights were loaded. They are zero again; the schedule did not advance. Make a Pruner with the "
-            "optimizer that steps, or load its state_dict, too.",
+            "one did, or weights were loaded. They are zero again; the schedule did not advance. Make a Pruner with "
+            "the optimizer that steps, or load its state_dict, too.",
             RequestWarning,
             stacklevel=4,
         )

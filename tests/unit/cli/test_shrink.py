@@ -154,6 +154,14 @@ def test_what_it_refuses(secateurs, source, tmp_path):
         (["-o", "x"], 2, "Say how much is to go"),
         (["-o", "x", "--sparsity", "0.5", "--dead"], 2, "Say how much is to go"),
         (["-o", str(source), "--sparsity", "0.5"], 4, "is not empty"),
+        (["-o", str(tmp_path / "x"), "--sparsity", "0.1", "--unit", "head"], 2, "takes nothing: of every group"),
+        (["-o", str(tmp_path / "x"), "--latency", "8"], 2, "a time with its unit, such as 8ms"),
+        (["--dead", "--dry-run", "--score", "random"], 2, "With --dead, --score would mean nothing"),
+        (["--recipe", "l2 row layer sparsity(0.5)", "--dry-run", "--unit", "head"], 2, "With --recipe, --unit would"),
+        (["--dead", "--dry-run", "--block", "fc1"], 2, "With no --picture, --block"),
+        (["--dead", "--dry-run", "--examples", "5"], 2, "With no --data, --examples"),
+        (["--dead", "--dry-run", "--picture", "x.svg"], 2, "writes nothing, and no --picture"),
+        (["--dead", "-o", str(tmp_path / "x"), "--picture", str(tmp_path / "no" / "x.svg")], 4, "its directory is not"),
         (["-o", str(tmp_path / "x"), "--sparsity", "0.5", "--unit", "channel"], 2, "This network has no 'channel'"),
     ]:
         said = secateurs("shrink", str(source), *arguments)

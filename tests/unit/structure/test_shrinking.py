@@ -185,7 +185,7 @@ def test_words_of_networks_do_not_choose_single_weights() -> None:
         prune(module, recipe("l2 row layer sparsity(0.5)"))
     assert str(Budget.parse("latency(8ms)")) == "latency(8ms)"
     assert str(Budget.parse("params(0.5)")) == "params(0.5)"
-    with pytest.raises(RecipeError, match="A latency is a time such as 8ms"):
+    with pytest.raises(RecipeError, match="A latency is a time with its unit, such as 8ms"):
         Budget.parse("latency(soon)")
     assert issubclass(PatternError, RecipeError)
 

@@ -214,8 +214,8 @@ def line() -> str:
         f"{runs['bitmask fp32']:.1f} times ({spans['bitmask fp32']}) as fast as torch's float32 without any loss, "
         f"{runs['bitmask w8a8']:.1f} times ({spans['bitmask w8a8']}) with int8 weights and inputs. The same loops "
         f"without skipping are {runs['own dense fp32']:.1f} and {runs['own dense w8a8']:.1f} times as fast (ONNX "
-        f"Runtime's int8: {runs['ONNX Runtime int8']:.1f}); the rest is the zeros'. On a CPU with AVX-512 VNNI; [all of "
-        "it, and where it loses](docs/running.md)."
+        f"Runtime's int8: {runs['ONNX Runtime int8']:.1f}); the rest is the zeros'. On a CPU with AVX-512 VNNI; "
+        "[all of it, and where it loses](docs/running.md)."
     )
 
 

@@ -103,7 +103,8 @@ def minilm() -> str:
         f"squares, then {found['training']['epochs']:g} epochs with the dense network as the teacher; {len(seeds)} "
         f"seeds, n = {found['n_test']:,} test queries, in %, mean ± the 95 % t interval. When cut, not trained: "
         f"{when_cut} of the validation queries (dense {before}). Beside the dense network that was taught for as long, "
-        f"it is {_mean([sum(shrunk) / len(shrunk) - taught['over_seeds']['mean']], signed=True)}. {macs:.2f} times fewer multiply-adds. {machine(found)}"
+        f"it is {_mean([sum(shrunk) / len(shrunk) - taught['over_seeds']['mean']], signed=True)}. "
+        f"{macs:.2f} times fewer multiply-adds. {machine(found)}"
     )
 
 

@@ -8,6 +8,7 @@ Layers are timed in turn, dense and packed one after the other, round after roun
 layers before it have left there, as in the network itself.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from secateurs.measure.memory import give_back, page_out
 from secateurs.running import packed_conv2d
 from secateurs.running.packed_conv2d import PackedConv2d
 from secateurs.running.packed_linear import PackedLinear
+from secateurs.running.ready import RUNNING
 
 ROUNDS, WARM_UP = 15, 2
 FORMATS = ("bitmask", "index", "blocks 32x32")
@@ -114,6 +116,9 @@ def accelerate(
     read by other code than its own stays dense, with that reason. InputError where no such layer was reached.
     """
     allowed = (values,) if isinstance(values, str) else tuple(values)
+    _assert_known(allowed, formats)
+    if any(each.is_meta for each in model.parameters()):
+        raise InputError(f"{type(model).__name__} is on the meta device: it has no weights that could run. Load them.")
     parts = {name: each for name, each in model.named_modules() if _is_known(each)}
     shared, found = _shared(model), _inputs_of(model, parts, inputs, keywords)
     read = _read_from_outside(model, [name for name in found if name], inputs, keywords)
@@ -148,6 +153,17 @@ def accelerate(
         _swap(model, chosen, result._swapped if is_reversible else None)
     give_back()
     return result
+
+
+def _assert_known(values: Sequence[str], formats: Sequence[str]) -> None:
+    """InputError for values or formats that no packed layer has, before anything is timed."""
+    one = torch.eye(64)
+    for each in values:
+        PackedLinear.from_weight(one, None, "bitmask", each)
+    for each in formats:
+        format, _, size = each.partition(" ")
+        if format not in RUNNING or (size and not re.fullmatch(r"\d+x\d+", size)):
+            raise InputError(f"Formats that run are {', '.join(RUNNING)}, blocks also of a size, 32x32; got {each!r}.")
 
 
 def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywords: Any) -> dict[str, Tensor]:

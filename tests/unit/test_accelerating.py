@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import secateurs as sc
 from secateurs import accelerating
 from secateurs.accelerating import Choice, time_layer
-from secateurs.errors import InputError
+from secateurs.errors import InputError, RecipeError
 from secateurs.measure.intervals import Interval
 
 
@@ -174,3 +174,26 @@ def test_what_no_packed_layer_can_stand_for_is_told(monkeypatch: pytest.MonkeyPa
     assert "it is the model itself" in sc.accelerate(alone, torch.randn(2, 32), rounds=1).choices[0].reason
     found = sc.accelerate(double, torch.randn(2, 32, dtype=torch.float64), rounds=1, is_lossless=True)
     assert found.choices[0].reason == "its weights are float64, which no packed format computes in"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"values": "int9"}, "int9"),
+        ({"values": ["fp32", "half"]}, "Values that run are .* got 'half'"),
+        ({"formats": ["bitmsk"]}, "Formats that run are .* got 'bitmsk'"),
+        ({"formats": ["blocks 4by4"]}, "got 'blocks 4by4'"),
+    ],
+)
+def test_words_that_mean_nothing_are_told_though_no_layer_has_a_zero(words: dict[str, object], message: str) -> None:
+    with pytest.raises((InputError, RecipeError), match=message):
+        sc.accelerate(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8), **words)
+
+
+def test_a_model_without_values_and_layers_of_another_kind_are_told() -> None:
+    with pytest.raises(InputError, match="on the meta device"):
+        sc.accelerate(nn.Sequential(nn.Linear(8, 8)).to("meta"), torch.randn(2, 8, device="meta"))
+    with pytest.raises(InputError, match=r"made from an nn\.Conv2d; got Conv1d"):
+        sc.PackedConv2d.from_convolution(nn.Conv1d(4, 4, 3))
+    with pytest.raises(InputError, match="'bitmask' takes no sizes; got n"):
+        sc.PackedLinear.from_linear(nn.Linear(8, 8), "bitmask", n=2)

@@ -60,6 +60,7 @@ class Structure:
     """The groups of a network, and why other dimensions cannot be cut: {(tensor, dimension): reason}.
 
     unreached  weights that the example inputs never come to: what they would read is not known
+    left_out   weights that make units which `skip` and `only` leave alone
     """
 
     groups: tuple[Group, ...]
@@ -68,6 +69,7 @@ class Structure:
     shapes: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
     unreached: frozenset[str]
+    left_out: frozenset[str]
 
     def kept(self, live: Mapping[str, Bools]) -> dict[Axis, Bools]:
         """Which indices of each axis live, from which units of each group (by name) do."""
@@ -113,6 +115,7 @@ def find_groups(
         and all(len(members[leaf]) == 1 for axis in axes for leaf in axis.leaves())
     )
     groups: list[Group] = []
+    left_out: set[str] = set()
     for leaf, places in members.items():
         made = [(name, d) for name, d in places if (name, d) not in found.consumed and name in parameters]
         if leaf.size < 2 or leaf.why or not made:
@@ -124,6 +127,7 @@ def find_groups(
         name = made[0][0]
         names = [each for other, _ in made for each in (other, *found.aliases.get(other, ()))]
         if _matches(names, skip) or (only and not _matches(names, only)):
+            left_out |= {other for other, _ in made}
             continue
         slices = tuple(
             Slice(other, d, found.axes[other][d].units_of(leaf), (other, d) in found.consumed) for other, d in places
@@ -144,7 +148,7 @@ def find_groups(
             f"Nothing that {', '.join(only)} names can be cut: {'; '.join(sorted(reasons)) or 'one unit is left'}."
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Structure(tuple(groups), refused, found, shapes, parameters, unreached)
+    return Structure(tuple(groups), refused, found, shapes, parameters, unreached, frozenset(left_out))
 
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -32,6 +32,8 @@ class PackedConv2d(nn.Module):
 
         InputError for groups, padding that is not zeros, and padding "same".
         """
+        if not isinstance(convolution, nn.Conv2d):
+            raise InputError(f"A PackedConv2d is made from an nn.Conv2d; got {type(convolution).__name__}.")
         if why := why_not(convolution):
             raise InputError(f"This convolution does not run packed: {why}.")
         weight = convolution.weight.detach().flatten(1)

@@ -62,6 +62,10 @@ class PackedLinear(nn.Module):
         """The same of a weight (out, in)."""
         if format not in RUNNING:
             raise InputError(f"Formats that run are {', '.join(RUNNING)}; got {format!r}.")
+        sizes = {"nm": ("n", "m"), "blocks": ("h", "w")}.get(format, ())
+        if odd := sorted(set(options) - set(sizes)):
+            takes = f"takes {' and '.join(sizes)}" if sizes else "takes no sizes"
+            raise InputError(f"The format '{format}' {takes}; got {', '.join(odd)}.")
         how = values
         if values in ("fp32", "bf16"):
             weight, how = weight.to(torch.float32 if values == "fp32" else torch.bfloat16), "exact"

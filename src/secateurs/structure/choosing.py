@@ -126,7 +126,13 @@ def _at(
     first = {name: max(1, n_first_of(least, n)) for name, n in names.items()}
     if recipe.pool.kind == "model":
         n = sum(names.values())
-        share = s if is_exact else min(s, 1 - sum(first.values()) / n)
+        most = n - sum(first.values())
+        if is_exact and round(s * n) > most:
+            raise RecipeError(
+                f"'{recipe.budget}' takes {round(s * n)} of {n} units; {most} can go, {sum(first.values())} must stay "
+                f"in the {len(names)} groups. Ask for less, or skip some."
+            )
+        share = s if is_exact else min(s, most / n)
         keep = select(_places(scores, names), element, "model", Sparsity(share), least)
         return {name: ~keep[name].cpu().numpy() for name in names}
     gone = {}

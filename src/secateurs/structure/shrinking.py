@@ -313,9 +313,11 @@ def finish(
             report.append(WeightReport(name, before, after, "shrunk"))
         elif name in in_groups:
             report.append(WeightReport(name, before, after, "skipped", "nothing of it was to go"))
+        elif name in structure.left_out:
+            report.append(WeightReport(name, before, after, "skipped", "left out by name"))
         else:
             reasons = dict.fromkeys(why for (own, _), why in structure.refused.items() if own == name)
-            report.append(WeightReport(name, before, after, "impossible", "; ".join(reasons) or "left out by name"))
+            report.append(WeightReport(name, before, after, "impossible", "; ".join(reasons) or "one unit is left"))
     groups = tuple(
         GroupReport(
             g.name, g.kind, g.n_units, int(gone[g.name].sum()), int(dead[g.name].sum()) if g.name in dead else 0

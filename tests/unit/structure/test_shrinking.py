@@ -202,6 +202,16 @@ def test_one_layer_of_a_stock_network_is_cut_when_it_is_named() -> None:
     assert call(small.module, inputs).logits.shape == (3, 2)
 
 
+def test_what_is_left_out_by_name_is_said_to_be() -> None:
+    small = shrink(hidden(6, 10, 10, 3), "l2 row layer sparsity(0.5) skip=0.weight", torch.randn(2, 6))
+    assert {line.name: (line.outcome, line.reason) for line in small.report}["0.weight"] == (
+        "skipped",
+        "left out by name",
+    )
+    with pytest.raises(RecipeError, match="takes 20 of 20 units; 18 can go, 2 must stay in the 2 groups"):
+        shrink(hidden(6, 10, 10, 3), "l2 row model sparsity(1.0)", torch.randn(2, 6))
+
+
 class Helped(nn.Module):
     """A second head that only training sees, as Inception's."""
 

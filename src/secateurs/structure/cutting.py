@@ -80,6 +80,7 @@ def _replace(module: nn.Module, names: tuple[str, ...], value: Tensor) -> None:
         owner = module.get_submodule(prefix)
         if own in owner._buffers:
             owner._buffers[own] = value
+            owner._non_persistent_buffers_set.discard(own)  # no code makes it anew in this size: it is saved
         else:
             old = owner._parameters[own]
             assert old is not None

@@ -10,6 +10,7 @@ of the original sizes, which is made smaller first; no pickle, and no code is na
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -111,6 +112,10 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     about = shrunk_config(folder)
     module = unwrap(into) if into is not None else _build(about, folder)
     _thin(module, about, folder)
+    for name in about.shapes:
+        prefix, _, own = name.rpartition(".")
+        with suppress(AttributeError):  # names that are not the network's are told of below
+            module.get_submodule(prefix)._non_persistent_buffers_set.discard(own)
     _assert_fits(module, about, folder)
     try:
         resize(module, {name: tuple(shape) for name, shape in about.shapes.items()}, _attributes(about))

@@ -140,3 +140,27 @@ def test_a_bert_made_without_its_pooling_layer_comes_back(tmp_path: Path) -> Non
     with torch.no_grad():
         states = [each(**inputs).last_hidden_state for each in (again, small.module)]
     assert torch.equal(*states)
+
+
+class Scaled(torch.nn.Module):
+    """A buffer for each unit that `state_dict` leaves out, and one for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        self.register_buffer("scale", torch.rand(8), persistent=False)
+        self.register_buffer("other", torch.rand(4), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x + self.other * 0)) * self.scale)
+
+
+def test_buffers_that_no_state_dict_has_are_saved_once_they_were_cut(tmp_path: Path) -> None:
+    """Bug: the file lacked them, and what was loaded did not run."""
+    inputs = torch.randn(3, 4)
+    small = shrink(Scaled(), ROWS, inputs)
+    save_shrunk(small, tmp_path)
+    assert set(load_file(tmp_path / "weights.shrunk.safetensors")) == {
+        *("first.weight", "first.bias", "last.weight", "last.bias", "scale")
+    }
+    assert torch.equal(output(load_shrunk(tmp_path, into=Scaled()), inputs), output(small.module, inputs))

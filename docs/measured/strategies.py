@@ -61,19 +61,18 @@ def tickets(name: str, command: str) -> str:
     if not (RESULTS / f"{name}.json").exists():
         return not_yet(command)
     results = read(name)
-    rows = []
+    rows, there = [], [kind for kind in KINDS if kind in results["levels"][-1]["kinds"]]
     for level in results["levels"]:
         kinds, gaps = level["kinds"], level["gaps"]
-        found = [_two(kinds[kind]) if kind in kinds else "" for kind in KINDS]
-        told = [_points(gaps[f"ticket-{kind}"]) if gaps else "" for kind in ("reinit", "random")]
+        found = [_two(kinds[kind]) if kind in kinds else "" for kind in there]
+        told = [_points(gaps[f"ticket-{kind}"]) if gaps else "" for kind in there[1:]]
         stop = f"{kinds['ticket']['early_stop_step']['mean']:,.0f}"
         rows.append([f"{level['kept']:.2%}", f"{level['n_kept']:,}", *found, *told, stop])
     head = [
         "kept",
         "weights",
-        *KINDS.values(),
-        "ticket − re-initialised",
-        "ticket − random",
+        *(KINDS[kind] for kind in there),
+        *({"reinit": "ticket − re-initialised", "random": "ticket − random"}[kind] for kind in there[1:]),
         "early stop of the ticket",
     ]
     n = len(results["seeds"])

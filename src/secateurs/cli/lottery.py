@@ -17,7 +17,7 @@ from secateurs.data import DataSpec, load_data
 from secateurs.experiments.backends import connected
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import Experiment
-from secateurs.experiments.lottery import KINDS, Lottery, LotteryPlan
+from secateurs.experiments.lottery import CONTROLS, KINDS, Lottery, LotteryPlan
 from secateurs.experiments.lottery_results import LotteryRun
 from secateurs.experiments.presets import TICKETS
 from secateurs.experiments.work import Work
@@ -42,6 +42,12 @@ MARK = "lottery.yaml"
 )
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1, 100), help="Levels after the dense.")
 @click.option("--steps", default=50_000, show_default=True, type=click.IntRange(1), help="Of every training.")
+@click.option(
+    "--controls",
+    default=",".join(CONTROLS),
+    show_default=True,
+    help="What tickets are compared with: their masks on other first weights, random masks.",
+)
 @click.option("--rewind", default=0, show_default=True, type=click.IntRange(0), help="The step survivors return to.")
 @options.SEEDS
 @options.out("runs/lottery")
@@ -56,6 +62,7 @@ def lottery(
     model_text: str,
     recipe_text: str | None,
     rounds: int,
+    controls: str,
     steps: int,
     rewind: int,
     seeds: int,
@@ -68,8 +75,8 @@ def lottery(
 ) -> None:
     """Find lottery tickets: train, cut a share of what is left, rewind, again.
 
-    Every level has the ticket and two controls: its masks on other first weights, and random masks. Without --recipe
-    a round cuts a fifth of what is left in every layer, and a tenth in the last.
+    Every level has the ticket and its controls: its masks on other first weights, and random masks. Without --recipe a
+    round cuts a fifth of what is left in every layer, and a tenth in the last.
     """
     model = ModelSpec.parse(model_text)
     spec = DataSpec(source=source, directory=data_dir, **TICKETS.data)
@@ -82,7 +89,7 @@ def lottery(
     epochs = steps / TICKETS.training.steps_per_epoch(n_train)
     training = Training(**{**TICKETS.training.values(), "epochs": epochs})
     experiment = Experiment(model=model, data=spec, training=training, recipe=recipe, seeds=tuple(range(seeds)))
-    asked = Lottery(experiment=experiment, n_rounds=rounds, rewind=rewind)
+    asked = Lottery(experiment=experiment, n_rounds=rounds, rewind=rewind, controls=_words(controls))
     plan = LotteryPlan(asked, data.fingerprint, n_train)
     Masks.make(network, with_words(recipe, budget=plan.level(rounds).budget), is_trial=True)
     for module in ("altair", "vl_convert"):
@@ -104,16 +111,22 @@ def lottery(
 
 
 def print_levels(results: dict[str, Any]) -> None:
-    """Every level: what is kept, the accuracies, and what the ticket has over its control."""
-    n = len(results["seeds"])
-    title = f"Test accuracy in %, mean of {n} seed{'s' if n > 1 else ''}; ticket - re-initialised in points"
-    table = Table("kept", "weights", *KINDS.values(), "gap", "95 % interval", title=title, title_justify="left")
+    """Every level: what is kept, the accuracies, and what the ticket has over its first control."""
+    n, last = len(results["seeds"]), results["levels"][-1]["kinds"]
+    kinds = {kind: word for kind, word in KINDS.items() if kind in last}
+    first = list(kinds)[1]
+    title = f"Test accuracy in %, mean of {n} seed{'s' if n > 1 else ''}; ticket - {KINDS[first]} in points"
+    table = Table("kept", "weights", *kinds.values(), "gap", "95 % interval", title=title, title_justify="left")
     for level in results["levels"]:
-        means = [f"{100 * level['kinds'][kind]['mean']:.2f}" if kind in level["kinds"] else "" for kind in KINDS]
-        gap = level["gaps"].get("ticket-reinit")
+        means = [f"{100 * level['kinds'][kind]['mean']:.2f}" if kind in level["kinds"] else "" for kind in kinds]
+        gap = level["gaps"].get(f"ticket-{first}")
         told = ["", ""] if gap is None else [f"{100 * gap['mean']:+.2f}", _interval(gap)]
         table.add_row(percent(level["kept"], 2), f"{level['n_kept']:,}", *means, *told)
     plain_console().print(table)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",") if each.strip())
 
 
 def _interval(gap: dict[str, Any]) -> str:

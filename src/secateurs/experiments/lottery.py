@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from secateurs.budgets import Budget, PerLayer, Sparsity, per_layer, sparsity
+from secateurs.checks import nearest
 from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Experiment
@@ -22,6 +23,7 @@ from secateurs.settings import Settings
 from secateurs.train.training import Training
 
 KINDS = {"ticket": "ticket", "reinit": "re-initialised", "random": "random masks"}
+CONTROLS = ("reinit", "random")
 OTHER_SEED = 1_000_000  # added to a seed for the weights of the re-initialised
 
 
@@ -32,12 +34,14 @@ class Lottery(Settings):
     n_rounds    levels after the dense one
     rewind      the optimizer step whose weights the survivors go back to; 0 is the first weights
     n_looks     how often a training is looked at: the early stop is one of these moments
+    controls    what every ticket is compared with: "reinit", "random", or both
     """
 
     experiment: Experiment
     n_rounds: int = 15
     rewind: int = 0
     n_looks: int = 100
+    controls: tuple[str, ...] = CONTROLS
 
     def model_post_init(self, context: object) -> None:
         """Counts that can mean something, and a budget that can be repeated."""
@@ -47,6 +51,10 @@ class Lottery(Settings):
                 f"{self.n_rounds}, {self.n_looks} and {self.rewind}."
             )
         deepened(self.experiment.recipe.budget, 1)
+        if unknown := [each for each in self.controls if each not in CONTROLS]:
+            raise RecipeError(f"Unknown control {unknown[0]!r}. {nearest(unknown[0], CONTROLS)}")
+        if not self.controls or len(set(self.controls)) < len(self.controls):
+            raise RecipeError(f"The controls are one or both of {', '.join(CONTROLS)}; got {list(self.controls)}.")
 
 
 def deepened(budget: Budget, k: int) -> Budget:
@@ -102,11 +110,11 @@ class LotteryPlan:
                 masks, recipe = ticket, self.level(k)
                 ticket = self._cell(seed, rest, start=start, masks=masks, recipe=recipe)
                 yield ("ticket", k, seed), ticket
-                yield ("reinit", k, seed), self._cell(seed, training, start=fresh, masks=masks, recipe=recipe)
-                yield (
-                    ("random", k, seed),
-                    self._cell(seed, rest, start=start, masks=masks, recipe=recipe, is_shuffled=True),
-                )
+                controls = {
+                    "reinit": self._cell(seed, training, start=fresh, masks=masks, recipe=recipe),
+                    "random": self._cell(seed, rest, start=start, masks=masks, recipe=recipe, is_shuffled=True),
+                }
+                yield from (((kind, k, seed), controls[kind]) for kind in self.lottery.controls)
 
     def _cell(
         self,

@@ -183,12 +183,17 @@ def _over(seeds: Sequence[int]) -> str:
 
 
 def lottery_chart(results: Results) -> Drawing:
-    """Test error of the tickets and of both controls, level by level."""
+    """Test error of the tickets and of their controls, level by level."""
     n_test = results["data"]["n_test"]
     least = 0.5 / n_test
     points = {
         kind: [(level["kept"], level["kinds"][kind]) for level in results["levels"] if kind in level["kinds"]]
         for kind in LOTTERY
+        if kind in results["levels"][-1]["kinds"]
+    }
+    told = {
+        "reinit": "Re-initialised: the same masks on other first weights.",
+        "random": "Random masks: as many survivors of every layer at random places, on the ticket's own first weights.",
     }
     rows = [
         error_row(kind, kept, found["mean"], found["low"], found["high"], least)
@@ -202,10 +207,9 @@ def lottery_chart(results: Results) -> Drawing:
     caption = (
         f"Marks: {_over(results['seeds'])}, n = {n_test:,} test examples, after "
         f"{results['n_steps']:,} steps. Bars and the grey band: {results['interval']}. A ticket is the weights that "
-        f"survived the level before, wound back to {where}. Re-initialised: the same masks on other first weights. "
-        "Random masks: as many survivors of every layer at random places, on the ticket's own first weights."
+        f"survived the level before, wound back to {where}. {' '.join(told[kind] for kind in points if kind in told)}"
     )
-    chart = curves(rows, LOTTERY, dense, PRINT)
+    chart = curves(rows, {kind: LOTTERY[kind] for kind in points}, dense, PRINT)
     return sheet("Lottery tickets and their controls", results, [part(chart)], caption)
 
 

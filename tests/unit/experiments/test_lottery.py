@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from secateurs.budgets import Budget
+from secateurs.cli.lottery import print_levels
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.exploration import Experiment
@@ -164,3 +165,24 @@ def test_the_same_again_runs_nothing_and_says_the_same(run: LotteryRun) -> None:
     run.run()
     assert (run.out / "results.json").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.parametrize("control", ["reinit", "random"])
+def test_one_control_is_enough(control: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked, data = lottery(controls=(control,), n_rounds=1), load_data(DATA)
+    plan, both = (LotteryPlan(each, data.fingerprint, len(data.y_train)) for each in (asked, lottery(n_rounds=1)))
+    assert {kind for kind, _, _ in plan.cells} == {"ticket", control}
+    assert all(both.cells[key] == cell for key, cell in plan.cells.items())
+    work = Work(plan.cells.values(), tmp_path, len(data.y_train), n_jobs=1)
+    network = build(asked.experiment.model, data.shape, 0)
+    results = LotteryRun(asked, plan, tmp_path, "secateurs lottery", data, network, work).run()
+    assert set(results["levels"][1]["gaps"]) == {f"ticket-{control}", "ticket-dense"}
+    print_levels(results)
+    said = capsys.readouterr().out
+    assert ("re-initialised" in said, "random masks" in said) == (control == "reinit", control == "random")
+
+
+@pytest.mark.parametrize("controls", [(), ("reinit", "reinit"), ("rienit",)])
+def test_controls_that_are_none_are_told(controls: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError, match=r"The controls are one or both of reinit, random|Did you mean 'reinit'"):
+        lottery(controls=controls)

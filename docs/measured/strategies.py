@@ -240,4 +240,4 @@ for _net in ("lenet-5", "resnet-20"):
         TABLES[f"{_net}-equal-{_view}"] = partial(allocated, _net, _view)
 
 
-IMAGES = {"compare-digits": partial(drawn, "compare_digits")}
+IMAGES = {name.replace("_", "-"): partial(drawn, name) for name in ("compare_digits", "compare_resnet20")}

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateurs.checks import nearest
 from secateurs.errors import InputError
 from secateurs.evaluating import evaluating
 from secateurs.masks import Masks
+from secateurs.norms import norms_behind
 
 DAMPING = 0.01  # of the mean square of an input; Frantar & Alistarh 2023, arXiv:2301.00774, section 3.2
 
@@ -86,8 +88,9 @@ def repair(
     module  the pruned network           dense  the same network before it was pruned; it is left as it is
     x       calibration inputs (n, ...); several hundred
 
-    Biases are fitted too. A layer of another kind, a tied one, and one the network does not call are left, with the
-    reason.
+    Biases are fitted too. A layer without one that a BatchNorm reads is fitted but for a constant, which goes into the
+    running mean: weights that have to make it of their inputs' means are worse, also to train on. A layer of another
+    kind, a tied one, and one the network does not call are left, with the reason.
     """
     parts, others = dict(module.named_modules()), dict(dense.named_modules())
     found: dict[str, Repaired] = {}
@@ -108,9 +111,12 @@ def repair(
             found[name] = Repaired(name, reason="the network does not call it")
     with evaluating(module), evaluating(dense):
         batches = torch.split(x, batch_size)
+        first = batches[0].to(next(module.parameters(), x).device)
+        norms = norms_behind(module, targets, lambda: module(first))
         for owner, n_calls in _calls(module, targets, batches[0]).items():
             name = targets[owner]
-            found[name] = _repair(module, dense, owner, n_calls, masks[name], batches, damping, name)
+            norm = norms.get(owner)
+            found[name] = _repair(module, dense, owner, n_calls, masks[name], batches, damping, name, norm)
     return tuple(found[name] for name in masks)
 
 
@@ -123,10 +129,13 @@ def _repair(
     batches: tuple[Tensor, ...],
     damping: float,
     name: str,
+    norm: _BatchNorm | None,
 ) -> Repaired:
     part = module.get_submodule(owner)
     assert isinstance(part, nn.Linear | nn.Conv2d)
     weight, bias = part.weight, part.bias
+    if bias is None and norm is not None:
+        bias = weight.new_zeros(len(weight))
     n_groups = part.groups if isinstance(part, nn.Conv2d) else 1
     sums: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in batches:
@@ -149,7 +158,10 @@ def _repair(
             errors[i] += float((_row_errors(each.double(), gram, cross) + squares).clamp_min(0).sum())
     best = torch.cat(fitted)
     if bias is not None:
-        bias.copy_(best[:, -1])
+        if part.bias is not None:
+            bias.copy_(best[:, -1])
+        elif norm is not None and norm.running_mean is not None:
+            norm.running_mean -= best[:, -1]
         best = best[:, :-1]
     weight.copy_(best.reshape(weight.shape))
     before, after = ((error / size) ** 0.5 if size else 0.0 for error in errors)

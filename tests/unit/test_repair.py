@@ -8,6 +8,7 @@ from torch import nn
 
 from secateurs.errors import InputError
 from secateurs.masks import Masks
+from secateurs.norms import norms_behind
 from secateurs.pruning import prune
 from secateurs.recipe import Recipe
 from secateurs.repair import least_squares, repair
@@ -93,3 +94,53 @@ def test_a_layer_that_is_called_twice_is_fitted_to_both_calls() -> None:
     assert shared.before == pytest.approx(((cut - wanted).norm() / wanted.norm()).item(), rel=1e-5)
     assert shared.after is not None
     assert shared.after < shared.before
+
+
+class Normed(nn.Module):
+    """Convolutions without bias, of which a BatchNorm reads the first's output."""
+
+    def __init__(self, is_direct: bool = True) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6)
+        self.last = nn.Conv2d(6, 3, 1, bias=False)
+        self.is_direct = is_direct
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        out: torch.Tensor = self.last(torch.relu(self.norm(x if self.is_direct else x + 0)))
+        return out
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_constant_goes_into_the_batch_norm_behind(is_direct: bool) -> None:
+    """Inputs with a mean far from zero: without the constant their weights have to make it."""
+    torch.manual_seed(0)
+    dense, x = Normed(is_direct).eval(), torch.randn(200, 2, 5, 5) + 3
+    module = copy.deepcopy(dense)
+    masks = prune(module, Recipe.parse("magnitude element layer sparsity(0.6)"))
+    by_name = {line.name: line for line in repair(module, masks, dense, x)}
+    assert bool(module.norm.running_mean.any()) == is_direct
+    assert torch.equal(module.norm.running_var, dense.norm.running_var)
+    assert not any(module.get_parameter(name)[~keep].any() for name, keep in masks.items())
+    # What it said of its error is what the network gives, the constant taken into account.
+    with torch.no_grad():
+        shift = dense.norm.running_mean - module.norm.running_mean
+        wanted, found = dense.first(x), module.first(x) + shift[:, None, None]
+        error = float(((found - wanted).square().sum() / wanted.square().sum()).sqrt())
+    assert error == pytest.approx(by_name["first.weight"].after, rel=1e-3)
+    assert by_name["first.weight"].after < by_name["first.weight"].before
+
+
+def test_a_batch_norm_that_two_layers_feed_takes_no_constant() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.norm(self.b(self.norm(self.a(x))))
+            return out
+
+    module, x = Shared().eval(), torch.randn(8, 4)
+    assert norms_behind(module, ["a", "b"], lambda: module(x)) == {}
+    assert norms_behind(module, ["a"], lambda: module(x)) == {}

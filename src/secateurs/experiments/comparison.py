@@ -81,6 +81,13 @@ class Comparison(Settings):
             raise RecipeError(f"strategies must be named, each once; got {list(self.strategies)}.")
         if not self.sparsities or not all(0.0 < s < 1.0 for s in self.sparsities):
             raise RecipeError(f"sparsities must lie between 0 and 1; got {list(self.sparsities)}.")
+        if n := self.experiment.recipe.pool.n:
+            can = [k / n for k in range(1, n)]
+            if odd := [s for s in self.sparsities if min((abs(s - each) for each in can), default=1.0) > 1e-9]:
+                raise RecipeError(
+                    f"Of {n} neighbours {', '.join(f'{s:g}' for s in odd)} cannot go. Sparsities that can be are "
+                    f"{', '.join(f'{s:g}' for s in can)}."
+                )
         if self.n_rounds < 1:
             raise RecipeError(f"n_rounds must be at least 1; got {self.n_rounds}.")
         if self.start_sha256 is not None:

@@ -222,6 +222,16 @@ def test_what_cannot_be_compared_is_refused(fields: dict[str, Any], message: str
         comparison(**fields)
 
 
+def test_sparsities_that_a_pattern_cannot_have_are_refused() -> None:
+    """Bug: of 4 neighbours 0.9 took all, and 0.7 came to 0.75."""
+    experiment = comparison().experiment.model_copy(update={"recipe": Recipe.parse("2:4")})
+    with pytest.raises(
+        RecipeError, match=r"Of 4 neighbours 0\.7, 0\.9 cannot go\. Sparsities that can be are 0\.25, 0\.5, 0"
+    ):
+        comparison(experiment=experiment, sparsities=(0.5, 0.7, 0.9))
+    assert comparison(experiment=experiment, sparsities=(0.5, 0.75)).sparsities == (0.5, 0.75)
+
+
 def test_a_comparison_survives_yaml() -> None:
     assert Comparison.from_yaml(comparison().to_yaml()) == comparison()
 

@@ -13,7 +13,7 @@ FLOORS = {
     0: "errors checks words durable locks",
     1: "exact scores units pools budgets schedules fit selection settings recipe column_order",
     2: "evaluating layout layers layer_report cuttable masks pruning quantizing groups structure permuting formats "
-    "running checkpoint repair models data",
+    "running checkpoint norms repair models data",
     3: "train measure accelerating exporting loading",
     4: "see",
     5: "experiments",

@@ -64,7 +64,6 @@ def refused(said: Any, code: int, message: str, place: Path) -> None:
         (["--jobs", "0"], "--jobs"),
         (["--sparsities", "0.5,1"], "sparsities must lie between 0 and 1; got [0.5, 1.0]"),
         (["--sparsities", "0.5,nan"], "sparsities must lie between 0 and 1"),
-        (["--recipe", "2:4", "--sparsities", "0.5,0.7"],),
         (["--no-such-option"], "No such option"),
         (["surplus"], "surplus"),
         (["--sparsities", "0.5,abc"], "--sparsities takes numbers such as 0.5,0.9; got '0.5,abc'."),

@@ -345,14 +345,12 @@ def time(found: dict[str, Any], arguments: argparse.Namespace) -> Any:
     networks = {
         "mlp": (build(SPECS["mlp"], mnist, 0), (1, 28, 28), HALF),
         "transformer": (build(SPECS["transformer"], mnist, 0), (1, 28, 28), HALF),
-        "resnet-20": (
-            build(ModelSpec(name="resnet-20"), cifar, 0),
-            (3, 32, 32),
-            sc.Recipe.parse("l2 channel layer macs(0.5)"),
-        ),
     }
+    for arm in ("in blocks, model", "in blocks, layer", "all channels, layer"):  # of the table of accuracies
+        network, how = build(ModelSpec(name="resnet-20"), cifar, 0), sc.Recipe.parse(RESNET_ARMS[f"ours, {arm}"])
+        networks[f"resnet-20, {arm}"] = network, (3, 32, 32), how
     for name, (module, size, recipe) in networks.items():
-        if name == "resnet-20":
+        if name.startswith("resnet-20"):
             load_weights(module, arguments.data / "weights_resnet20_cifar10")
         small = sc.shrink(module, recipe, torch.randn(2, *size))
         for batch in (1, 64):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateurs.data import Dataset
 from secateurs.data.lengths import drawn, lengths_of
@@ -111,13 +111,17 @@ def train(
         x, y = data.x_train[batch], data.y_train[batch].to(device)
         if training.is_moving:
             x = moved(x, training.shift, training.flip, parts.order)
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-            loss = loss_of(batch, x.to(device), y)
-        parts.learn(loss, training.learning_rate * training.rate_at((step - 0.5) / n_steps), training.clip)
+        x = x.to(device)
+
+        def loss_now(batch: Tensor = batch, x: Tensor = x, y: Tensor = y) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+                return loss_of(batch, x, y)
+
+        loss = parts.learn(loss_now, training.learning_rate * training.rate_at((step - 0.5) / n_steps), training)
         if step == n_steps:
             parts.end()
 
-        total, seen = total + loss.detach() * len(batch), seen + len(batch)
+        total, seen = total + loss * len(batch), seen + len(batch)
         if step in looks:
             mean = float(total) / seen
             if not mean < float("inf"):

@@ -1,6 +1,6 @@
 """Parts: what a training is made of, moved one step at a time; all of its state, so that it can go on after a kill."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.train.pruner import Pruner
 from secateurs.train.quantizer import Quantizer
+from secateurs.train.sharpness import uphill
 from secateurs.train.training import Training
 
 
@@ -55,19 +56,24 @@ class Parts:
         if self.quantizer is not None:
             self.quantizer.start()
 
-    def learn(self, loss: Tensor, learning_rate: float, clip: float) -> None:
-        """One step down the gradient of this loss; clip: the gradients' norm at most, 0 for any."""
+    def learn(self, loss_of: Callable[[], Tensor], learning_rate: float, training: Training) -> Tensor:
+        """One step down the gradient of this loss, with the training's `clip` and `sharpness`; the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
+        loss = loss_of()
         loss.backward()  # type: ignore[no-untyped-call]
-        if clip:
-            nn.utils.clip_grad_norm_(self.module.parameters(), clip)
+        if training.sharpness:
+            with uphill(self.module, training.sharpness, self.masks or {}):
+                loss_of().backward()  # type: ignore[no-untyped-call]
+        if training.clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), training.clip)
         self.optimizer.step()
         if self.quantizer is not None:
             self.quantizer.step()  # and the pruner's
         elif self.pruner is not None:
             self.pruner.step()
+        return loss.detach()
 
     def end(self) -> None:
         """After the last step."""

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from secateurs.measure.intervals import half_width
+
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 
 
@@ -51,9 +53,8 @@ def machine(found: dict[str, Any]) -> str:
 
 
 def mean(point: dict[str, Any]) -> str:
-    if point["low"] is None:
-        return f"{100 * point['mean']:.1f}"
-    return f"{100 * point['mean']:.1f} ± {50 * (point['high'] - point['low']):.1f}"
+    half = half_width(point)
+    return f"{100 * point['mean']:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
 def took(times: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from measured.common import RESULTS, machine, mean, not_yet, part, provenance, read, table
 from secateurs.experiments.lottery import KINDS
+from secateurs.measure.intervals import half_width
 from secateurs.see.curves import COMPARISON, comparison_chart
 from secateurs.see.pictures import svg_of
 
@@ -90,8 +91,8 @@ def tickets(name: str, command: str) -> str:
 
 
 def _two(point: dict[str, Any]) -> str:
-    half = "" if point["low"] is None else f" ± {50 * (point['high'] - point['low']):.2f}"
-    return f"{100 * point['mean']:.2f}{half}"
+    half = half_width(point)
+    return f"{100 * point['mean']:.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
 
 
 def _points(gap: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Intervals: of a share (Wilson's), of a mean over seeds (Student's t), of a median of paired ratios (bootstrap)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,12 @@ class Interval:
         low = self.low if math.isfinite(self.low) else None
         high = self.high if math.isfinite(self.high) else None
         return {"mean": self.mean, "low": low, "high": high, "n_seeds": self.n}
+
+
+def half_width(values: Mapping[str, float | None]) -> float | None:
+    """Of what `Interval.values` gave: the side that no bound cut short; None where there is no interval."""
+    mean, low, high = values["mean"], values["low"], values["high"]
+    return None if mean is None or low is None or high is None else max(high - mean, mean - low)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from secateurs.measure.intervals import half_width
 from secateurs.see.curves import COMPARISON, FAMILIES, VIEWS, comparison_caption, family_chart, training_chart
 from secateurs.see.pictures import svg_of
 from secateurs.see.stage_cards import quiet, stage_cards
@@ -58,8 +59,8 @@ def about_table(results: Results) -> str:
 
 def mean_text(point: Mapping[str, Any], digits: int = 1) -> str:
     """Mean and half an interval, in percent."""
-    half = "" if point["low"] is None else f" ± {50 * (point['high'] - point['low']):.{digits}f}"
-    return f"{100 * point['mean']:.{digits}f}{half}"
+    half = half_width(point)
+    return f"{100 * point['mean']:.{digits}f}" + ("" if half is None else f" ± {100 * half:.{digits}f}")
 
 
 def point_text(point: Mapping[str, Any], digits: int = 1) -> str:

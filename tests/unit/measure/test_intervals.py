@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from secateurs.measure.intervals import over_seeds, paired_ratio, wilson
+from secateurs.measure.intervals import Interval, half_width, over_seeds, paired_ratio, wilson
 
 
 def test_three_seeds_by_hand() -> None:
@@ -68,3 +68,12 @@ def test_bounds_may_be_kept_within_what_the_quantity_can_be() -> None:
 def test_wilson_of_nothing_is_everything() -> None:
     assert wilson(0.0, 0) == (0.0, 1.0)
     assert wilson(0.5, 10) == pytest.approx((0.236593, 0.763407), abs=2e-6)
+
+
+def test_half_of_an_interval_is_the_side_that_no_bound_cut() -> None:
+    found = over_seeds([0.10, 0.22, 0.10])
+    half = found.high - found.mean
+    assert found.low < 0
+    assert half_width(found.within(0.0, 1.0).values()) == pytest.approx(half)
+    assert half_width(Interval(0.9, 0.7, 1.0, 3).values()) == pytest.approx(0.2)
+    assert half_width(over_seeds([0.5]).values()) is None

@@ -87,3 +87,16 @@ def test_what_a_killed_run_left_half_written_is_cleared_away_and_nothing_else(tm
     with locked(tmp_path, "this"):
         left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.tmp")}
     assert left == {"mine.tmp", "elsewhere/.mine.tmp"}
+
+
+def test_what_differs_from_the_run_that_is_there_is_named(tmp_path: Path) -> None:
+    with locked(tmp_path, "a: {b: 1, c: [1, 2]}\nd: 4\n"):
+        pass
+    with pytest.raises(
+        OutputError, match=r"another exploration: a\.b is 1 there, 2 here; e is 'nothing' there, 5 here\."
+    ):
+        check_directory(tmp_path, "a: {b: 2, c: [1, 2]}\nd: 4\ne: 5\n")
+    with pytest.raises(OutputError, match=r"; d is 4 there, 3 here, and 1 more\. Name"):
+        check_directory(tmp_path, "a: {b: 2, c: [1]}\nd: 3\nf: 1\n")
+    with pytest.raises(OutputError, match=r"holds a run of another kind \(exploration\)"):
+        check_directory(tmp_path, "a: 1", "lottery.yaml")

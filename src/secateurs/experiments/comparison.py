@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 import secateurs
-from secateurs.budgets import sparsity
+from secateurs.budgets import PerLayer
 from secateurs.checkpoint.packing import pack
 from secateurs.checks import nearest
 from secateurs.data import Dataset
@@ -35,7 +35,7 @@ from secateurs.experiments.facts import (
     weights_of,
 )
 from secateurs.experiments.gather import TITLES
-from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES, Ground, dense
+from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES, Ground, at_sparsity, dense
 from secateurs.experiments.work import Work
 from secateurs.layers import layers, named_parameters
 from secateurs.masks import Masks
@@ -43,7 +43,6 @@ from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.measure.operations import multiply_adds, uses
 from secateurs.models import Network, build
-from secateurs.recipe import with_words
 from secateurs.see import curves, pictures, stats
 from secateurs.see.comparison_page import comparison_page
 from secateurs.see.curves import COMPARISON
@@ -58,7 +57,7 @@ LADDER = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 class Comparison(Settings):
     """What the command `compare` is asked to do.
 
-    experiment    the recipe's budget is replaced by each sparsity; its schedule is that of gradual pruning
+    experiment    the recipe's budget is replaced by each sparsity, erk by erk; its schedule is that of gradual pruning
     fine_tune     the training after a cut; every strategy has the epochs of both trainings together
     n_rounds      of iterative pruning
     start_sha256  of the weights of a network that is given; then nothing is trained before the cut, the experiment's
@@ -81,6 +80,14 @@ class Comparison(Settings):
             raise RecipeError(f"strategies must be named, each once; got {list(self.strategies)}.")
         if not self.sparsities or not all(0.0 < s < 1.0 for s in self.sparsities):
             raise RecipeError(f"sparsities must lie between 0 and 1; got {list(self.sparsities)}.")
+        if len(set(self.sparsities)) != len(self.sparsities):
+            raise RecipeError(f"sparsities must be named, each once; got {list(self.sparsities)}.")
+        if isinstance(self.experiment.recipe.budget, PerLayer):
+            raise RecipeError(
+                "A comparison asks for each of its sparsities, over all layers or by ERK; the recipe's budget "
+                f"'{self.experiment.recipe.budget}' names one for each layer. Give sparsity(0.9) or erk(0.9), and skip "
+                "or only for layers that stay."
+            )
         if n := self.experiment.recipe.pool.n:
             can = [k / n for k in range(1, n)]
             if odd := [s for s in self.sparsities if min((abs(s - each) for each in can), default=1.0) > 1e-9]:
@@ -124,8 +131,7 @@ class ComparisonRun:
     def check(self) -> None:
         """Lay every budget on the network; raises what cannot be done."""
         for s in self.comparison.sparsities:
-            recipe = with_words(self.comparison.experiment.recipe, budget=sparsity(s))
-            Masks.make(self.network, recipe, is_trial=True)
+            Masks.make(self.network, at_sparsity(self.comparison.experiment.recipe, s), is_trial=True)
 
     @property
     def ground(self) -> Ground:

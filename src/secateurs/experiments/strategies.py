@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from secateurs.budgets import sparsity, threshold
+from secateurs.budgets import Erk, erk, sparsity, threshold
 from secateurs.experiments.cells import Cell, Recovery
 from secateurs.experiments.exploration import HELD
 from secateurs.recipe import Recipe, with_words
@@ -73,7 +73,7 @@ class Ground:
 
     def once(self, s: float, schedule: str = HELD) -> Recipe:
         """The recipe at one sparsity, all at once."""
-        return with_words(self.recipe, budget=sparsity(s), schedule=schedule)
+        return with_words(at_sparsity(self.recipe, s), schedule=schedule)
 
 
 Strategy = Callable[[Ground, float, int], Cell]
@@ -155,7 +155,7 @@ def gradual(ground: Ground, s: float, seed: int) -> Cell:
 
     Zhu & Gupta 2017, arXiv:1710.01878.
     """
-    return ground.begun(seed, ground.whole, recipe=with_words(ground.recipe, budget=sparsity(s)))
+    return ground.begun(seed, ground.whole, recipe=at_sparsity(ground.recipe, s))
 
 
 def regrown(ground: Ground, s: float, seed: int) -> Cell:
@@ -163,7 +163,7 @@ def regrown(ground: Ground, s: float, seed: int) -> Cell:
 
     Guo et al. 2016, arXiv:1608.04493.
     """
-    recipe = with_words(ground.recipe, budget=sparsity(s))
+    recipe = at_sparsity(ground.recipe, s)
     return ground.begun(seed, with_fields(ground.whole, revive="dense"), recipe=recipe)
 
 
@@ -203,6 +203,11 @@ STRATEGIES: dict[str, Strategy] = {
 }
 # Those that need to know how a network was trained from its first weights on.
 FROM_FIRST_WEIGHTS = ("rate-rewound", "weight-rewound", "scratch-e", "scratch-b")
+
+
+def at_sparsity(recipe: Recipe, s: float) -> Recipe:
+    """The recipe with this sparsity in place of its budget's; spread by ERK where that was."""
+    return with_words(recipe, budget=erk(s) if isinstance(recipe.budget, Erk) else sparsity(s))
 
 
 def with_fields(training: Training, **fields: object) -> Training:

@@ -15,7 +15,7 @@ from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell, keep_weights, stored_weights
 from secateurs.experiments.comparison import Comparison, ComparisonRun, epochs_of
 from secateurs.experiments.exploration import Experiment
-from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES
+from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES, at_sparsity
 from secateurs.experiments.work import Work
 from secateurs.models import ModelSpec, build
 from secateurs.recipe import Recipe
@@ -209,6 +209,7 @@ def test_the_same_again_runs_nothing_and_says_the_same(run: ComparisonRun, resul
         ({"strategies": ("random", "random")}, "strategies must be named, each once"),
         ({"sparsities": ()}, "sparsities must lie between 0 and 1"),
         ({"sparsities": (0.5, 1.0)}, "sparsities must lie between 0 and 1"),
+        ({"sparsities": (0.5, 0.5)}, "sparsities must be named, each once"),
         ({"n_rounds": 0}, "n_rounds must be at least 1"),
         ({"fine_tune": Training(epochs=0.0)}, "fine_tune needs epochs, at most the 2 of the training"),
         ({"fine_tune": Training(epochs=3.0)}, "fine_tune needs epochs, at most the 2 of the training"),
@@ -230,6 +231,17 @@ def test_sparsities_that_a_pattern_cannot_have_are_refused() -> None:
     ):
         comparison(experiment=experiment, sparsities=(0.5, 0.7, 0.9))
     assert comparison(experiment=experiment, sparsities=(0.5, 0.75)).sparsities == (0.5, 0.75)
+
+
+def test_budgets_of_single_layers_are_refused_and_erk_stays_erk() -> None:
+    """Bug: both were compared as one sparsity for all layers, without a word."""
+    experiment = comparison().experiment
+    by_layer = Recipe(pool="layer", budget={"fc1*": "sparsity(0.9)", "*": "sparsity(0.5)"})
+    with pytest.raises(RecipeError, match=r"names one for each layer\. Give sparsity"):
+        comparison(experiment=experiment.model_copy(update={"recipe": by_layer}))
+    by_erk = Recipe(pool="layer", budget="erk(0.9)", skip=("x",))
+    assert at_sparsity(by_erk, 0.7) == Recipe(pool="layer", budget="erk(0.7)", skip=("x",))
+    assert at_sparsity(Recipe(budget="sparsity(0.9)"), 0.7) == Recipe(budget="sparsity(0.7)")
 
 
 def test_a_comparison_survives_yaml() -> None:

@@ -19,6 +19,7 @@ from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Experiment
 from secateurs.recipe import Recipe, with_words
+from secateurs.schedules import Schedule
 from secateurs.settings import Settings
 from secateurs.train.training import Training
 
@@ -51,6 +52,8 @@ class Lottery(Settings):
                 f"{self.n_rounds}, {self.n_looks} and {self.rewind}."
             )
         deepened(self.experiment.recipe.budget, 1)
+        if (schedule := self.experiment.recipe.schedule) != Schedule("one_shot"):
+            raise RecipeError(f"Every round of a lottery cuts at once, between two trainings; drop '{schedule}'.")
         if unknown := [each for each in self.controls if each not in CONTROLS]:
             raise RecipeError(f"Unknown control {unknown[0]!r}. {nearest(unknown[0], CONTROLS)}")
         if not self.controls or len(set(self.controls)) < len(self.controls):

@@ -18,7 +18,7 @@ from secateurs.experiments.lottery_results import LotteryRun
 from secateurs.experiments.work import Work
 from secateurs.masks import Masks
 from secateurs.models import ModelSpec, build
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, with_words
 from secateurs.train.rates import Rate
 from secateurs.train.training import Training
 
@@ -76,6 +76,11 @@ def test_only_a_share_can_be_cut_again_and_again(budget: str) -> None:
 def test_counts_that_mean_nothing_are_refused(fields: dict[str, int]) -> None:
     with pytest.raises(RecipeError, match="n_rounds and n_looks must be at least 1"):
         lottery(**fields)
+
+
+def test_a_schedule_that_would_not_be_followed_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"cuts at once, between two trainings; drop 'cubic'"):
+        lottery(experiment=lottery().experiment.model_copy(update={"recipe": with_words(RECIPE, schedule="cubic")}))
 
 
 def test_rewinding_beyond_the_end_is_refused() -> None:

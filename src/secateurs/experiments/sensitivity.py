@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from secateurs.budgets import Budget, erk, per_layer, sparsity
 from secateurs.data import Dataset
+from secateurs.errors import RecipeError
 from secateurs.layers import layers, named_parameters
 from secateurs.masks import Masks
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.operations import multiply_adds, uses
 from secateurs.recipe import Recipe, with_words
+from secateurs.words import a_number
 
 LADDER = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 SLOPE = 1e-3  # drop that is added per unit of sparsity: of two layers that do not care, both are cut alike
@@ -55,7 +57,12 @@ def allocate(scanned: Scan, weight: Mapping[str, float], s: float) -> dict[str, 
     """The sparsity of each layer: all lose the same accuracy by the scan, and s of the weight goes in all.
 
     weight  {layer: what its elements count together}: their number for equal size, their multiply-adds for equal work
+
+    RecipeError where a layer's weight is missing, or s is no share.
     """
+    a_number("The sparsity of an allocation", s, 0.0, 1.0)
+    if missing := [name for name in scanned if name not in weight]:
+        raise RecipeError(f"The scan has {', '.join(missing)}, of which no weight was given. Give one for each layer.")
     curves = {name: _rising(points) for name, points in scanned.items()}
     total = sum(weight[name] for name in curves)
 

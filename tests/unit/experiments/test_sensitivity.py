@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from secateurs.data import DataSpec, load_data
+from secateurs.errors import RecipeError
 from secateurs.experiments.sensitivity import LADDER, allocate, scan, side_by_side
 from secateurs.masks import Masks
 from secateurs.measure.accuracy import accuracy
@@ -70,3 +71,11 @@ def test_every_allocation_is_equal_in_what_its_view_says() -> None:
         share = line["n_kept"] / total if line["view"] == "size" else line["multiply_adds"] / work
         assert share == pytest.approx(0.4, abs=2e-3), line
         assert line["n"] == 60
+
+
+def test_an_allocation_of_what_cannot_be_is_refused() -> None:
+    scanned = {"a": [{"sparsity": 0.0, "accuracy": 1.0}, {"sparsity": 0.9, "accuracy": 0.5}]}
+    with pytest.raises(RecipeError, match="sparsity of an allocation must be a number from 0"):
+        allocate(scanned, {"a": 10.0}, 1.5)
+    with pytest.raises(RecipeError, match="The scan has a, of which no weight was given"):
+        allocate(scanned, {"b": 10.0}, 0.5)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from secateurs.errors import InputError, MissingExtraError
+from secateurs.errors import InputError, MissingExtraError, RequestWarning
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.train.hugging_face import pruning_callback
@@ -39,9 +39,8 @@ def trainer(tmp_path: Path) -> Callable[..., Any]:
         arguments = transformers.TrainingArguments(
             str(tmp_path / "out"), report_to=[], use_cpu=True, disable_tqdm=True, seed=1, **settings
         )
-        return transformers.Trainer(
-            bert(), arguments, train_dataset=examples(), callbacks=[pruning_callback(recipe, revive)]
-        )
+        parts = {"train_dataset": examples(), "eval_dataset": examples()[:16]}
+        return transformers.Trainer(bert(), arguments, **parts, callbacks=[pruning_callback(recipe, revive)])
 
     return make
 
@@ -105,3 +104,32 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'secateurs\[hf\]'"):
         pruning_callback(RECIPE)
+
+
+def test_the_masks_are_those_of_the_best_checkpoint_that_the_trainer_goes_back_to(
+    trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = trainer(
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+    )
+    # The first checkpoint is the best: what is measured only grows.
+    found = iter(range(1, 100))
+    run.evaluate = lambda *args, **named: _measured(run, float(next(found)))
+    with pytest.warns(RequestWarning, match="went back to checkpoint-2, where .* at the end 70.0% were"):
+        run.train()
+    masks = Masks.load(tmp_path / "out" / "masks.safetensors")
+    assert 0 < masks.sparsity < 0.7
+    assert masks.sparsity == pruner_of(run).sparsity
+    for name, keep in masks.items():
+        assert torch.equal(run.model.get_parameter(name) != 0, keep)
+
+
+def _measured(run: Any, loss: float) -> dict[str, float]:
+    metrics = {"eval_loss": loss}
+    run.control = run.callback_handler.on_evaluate(run.args, run.state, run.control, metrics)
+    return metrics

@@ -6,6 +6,7 @@ RecipeError. Nothing in a config names code to import.
 
 import hashlib
 import json
+import re
 from typing import Any, Self
 
 import yaml
@@ -61,6 +62,16 @@ class _Loader(yaml.SafeLoader):
             raise RecipeError(f"the aliases (*) stand for more than {MAX_YAML:,} characters; write the values out.")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes texts that `_Loader` would read as numbers in quotes."""
+
+
+# YAML 1.2 has 1e-3 as a number, as everybody writes it; PyYAML's 1.1 asks for 1.0e-3.
+_POWER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+.0123456789"))
+
+
 class Settings(BaseModel):
     """Interface of every config value: compare, hash, write as YAML, read back the same."""
 
@@ -101,11 +112,14 @@ class Settings(BaseModel):
 
     def to_yaml(self) -> str:
         """YAML with every field, in the order of the class."""
-        return yaml.safe_dump(self.values(), sort_keys=False, allow_unicode=True, width=110)
+        return yaml.dump(self.values(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
     @classmethod
-    def from_yaml(cls, text: str) -> Self:
-        """The value a YAML mapping describes; RecipeError if it is not one."""
+    def from_yaml(cls, text: str, base: Self | None = None) -> Self:
+        """The value a YAML mapping describes; RecipeError if it is not one.
+
+        base  whose fields are those that the mapping does not name; None: the class's defaults
+        """
         if len(text) > MAX_YAML:
             raise RecipeError(f"{cls.__name__}: {len(text):,} characters are no config; at most {MAX_YAML:,} are read.")
         try:
@@ -116,7 +130,7 @@ class Settings(BaseModel):
             raise RecipeError(f"{cls.__name__}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise RecipeError(f"{cls.__name__}: expected a YAML mapping of its fields, got {type(values).__name__}.")
-        return cls(**values)
+        return cls(**{**({} if base is None else base.values()), **values})
 
     @property
     def hash(self) -> str:

@@ -62,14 +62,14 @@ def test_a_value_cannot_be_changed() -> None:
 
 
 def test_the_hash_is_the_same_on_every_machine_and_follows_every_field() -> None:
-    assert Training().hash == "8eb26c1ce1413448", "a new default or field of Training renames every cell ever run"
+    assert Training().hash == "bbc78451136b3a0b", "a new default or field of Training renames every cell ever run"
     code = "from secateurs.train.training import Training; print(Training(epochs=3, clip=1).hash)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert printed == Training(epochs=3.0, clip=1.0).hash
     changes = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1, "rate": "constant"}
     changes |= {"warmup": 0.0, "epochs": 1.0, "batch_size": 8, "clip": 1.0, "revive": "forget"}
     changes |= {"rate_from": 0.5, "rate_to": 0.5, "precision": "bfloat16", "distill": Distillation()}
-    changes |= {"shift": 2, "flip": True, "quantize": "int8"}
+    changes |= {"shift": 2, "flip": True, "quantize": "int8", "sharpness": 0.5}
     assert set(changes) == set(Training.model_fields)
     hashes = {Training(**{key: value}).hash for key, value in changes.items()} | {Training().hash}
     assert len(hashes) == len(changes) + 1
@@ -186,3 +186,22 @@ def test_an_alias_and_a_merge_are_plain_yaml() -> None:
     exploration["experiment"]["training"] = exploration["fine_tune"]
     assert "*id001" in yaml.safe_dump(exploration)
     assert Exploration.from_yaml(yaml.safe_dump(exploration)) == Exploration(**exploration)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "+1e-3", ".1e-2", "1.e-3", "0.001", "1.0e-3"])
+def test_powers_of_ten_are_numbers_however_they_are_written(text: str) -> None:
+    assert Training.from_yaml(f"learning_rate: {text}").learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("text", ["1e5", "12e34", "+1e-3", "1.5e3"])
+def test_a_text_that_looks_like_a_power_of_ten_stays_a_text(text: str) -> None:
+    spec = DataSpec(source=text)
+    assert DataSpec.from_yaml(spec.to_yaml()) == spec
+
+
+def test_what_a_file_leaves_out_is_that_of_the_base() -> None:
+    base = Training(learning_rate=0.5, epochs=3.0, distill=Distillation(hardness=0.1))
+    found = Training.from_yaml("epochs: 1.0", base)
+    assert found == Training(**{**base.values(), "epochs": 1.0})
+    with pytest.raises(RecipeError, match="unknown key 'epoch'"):
+        Training.from_yaml("epoch: 1.0", base)

@@ -129,6 +129,22 @@ class Masks(Mapping[str, Tensor]):
             report.append(LayerReport(layer.name, layer.shape, n, n_pruned, status, reason, layer.aliases, tau, sigma))
         return cls(keep, tuple(report), recipe)
 
+    @classmethod
+    def of_zeros(cls, module: nn.Module, recipe: Recipe | None = None) -> "Masks":
+        """Masks of what is not zero now, in the layers that this recipe would prune; its `skip` and `only` count alone.
+
+        To hold the zeros of a network that was pruned before, whatever chose them.
+        """
+        recipe = recipe or Recipe(pool="layer", budget="sparsity(0.0)")
+        found = layers(module, recipe.skip, recipe.only)
+        keep = {layer.name: layer.parameter.detach() != 0 for layer in found if layer.is_prunable}
+        report = []
+        for layer in found:
+            status: Status = "pruned" if layer.name in keep else "skipped"
+            n_pruned = layer.n - int(keep[layer.name].count_nonzero()) if layer.name in keep else 0
+            report.append(LayerReport(layer.name, layer.shape, layer.n, n_pruned, status, layer.reason, layer.aliases))
+        return cls(keep, tuple(report), recipe)
+
     def apply(self, module: nn.Module) -> None:
         """Set every weight that does not live to exactly zero, in place, under all names of a tied weight.
 

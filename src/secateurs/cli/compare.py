@@ -43,7 +43,7 @@ DEFAULT_RECIPE = "lamp element model sparsity(0.9) cubic(begin=0.1, end=0.7, eve
 @click.option("--strategies", help=f"Some of {', '.join(STRATEGIES)}.  [default: all]")
 @click.option("--sparsities", help="Where they are compared, such as 0.5,0.9.  [default: 0.5 … 0.98]")
 @click.option("--rounds", default=4, show_default=True, type=click.IntRange(1, 100), help="Of iterative pruning.")
-@click.option("--fine-tune", "fine_tune_file", help="A YAML file: the training after a cut.  [default: the preset]")
+@click.option("--fine-tune", "fine_tune_file", help="A YAML file: the training after a cut; the rest is preset.")
 @click.option(
     "--epochs",
     type=click.FloatRange(0, min_open=True),
@@ -91,7 +91,7 @@ def compare(
     begin_with = None if start is None else stored_weights(given.network)
     training, fine_tune = given.preset.training, given.preset.fine_tune
     if fine_tune_file is not None:
-        fine_tune = Training.from_yaml(read_text(fine_tune_file))
+        fine_tune = Training.from_yaml(read_text(fine_tune_file), fine_tune)
     if epochs is not None and start is None:
         training = Training(**{**training.values(), "epochs": epochs})
     if epochs is not None:

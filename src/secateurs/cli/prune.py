@@ -2,9 +2,6 @@
 
 import json
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,7 @@ from secateurs.checkpoint.many_ranks import ranks_here
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.streamed import Progress, Streaming
 from secateurs.cli.recipes import read_recipe
-from secateurs.cli.safe import plain
+from secateurs.cli.safe import warnings_told
 from secateurs.cli.screen import Shown, watch
 from secateurs.errors import RecipeError
 from secateurs.recipe import Recipe, n_of_m
@@ -104,7 +101,7 @@ def prune(
         )
     if out is None and not dry_run:
         raise RecipeError("Say where to write: -o DIRECTORY; or --dry-run, which writes nothing.")
-    with ranks_here() as ranks, open_checkpoint(source) as checkpoint, _warnings_told():
+    with ranks_here() as ranks, open_checkpoint(source) as checkpoint, warnings_told():
         if dry_run:
             from secateurs.checkpoint.preview import preview
 
@@ -120,15 +117,6 @@ def prune(
             manifest = run.run()
         if ranks.index == 0:
             _show_manifest(manifest, run, as_json)
-
-
-@contextmanager
-def _warnings_told() -> Iterator[None]:
-    """Warnings on stderr as they come, before what they warn of is done."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *rest: click.echo(f"secateurs: {plain(str(message))}", err=True)
-        yield
 
 
 def _assert_alone(option: str) -> None:

@@ -1,7 +1,11 @@
 """Safe: text that came out of a file, made fit for a terminal: no markup, no control characters, no reordering."""
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import click
 from rich.console import Console
 
 
@@ -12,6 +16,15 @@ def plain(text: str) -> str:
     a\x1b[31m[red]b
     """
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Warnings on stderr as they come, a line each, before what they warn of is done."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest: click.echo(f"secateurs: {plain(str(message))}", err=True)
+        yield
 
 
 def plain_console() -> Console:

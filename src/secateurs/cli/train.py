@@ -12,7 +12,7 @@ from rich.table import Table
 from secateurs.cli import options
 from secateurs.cli.networks import check_shape, named, opened
 from secateurs.cli.recipes import read_recipe, read_text
-from secateurs.cli.safe import plain, plain_console
+from secateurs.cli.safe import plain, plain_console, warnings_told
 from secateurs.cli.screen import Shown, watch
 from secateurs.data import Dataset
 from secateurs.errors import RecipeError
@@ -34,7 +34,8 @@ from secateurs.train.training import Training
 @click.option("--model", "model_text", help="A reference network, such as lenet-5.  [default: cls-transformer]")
 @click.option("--start", help="The model/ directory of a run, which is trained on; in place of --model.")
 @options.RECIPE
-@click.option("--training", "training_file", help="A YAML file of training settings.  [default: the network's preset]")
+@click.option("--hold", is_flag=True, help="What is zero in --start stays zero; in place of --recipe.")
+@click.option("--training", "training_file", help="A YAML file of training settings; the rest is the network's preset.")
 @click.option("--epochs", type=click.FloatRange(0), help="In place of the training's.")
 @click.option("--teacher", help="The model/ directory of a run, whose answers are learned from.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and dropout.")
@@ -49,6 +50,7 @@ def train(
     data_dir: str | None,
     model_text: str | None,
     start: str | None,
+    hold: bool,
     recipe_text: str | None,
     training_file: str | None,
     epochs: float | None,
@@ -71,6 +73,8 @@ def train(
     recipe = None if recipe_text is None else read_recipe(recipe_text)
     if start is not None and model_text is not None:
         raise RecipeError("--start says which network it is; drop --model.")
+    if hold and (start is None or recipe is not None):
+        raise RecipeError("--hold keeps the zeros of --start, and chooses no others: give --start, and no --recipe.")
     if start is None:
         given = named(model_text or "cls-transformer", source, data_dir, seed)
     else:
@@ -80,20 +84,27 @@ def train(
     if teacher is not None:
         master, taught = load_model(teacher)
         check_shape(teacher, taught.shape, data)
-    values = (given.preset.training if training_file is None else Training.from_yaml(read_text(training_file))).values()
+    training = given.preset.training
+    if training_file is not None:
+        training = Training.from_yaml(read_text(training_file), training)
+    values = training.values()
     if epochs is not None:
         values["epochs"] = epochs
     if master is not None and values["distill"] is None:
         values["distill"] = Distillation().values()
     training = Training(**values)
     loss_with(module, training.distill, master, data.x_train[:1])  # whether teacher and training go together
+    masks = Masks.of_zeros(module) if start is not None else None
     trial = None if recipe is None else Masks.make(module, recipe, is_trial=True)
+    if hold:
+        trial = masks
     run = Run(
         model=given.spec,
         data=given.data_spec,
         data_hash=data.fingerprint,
         training=training,
         recipe=recipe,
+        is_held=hold,
         seed=seed,
         start_sha256=None if start is None else _sha256(start),
         teacher_sha256=None if teacher is None else _sha256(teacher),
@@ -101,12 +112,19 @@ def train(
         n_threads=n_threads,
     )
     check_directory(Path(out), run.to_yaml(), MARK)
+    n_zero, n_asked = (0 if each is None else each.n_weights - each.n_kept for each in (masks, trial))
+    if n_zero > n_asked:
+        click.echo(
+            f"secateurs: {n_zero:,} weights in {plain(str(start))} are zero, and this training lets them come back. "
+            "--hold keeps them at zero.",
+            err=True,
+        )
     if dry_run:
         _print_plan(run, module, data, trial, out, as_json)
         return
     put_channels_last(module)
-    work = TrainingRun(run, Path(out), data, module, master)
-    with locked(Path(out), run.to_yaml(), MARK), watch(lambda: _shown(work)):
+    work = TrainingRun(run, Path(out), data, module, master, masks if hold else None)
+    with locked(Path(out), run.to_yaml(), MARK), watch(lambda: _shown(work)), warnings_told():
         results = work.go()
     if as_json:
         click.echo(json.dumps(results, allow_nan=False))
@@ -138,18 +156,26 @@ def _print_plan(run: Run, module: Network, data: Dataset, trial: Masks | None, o
         "n_steps": n_steps,
         "size_bytes": 4 * n_parameters,
         "out": out,
-        "layers": [{"name": line.name, "n": line.n, "status": line.status, "reason": line.reason} for line in layers],
+        "layers": [
+            {"name": line.name, "n": line.n, "n_pruned": line.n_pruned, "status": line.status, "reason": line.reason}
+            for line in layers
+        ],
     }
     if as_json:
         click.echo(json.dumps(plan))
         return
     console = plain_console()
     if trial is not None:
-        table = Table("weight", "shape", "n", "", "why", title=str(run.model), title_justify="left")
+        table = Table("weight", "shape", "n", "zero at the end", "", "why", title=str(run.model), title_justify="left")
         for line in layers:
-            table.add_row(plain(line.name), " × ".join(map(str, line.shape)), f"{line.n:,}", line.status, line.reason)
+            gone = f"{line.n_pruned:,} ({percent(line.n_pruned / line.n)})" if line.n_pruned else ""
+            shape = " × ".join(map(str, line.shape))
+            table.add_row(plain(line.name), shape, f"{line.n:,}", gone, line.status, line.reason)
         console.print(table)
-        console.print(f"Recipe: {run.recipe}, with what the weights are now: {percent(trial.sparsity)} would go.")
+        how = "Held" if run.is_held else f"Recipe: {run.recipe}, with what the weights are now"
+        console.print(f"{how}: {percent(trial.sparsity)} would be zero.")
+        if emptied := [line.name for line in layers if line.n_pruned == line.n > 0]:
+            console.print(f"Layer collapse: nothing would be left of {plain(', '.join(emptied))}.")
     console.print(
         f"{n_steps:,} steps of {run.training.batch_size} examples on {run.n_threads} threads; "
         f"{4 * n_parameters / 1e6:.1f} MB of weights in {plain(out)}/."

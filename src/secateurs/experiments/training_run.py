@@ -16,6 +16,7 @@ from secateurs.durable import sync_directory, write_json, write_text
 from secateurs.errors import InputError
 from secateurs.experiments.measurements import measurements
 from secateurs.layers import layers
+from secateurs.masks import Masks
 from secateurs.measure.accuracy import accuracy
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, Network, save_model
@@ -34,6 +35,7 @@ class Run(Settings):
 
     data_hash      fingerprint of the data, so that other data under the same name are another run
     start_sha256   of the weights that it begins with; None begins with fresh ones, drawn from the seed
+    is_held        whether what is zero in those weights stays zero, without a recipe
     teacher_sha256  of the teacher's weights
     n_threads      of torch: another number may give other bits
     """
@@ -43,6 +45,7 @@ class Run(Settings):
     data_hash: str
     training: Training
     recipe: Recipe | None
+    is_held: bool = False
     seed: int
     start_sha256: str | None
     teacher_sha256: str | None
@@ -53,12 +56,21 @@ class Run(Settings):
 class TrainingRun:
     """The run in its directory; `latest` may be asked from another thread while `go` runs."""
 
-    def __init__(self, run: Run, out: Path, data: Dataset, module: Network, teacher: Network | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        out: Path,
+        data: Dataset,
+        module: Network,
+        teacher: Network | None,
+        masks: Masks | None = None,
+    ) -> None:
         self.run = run
         self.out = out
         self.data = data
         self.module = module
         self.teacher = teacher
+        self.masks = masks  # that are held
         self.latest: Look | None = None
 
     def go(self) -> dict[str, Any]:
@@ -77,7 +89,8 @@ class TrainingRun:
             data,
             self.run.training,
             seed=self.run.seed,
-            recipe=self.run.recipe,
+            recipe=self.run.recipe if self.masks is None else self.masks.recipe,
+            masks=self.masks,
             teacher=self.teacher,
             n_looks=self.run.n_looks,
             state_file=out / STATE,
@@ -99,7 +112,8 @@ class TrainingRun:
         if last.masks is not None:
             last.masks.save(out / "masks.safetensors")
         recipe = run.recipe
-        write_text(out / "recipe.yaml", "# Nothing was pruned.\n" if recipe is None else recipe.to_yaml())
+        nothing = f"# Nothing was pruned{'; what was zero stayed zero' if run.is_held else ''}.\n"
+        write_text(out / "recipe.yaml", nothing if recipe is None else recipe.to_yaml())
         skip, only = ((), ()) if recipe is None else (recipe.skip, recipe.only)
         prunable = [each for each in layers(self.module, skip, only) if each.is_prunable]
         results = {
@@ -136,7 +150,12 @@ def card(results: Mapping[str, Any]) -> str:
         ("validation accuracy", results["before"]["validation"], results["validation"]),
     ]
     table = "\n".join(f"| {what} | {shown(old)} | {shown(new)} |" for what, old, new in rows)
-    recipe = "nothing was pruned" if run["recipe"] is None else f"`{Recipe(**run['recipe'])}`"
+    if run.get("is_held"):
+        pruned = "those that it began with"
+    elif run["recipe"] is None:
+        pruned = "nothing was pruned here"
+    else:
+        pruned = f"by the recipe `{Recipe(**run['recipe'])}`"
     return f"""\
 # {spec}
 
@@ -147,7 +166,7 @@ intervals say nothing of other seeds. Data: {results["data"]["source"].rstrip(".
 | --- | ---: | ---: |
 {table}
 
-- Zeros: {n_zero:,} of the {n:,} prunable weights ({n_zero / n if n else 0:.2%}), by the recipe {recipe}. They are
+- Zeros: {n_zero:,} of the {n:,} prunable weights ({n_zero / n if n else 0:.2%}), {pruned}. They are
   stored like all others: `model/model.safetensors` takes {results["size_bytes"]:,} bytes with them, and runs no faster.
 - How it was trained, to the last setting: `run.yaml`. Every measurement on the way: `metrics.jsonl`. Everything above
   as data: `results.json`.

@@ -117,9 +117,14 @@ def test_a_dry_run_names_what_would_go_and_writes_nothing(secateurs: Call, tmp_p
     said = secateurs(*asked)
     assert said.code == 0
     assert "head.weight" in said.out
-    assert "80.0 % would go" in said.out
+    assert "80.0 % would be zero" in said.out
     plan = json.loads(secateurs(*asked, "--json").out)
     assert plan["n_steps"] == 18
+    pruned = [line for line in plan["layers"] if line["status"] == "pruned"]
+    assert sum(line["n_pruned"] for line in pruned) == round(0.8 * sum(line["n"] for line in pruned))
+    assert "Layer collapse" not in said.out
+    emptied = secateurs(*asked[:-4], "magnitude element layer sparsity(0.9999)", *asked[-3:])
+    assert re.search(r"Layer collapse: nothing would be left of .*head\.weight", emptied.out)
     assert {"blocks.0.ffn.up.weight", "head.weight"} <= {line["name"] for line in plan["layers"]}
     assert not out.exists()
 
@@ -135,6 +140,8 @@ def test_a_dry_run_names_what_would_go_and_writes_nothing(secateurs: Call, tmp_p
         (["--teacher", "nowhere"], 3, "There is no model directory 'nowhere'"),
         (["--data", "digit"], 2, "Did you mean 'digits'"),
         (["--seed", "-1"], 2, "--seed"),
+        (["--hold"], 2, "--hold keeps the zeros of --start"),
+        (["--hold", "--start", "x", "--recipe", "sparsity(0.5)"], 2, "give --start, and no --recipe"),
         (["--epochs", "nan"], 2, "epochs must be a finite number"),
     ],
 )
@@ -204,3 +211,35 @@ def test_killed_and_given_again_it_ends_in_the_same_bytes(tmp_path: Path) -> Non
     assert not (killed / "results.json").exists()
     assert start(killed).wait(timeout=300) == 0
     assert files(killed) == files(whole)
+
+
+def test_zeros_of_the_start_come_back_with_a_word_and_stay_if_held(secateurs: Call, tmp_path: Path) -> None:
+    pruned, loose, held = tmp_path / "pruned", tmp_path / "loose", tmp_path / "held"
+    secateurs("train", *TINY, "--epochs", "1", "--recipe", RECIPE, "-o", str(pruned))
+    n_zero = json.loads((pruned / "results.json").read_text())["n_zero"]
+    on = ("train", "--start", str(pruned / "model"), "--threads", "1", "--epochs", "1")
+    said = secateurs(*on, "-o", str(loose))
+    assert f"{n_zero:,} weights in {pruned / 'model'} are zero, and this training lets them come back" in said.err
+    assert json.loads((loose / "results.json").read_text())["n_zero"] < n_zero
+    assert "nothing was pruned here" in (loose / "README.md").read_text()
+
+    said = secateurs(*on, "--hold", "-o", str(held))
+    assert (said.code, "come back" in said.err) == (0, False)
+    results = json.loads((held / "results.json").read_text())
+    assert results["n_zero"] == n_zero
+    assert results["run"]["is_held"]
+    assert results["run"]["recipe"] is None
+    assert Masks.load(held / "masks.safetensors") == Masks.load(pruned / "masks.safetensors")
+    assert "those that it began with" in (held / "README.md").read_text()
+    assert files(held)["model/model.safetensors"] != files(pruned)["model/model.safetensors"]
+    for s, is_told in ((0.9, False), (0.5, True)):
+        planned = (*on, "--recipe", f"magnitude element model sparsity({s})", "--dry-run", "-o", str(tmp_path / "on"))
+        assert ("come back" in secateurs(*planned).err) is is_told
+
+
+def test_what_a_training_file_leaves_out_is_the_networks_preset(secateurs: Call, tmp_path: Path) -> None:
+    file = tmp_path / "short.yaml"
+    file.write_text("epochs: 1e-1\n")
+    asked = ("train", *TINY, "--dry-run", "--json", "-o", str(tmp_path / "run"))
+    short = secateurs(*asked, "--training", str(file))
+    assert json.loads(short.out) == json.loads(secateurs(*asked, "--epochs", "0.1").out)

@@ -20,6 +20,8 @@ from secateurs.train.parts import Parts
 from secateurs.train.state import load_state, save_state
 from secateurs.train.training import Training
 
+CHECKED = 50  # steps after which a loss that is no longer finite is noticed, however rare the looks are
+
 
 @dataclass(frozen=True)
 class Look:
@@ -70,7 +72,7 @@ def train(
                 at. Where the file is there already, the training goes on from it, to the same bits, and yields the
                 looks that follow. Delete it when the result is safe
 
-    Raises RecipeError when the loss is no longer finite, InputError where the state is damaged or another training's.
+    Raises RecipeError soon after the loss is no longer finite, InputError where the state is damaged or another training's.
     """
     lengths = lengths_of(data.x_train)
     n_examples, device = len(data.y_train), next(module.parameters(), data.x_train).device
@@ -122,13 +124,14 @@ def train(
             parts.end()
 
         total, seen = total + loss * len(batch), seen + len(batch)
-        if step in looks:
+        if step in looks or step % CHECKED == 0:
             mean = float(total) / seen
             if not mean < float("inf"):
                 rate = training.learning_rate
                 raise RecipeError(
-                    f"The training diverged: loss {mean} at step {step}. Lower the learning rate ({rate})."
+                    f"The training diverged: loss {mean} by step {step} of {n_steps}. Lower the learning rate ({rate})."
                 )
+        if step in looks:
             yield look(step, mean)
             if state_file is not None and step < n_steps:
                 save_state(state_file, about, {"step": step, "left": left, **parts.state()})

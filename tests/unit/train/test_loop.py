@@ -147,10 +147,15 @@ def test_the_loop_prints_nothing(network: Make, data: Dataset, capfd: pytest.Cap
 
 def test_a_diverged_training_is_an_error_that_says_where_and_what_to_do(network: Make, data: Dataset) -> None:
     wild = Training(optimizer="sgd", learning_rate=1e9, epochs=3.0, batch_size=8, warmup=0.0)
-    with pytest.raises(
-        RecipeError, match=r"diverged: loss (nan|inf) at step \d+\. Lower the learning rate \(1000000000"
-    ):
+    told = r"diverged: loss (nan|inf) by step \d+ of 21\. Lower the learning rate \(1000000000"
+    with pytest.raises(RecipeError, match=told):
         run(network(), data, wild)
+
+
+def test_a_diverged_training_does_not_go_on_to_a_look_that_is_far_away(network: Make, data: Dataset) -> None:
+    wild = Training(optimizer="sgd", learning_rate=1e9, epochs=100.0, batch_size=8, warmup=0.0)
+    with pytest.raises(RecipeError, match=r"by step 50 of 700\."):
+        run(network(), data, wild, n_looks=1)
 
 
 def test_clipping_bounds_what_one_step_can_do(network: Make, data: Dataset) -> None:

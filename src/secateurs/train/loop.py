@@ -72,7 +72,7 @@ def train(
                 at. Where the file is there already, the training goes on from it, to the same bits, and yields the
                 looks that follow. Delete it when the result is safe
 
-    Raises RecipeError soon after the loss is no longer finite, InputError where the state is damaged or another training's.
+    Raises RecipeError soon after the loss is no longer finite, InputError where the state is damaged or another's.
     """
     lengths = lengths_of(data.x_train)
     n_examples, device = len(data.y_train), next(module.parameters(), data.x_train).device

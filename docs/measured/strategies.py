@@ -7,7 +7,7 @@ from typing import Any
 from measured.common import RESULTS, machine, mean, not_yet, part, provenance, read, table
 from secateurs.experiments.lottery import KINDS
 from secateurs.measure.intervals import half_width
-from secateurs.see.curves import COMPARISON, comparison_chart
+from secateurs.see.curves import COMPARISON, comparison_chart, lottery_chart
 from secateurs.see.pictures import svg_of
 
 
@@ -45,9 +45,9 @@ def compared(name: str, command: str) -> str:
     )
 
 
-def drawn(name: str) -> str:
-    """The picture of a comparison, as SVG; the same that the run itself writes."""
-    return svg_of(comparison_chart(read(name)))
+def drawn(chart: Callable[[dict[str, Any]], Any], name: str) -> str:
+    """The picture of a comparison or a lottery, as SVG; the same that the run itself writes."""
+    return svg_of(chart(read(name)))
 
 
 def _off_dense(point: dict[str, Any]) -> str:
@@ -241,4 +241,13 @@ for _net in ("lenet-5", "resnet-20"):
         TABLES[f"{_net}-equal-{_view}"] = partial(allocated, _net, _view)
 
 
-IMAGES = {name.replace("_", "-"): partial(drawn, name) for name in ("compare_digits", "compare_resnet20")}
+IMAGES = {
+    name.replace("_", "-"): partial(drawn, chart, name)
+    for name, chart in (
+        ("compare_digits", comparison_chart),
+        ("compare_resnet20", comparison_chart),
+        ("lottery_digits", lottery_chart),
+        ("lottery_mnist", lottery_chart),
+    )
+    if (RESULTS / f"{name}.json").exists()
+}

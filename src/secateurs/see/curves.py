@@ -172,7 +172,7 @@ def sheet(title: str, results: Results, charts: Sequence[Any], caption: str, wid
         "subtitleFontSize": 12.5,
         "offset": 14,
     }
-    note = part(text(altair(), textwrap.wrap(caption, width * 125 // 680), PRINT.muted, width))
+    note = part(text(altair(), textwrap.wrap(caption, width * 125 // 680, break_on_hyphens=False), PRINT.muted, width))
     return dressed(stacked("vconcat", [*charts, note], 18, heading), PRINT, padding=22)
 
 

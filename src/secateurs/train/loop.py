@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,6 +101,10 @@ def train(
         found, epoch = accuracy(module, *looked_at), step / training.steps_per_epoch(n_examples)
         return Look(step, n_steps, epoch, loss, found, parts.masks, parts.learning_rate)
 
+    def loss_now(batch: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            return loss_of(batch, x, y)
+
     if state is None:
         yield look(0, None)
     looks = {round(n_steps * (i + 1) / n_looks) for i in range(n_looks)} if n_looks else set()
@@ -113,13 +118,11 @@ def train(
         x, y = data.x_train[batch], data.y_train[batch].to(device)
         if training.is_moving:
             x = moved(x, training.shift, training.flip, parts.order)
-        x = x.to(device)
-
-        def loss_now(batch: Tensor = batch, x: Tensor = x, y: Tensor = y) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-                return loss_of(batch, x, y)
-
-        loss = parts.learn(loss_now, training.learning_rate * training.rate_at((step - 0.5) / n_steps), training)
+        loss = parts.learn(
+            partial(loss_now, batch, x.to(device), y),
+            training.learning_rate * training.rate_at((step - 0.5) / n_steps),
+            training,
+        )
         if step == n_steps:
             parts.end()
 

@@ -1,5 +1,6 @@
 """Quantizer: a network that learns while its weights are few numbers; it computes with what `pack` will store.
 
+quantizer.start()      # optional: the weights take their values before the first step
 optimizer.step()
 quantizer.step()       # the pruner's step, too; every weight is code * scale, or a number of its codebook
 ...
@@ -31,8 +32,8 @@ class Quantizer:
     int8, int4   from the first step on, the parameter is code * scale of a dense weight, which takes every update: what
                  rounding took away is kept beside the parameter and put back before the next update is rounded
     codebook     the kept weights share their numbers (`Sharing`) as soon as the pruner's masks are final
-    pruner       steps with the quantizer, and chooses among the dense weights. Where it prunes nothing, what is zero at
-                 the start stays exactly zero, but for vectors
+    pruner       steps with the quantizer, and chooses among the dense weights. Where it prunes nothing, what is zero
+                 when the quantizer is made, or at `start`, stays exactly zero, but for vectors
 
     Buffers that a pattern names, and vectors with a codebook, have their values from `end` on. No parameter is renamed
     or wrapped.
@@ -55,12 +56,19 @@ class Quantizer:
         self.others = {name: each for name, each in chosen.items() if name not in {*self.ints, *self.n_bits}}
         self.sharing: Sharing | None = None
         self._lost: dict[str, Tensor] = {}  # dense weight - parameter
-        self._keeps: dict[str, Tensor] = {}
+        self._keeps = self._found_keeps()
+        self._is_begun = self._is_over = False
 
     @torch.no_grad()
     def start(self) -> None:
-        """Before the first step, after the pruner's `start` or `hold`: the weights take their values."""
-        pruner = self.pruner
+        """Optional, before the first step, after the pruner's `start` or `hold`: the weights take their values now."""
+        self._keeps = self._found_keeps()
+        self._begin()
+        self._take()
+
+    def _begin(self) -> None:
+        """Raises what cannot be done."""
+        self._is_begun, pruner = True, self.pruner
         if self.n_bits and pruner is not None and _is_changing_to_the_end(pruner):
             raise RecipeError(
                 "The numbers of a codebook are trained once the masks are final, and these masks change to the end "
@@ -68,14 +76,23 @@ class Quantizer:
                 "as in 'cubic(0.0, 0.5)', and revive='never' or 'dense'; or train with int8 or int4."
             )
         assert_finite_in(open_module(self.module), {*self.ints, *self.n_bits, *self.others})
-        by_name = named_parameters(self.module)
-        pruned = () if pruner is None else pruner.names
-        self._keeps = {name: by_name[name] != 0 for name in self.ints if name not in pruned and by_name[name].dim() > 1}
-        self._take()
+
+    def _found_keeps(self) -> dict[str, Tensor]:
+        """What is not zero, of the weights that the pruner leaves alone."""
+        by_name, pruned = named_parameters(self.module), () if self.pruner is None else self.pruner.names
+        return {
+            name: by_name[name].detach() != 0
+            for name in (*self.ints, *self.n_bits)
+            if name not in pruned and by_name[name].dim() > 1
+        }
 
     @torch.no_grad()
     def step(self) -> None:
         """Follow `optimizer.step()`: step the pruner on the dense weights, and give every weight its values again."""
+        if self._is_over:
+            raise RecipeError("This Quantizer's `end` was called: from then on the weights learn as any others.")
+        if not self._is_begun:
+            self._begin()
         by_name = named_parameters(self.module)
         for name, lost in self._lost.items():
             by_name[name].add_(lost)
@@ -91,6 +108,7 @@ class Quantizer:
             self._share()
         assert self.sharing is not None
         self.sharing.end()
+        self._is_over = True
         take(open_module(self.module), self.others)
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,6 +122,7 @@ class Quantizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, in place of `start`; the module has the weights of then."""
         by_name = named_parameters(self.module)
+        self._is_begun = True
         self._lost, self._keeps = (
             {name: value.to(by_name[name].device) for name, value in state[key].items()} for key in ("lost", "keeps")
         )

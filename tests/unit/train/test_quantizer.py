@@ -188,3 +188,31 @@ def test_a_training_that_diverges_says_so(values: str, network: Make, data: Data
     wild = with_fields(quantize=values, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(RecipeError, match="The training diverged"):
         list(train(network(), data, wild, seed=0))
+
+
+@pytest.mark.parametrize("values", VALUES, ids=str)
+def test_without_a_start_what_was_zero_stays_zero_too(values: object, network: Make, data: Dataset) -> None:
+    """Bug: 481 of 484 zeros came back where `start` was not called."""
+    module = network()
+    sc.prune(module, sc.Recipe(budget="sparsity(0.7)"))
+    before = {name: value == 0 for name, value in module.named_parameters() if value.dim() > 1}
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
+    quantizer = Quantizer(module, values, optimizer)  # type: ignore[arg-type]
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(data.x_train), data.y_train).backward()
+        optimizer.step()
+        quantizer.step()
+    assert all(not module.get_parameter(name)[zero].any() for name, zero in before.items())
+    quantizer.end()
+    assert all(not module.get_parameter(name)[zero].any() for name, zero in before.items())
+    with pytest.raises(RecipeError, match="`end` was called"):
+        quantizer.step()
+
+
+def test_masks_that_are_never_final_are_refused_without_a_start_too(network: Make) -> None:
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    pruner = sc.Pruner(module, sc.Recipe(budget="sparsity(0.7)", schedule="cubic"), optimizer, 10, revive="forget")
+    with pytest.raises(RecipeError, match="once the masks are final"):
+        Quantizer(module, "codebook:2", optimizer, pruner).step()

@@ -22,6 +22,7 @@ from secateurs.errors import InputError
 from secateurs.measure.accuracy import Accuracy, correct
 from secateurs.models import ModelSpec, build
 from secateurs.models.files import ModelConfig, config_of, fill, reading
+from secateurs.structure.files import ABOUT_FILE, load_shrunk, shrunk_config
 
 Z = 1.959963984540054
 
@@ -114,6 +115,12 @@ def evaluation_of(
 
 def _network(source: Path, data: DataSpec | Dataset, model: ModelSpec | None) -> tuple[nn.Module, Dataset]:
     """The network of a checkpoint, filled, and the data as it reads them."""
+    folder = source if source.is_dir() else source.parent
+    if model is None and (folder / ABOUT_FILE).is_file():  # units were removed
+        reference = shrunk_config(folder).reference
+        if reference is None:
+            raise InputError(f"'{source}' does not say how its network is built. Give the network itself, in Python.")
+        return load_shrunk(folder), read_as(reference, data, source)
     config = None if model is not None else _config(source)
     data = read_as(config, data, source)
     spec = config.model if config is not None else model

@@ -12,8 +12,10 @@ from secateurs.data import DataSpec, load_data
 from secateurs.errors import InputError
 from secateurs.measure.accuracy import Accuracy, accuracy
 from secateurs.measure.drop import Drop, accuracy_drop
-from secateurs.models import ModelSpec, build, save_model
+from secateurs.models import ModelSpec, build, load_model, save_model
 from secateurs.recipe import Recipe
+from secateurs.structure.files import save_shrunk
+from secateurs.structure.shrinking import shrink
 
 MODEL = ModelSpec.parse("lenet-300-100")
 
@@ -125,3 +127,19 @@ def test_a_published_network_pruned_and_packed(data_dir, tmp_path):
     assert abs(drop.value) <= 0.001
     whole = accuracy_drop(data_dir / "weights_lenet5_mnist", tmp_path / "a.packed.safetensors", spec, "lenet-5")
     assert whole.before.value == 0.9894
+
+
+def test_a_network_whose_units_were_removed_is_read_again(saved, spec, tmp_path):
+    """Bug: `pack --data` did not know the networks that `compress` and `shrink` make smaller."""
+    module, config = load_model(saved)
+    data, half = load_data(spec), Recipe.parse("magnitude row layer sparsity(0.5)")
+    small = shrink(module, half, data.x_train[:2])
+    save_shrunk(small, tmp_path / "small", config)
+    out = tmp_path / "a.packed.safetensors"
+    pack(tmp_path / "small", out)
+    drop = accuracy_drop(tmp_path / "small", out, spec)
+    assert drop.before.n_correct == accuracy(small.module.eval(), data.x_test, data.y_test).n_correct
+    assert (drop.value, drop.n_lost, drop.n_gained) == (0, 0, 0)
+    save_shrunk(small, tmp_path / "nameless")
+    with pytest.raises(InputError, match="does not say how its network is built"):
+        accuracy_drop(tmp_path / "nameless", out, spec)

@@ -65,13 +65,16 @@ def best(tried: Iterable[Tried], goal: Goal) -> Tried | None:
 
 
 def closest(tried: Iterable[Tried], goal: Goal) -> Tried:
-    """The one that misses the goal by least: the sum of what each measure is too large by, as a share of its goal."""
+    """The one that misses the goal by least: the sum of the logarithms of how many times too large each measure is.
+
+    So what nothing can reach, such as a latency of a microsecond, does not outweigh the rest by the noise of its ratio.
+    """
 
     def missing(each: Tried) -> float:
-        total = max(0.0, each.surely - goal.max_drop) / max(goal.max_drop, 1e-3)
+        total = max(0.0, math.log(max(each.surely, 1e-9) / max(goal.max_drop, 1e-3)))
         for found, asked in ((each.size_bytes, goal.size_bytes), (each.latency_s, goal.latency_s)):
             if asked is not None:
-                total += math.inf if found is None else max(0.0, found / asked - 1.0)
+                total += math.inf if found is None else max(0.0, math.log(found / asked))
         return total
 
     return min(tried, key=lambda each: (missing(each), each.size_bytes))

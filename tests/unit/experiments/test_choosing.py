@@ -35,10 +35,15 @@ def test_a_latency_that_was_not_measured_meets_no_goal() -> None:
     assert best([DENSER], Goal(0.005, latency_s=0.003)) is None
 
 
-def test_the_closest_misses_by_the_smallest_share() -> None:
-    # 0.006 is a fifth above 0.005; 0.021 is 3.2 times as much above it.
+def test_what_nothing_can_reach_does_not_outweigh_the_accuracy_by_its_noise() -> None:
+    good, bad = tried(0.8, 300, 0.0, latency_s=0.0140), tried(0.9, 100, 0.12, latency_s=0.0130)
+    assert closest([good, bad], Goal(0.01, latency_s=1e-6)) is good
+
+
+def test_the_closest_is_the_fewest_times_too_large() -> None:
+    # 0.006 is 1.2 times 0.005; 0.021 is 4.2 times as much.
     assert closest([SPARSER, tried(0.9, 200, 0.005)], GOAL).size_bytes == 200
-    # 300 of 100 bytes are two too many, a drop of 0.021 is 3.2 times too large.
+    # 300 bytes are 3 times 100, a drop of 0.021 is 4.2 times too large.
     assert closest([DENSER, SPARSER], Goal(0.005, size_bytes=100)) is DENSER
 
 

@@ -14,6 +14,7 @@ from secateurs.cli.quantities import quantity
 from secateurs.cli.runs import command, shown
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import Shown, watch
+from secateurs.errors import InputError
 from secateurs.experiments.backends import connected
 from secateurs.experiments.cells import keep_weights, stored_weights
 from secateurs.experiments.compressed import CompressionRun
@@ -22,6 +23,7 @@ from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.pacing import Pace, pace_of
 from secateurs.experiments.work import seconds_per_step
 from secateurs.measure.environment import environment
+from secateurs.models.files import CONFIG_FILE, network_directory, weights_file
 from secateurs.see.model_card import points, speed_text, times, verdict
 from secateurs.see.style import percent
 
@@ -72,6 +74,8 @@ def compress(
     MODEL is the model/ directory of a run, or the name of a reference network, which is trained first. Ends with 1
     where the target was not met; the closest network is written all the same. A killed run goes on.
     """
+    if not Path(model).is_dir() and Path(model).name != model and "(" not in model:
+        raise InputError(f"There is no model directory '{model}'. Give the directory that holds {CONFIG_FILE}.")
     given = opened(model, source, data_dir) if Path(model).is_dir() else named(model, source, data_dir, seed)
     start = None if given.is_new else stored_weights(given.network)
     asked = Compression(
@@ -88,7 +92,8 @@ def compress(
         is_trimmed=trim_vocabulary,
         seed=seed,
     )
-    ground = Ground(asked, given.data, given.network)
+    file_bytes = None if given.is_new else weights_file(network_directory(model)).stat().st_size
+    ground = Ground(asked, given.data, given.network, file_bytes)
     ground.check()
     for module in ("altair", "vl_convert"):
         extra(module, "explore")
@@ -97,7 +102,7 @@ def compress(
     if dry_run:
         _print_plan(ground, n_jobs, out, as_json)
         return
-    run = CompressionRun(ground, Path(out), command(), n_jobs)
+    run = CompressionRun(ground, Path(out), command(jobs=0), n_jobs)  # how many work decides how many are tried
     with locked(Path(out), asked.to_yaml(), MARK), connected(backend):
         if start is not None:
             keep_weights(*start, Path(out))
@@ -157,7 +162,8 @@ def _print_results(results: dict[str, Any], out: str) -> None:
         lost = "" if row["id"] == "dense" else points(row["drop"])
         faster = speed_text(row["seconds"]) if row["seconds"] else ""
         ratio = times(results["dense"]["file_bytes"] / row["size_bytes"])
-        table.add_row(row["title"], f"{row['size_bytes']:,}", ratio, percent(row["accuracy"], 2), lost, faster)
+        title = f"{row['title']} (chosen)" if row["is_chosen"] else row["title"]
+        table.add_row(title, f"{row['size_bytes']:,}", ratio, percent(row["accuracy"], 2), lost, faster)
     console = plain_console()
     console.print(table)
     for note in results["notes"]:

@@ -18,10 +18,10 @@ from secateurs.checkpoint.packing import pack
 from secateurs.durable import make_directory, write_json, write_text
 from secateurs.errors import InputError, MissingExtraError
 from secateurs.experiments.candidates import EXACT, TUNED
-from secateurs.experiments.cells import Cell, read
+from secateurs.experiments.cells import Cell
 from secateurs.experiments.choosing import Tried, front
 from secateurs.experiments.compression import Ground
-from secateurs.experiments.facts import about_data, about_model, common_step, weights_of
+from secateurs.experiments.facts import about_data, about_model, common_step, measured_once, weights_of
 from secateurs.experiments.probes import Probe, probe_all
 from secateurs.experiments.search import Found, Search
 from secateurs.exporting import export_onnx
@@ -80,7 +80,7 @@ class CompressionRun:
         self.search.text = "what each step gave"
         steps = self._steps(found.chosen)
         self.search.perform([step.cell for step in steps])
-        rows = self._measured(steps)
+        rows = self._measured(steps, self._place(found.chosen, steps))
         self.search.text = "writing"
         results = self._results(found, steps, rows)
         results["onnx"] = self._export(found.chosen)
@@ -123,8 +123,8 @@ class CompressionRun:
                 steps.append(Step("with", "quantized while taught by the dense network", tuned, values, epochs))
         return steps
 
-    def _measured(self, steps: list[Step]) -> list[dict[str, Any]]:
-        """Bytes, test accuracy and measured time of each."""
+    def _measured(self, steps: list[Step], place: int) -> list[dict[str, Any]]:
+        """Bytes, test accuracy and measured time of each; place: of the one that was chosen."""
         chains, dense = self.search.chains, self.ground.dense
         asked = [Probe(each.cell, dense, ((each.values, chains.stored(each.values)),), "test") for each in steps]
         found = probe_all(asked, self.out, self.n_jobs)
@@ -136,6 +136,7 @@ class CompressionRun:
                 "epochs": each.epochs,
                 **measured[each.values],
                 "accuracy": measured[each.values]["n_correct"] / measured[each.values]["n"],
+                "is_chosen": each is steps[place],
                 "seconds": self.search.seconds_of(each.cell, each.values) if each.is_timed else None,
             }
             for each, measured in zip(steps, found, strict=True)
@@ -144,7 +145,7 @@ class CompressionRun:
     def _results(self, found: Found, steps: list[Step], rows: list[dict[str, Any]]) -> dict[str, Any]:
         ground, chosen = self.ground, found.chosen
         asked, best = ground.asked, set(map(id, front(found.tried)))
-        mine = rows[self._place(chosen, rows)]
+        mine = rows[self._place(chosen, steps)]
         dense = rows[0]
         seconds = mine["seconds"]
         gates = {
@@ -167,7 +168,7 @@ class CompressionRun:
                 "validation": self.search.perform([ground.dense])[ground.dense]["validation"],
                 "test": Accuracy(dense["n_correct"], dense["n"]).values(),
                 "size_bytes": dense["size_bytes"],
-                "file_bytes": (ground.dense.directory(self.out) / WEIGHTS_FILE).stat().st_size,
+                "file_bytes": ground.file_bytes or (ground.dense.directory(self.out) / WEIGHTS_FILE).stat().st_size,
             },
             "chosen": {**tried_values(chosen), "is_met_on_validation": found.is_met},
             "test": {key: mine[key] for key in ("n", "n_correct", "n_lost", "n_gained", "drop", "low", "high")},
@@ -183,11 +184,11 @@ class CompressionRun:
             "duration_s": self.search.clock.seconds,
         }
 
-    def _place(self, chosen: Tried, rows: list[dict[str, Any]]) -> int:
+    def _place(self, chosen: Tried, steps: list[Step]) -> int:
         """Where the chosen network stands among the steps."""
         is_exact = chosen.candidate.values == EXACT and chosen.epochs
         wanted = "with" if chosen.is_tuned else ("taught" if is_exact else "after")
-        return next(k for k, row in enumerate(rows) if row["id"] == wanted)
+        return next(k for k, step in enumerate(steps) if step.id == wanted)
 
     def network(self, chosen: Tried) -> Network:
         """The network that was chosen, rounded to its values."""
@@ -218,7 +219,7 @@ class CompressionRun:
         """The tracked layers on their way: as they were, pruned, stored."""
         names = list(dict.fromkeys(self.ground.network.tracked.values()))
         at = {step.id: (step, row) for step, row in zip(steps, rows, strict=True)}
-        last = rows[self._place(chosen, rows)]["id"]
+        last = steps[self._place(chosen, steps)].id
         shown = {"dense": ("Dense", "As it was.")}
         if chosen.candidate.is_cut:
             shown["taught"] = ("Pruned", f"Taught by the dense network for {chosen.epochs:.3g} epochs.")
@@ -245,16 +246,16 @@ class CompressionRun:
     def _export(self, chosen: Tried) -> dict[str, Any] | str:
         """onnx/model.onnx, compared with torch on test examples in ONNX Runtime; or why there is none."""
         path = self.out / "onnx" / "model.onnx"
-        if (path.parent / "compared.json").exists():
-            known: dict[str, Any] = read(path.parent / "compared.json")
-            return known
         make_directory(path.parent)
-        try:
+
+        def export() -> dict[str, Any]:
             found = export_onnx(self.network(chosen), self.ground.data.x_test[:N_COMPARED], path)
+            return {**found.values(), "path": "onnx/model.onnx"}
+
+        try:
+            return measured_once(path.parent / "compared.json", export)
         except (MissingExtraError, InputError) as error:
             return str(error)
-        write_json(path.parent / "compared.json", {**found.values(), "path": "onnx/model.onnx"})
-        return {**found.values(), "path": "onnx/model.onnx"}
 
     def _hand_over(self, chosen: Tried, results: dict[str, Any]) -> None:
         """The directory's files; the packed one lies there already."""

@@ -72,11 +72,15 @@ class Compression(Settings):
 
 @dataclass(frozen=True)
 class Ground:
-    """A compression with the data and the network that the checks loaded."""
+    """A compression with the data and the network that the checks loaded.
+
+    file_bytes  of the weights that were given, as they lay there; None where the network is trained here
+    """
 
     asked: Compression
     data: Dataset
     network: Network
+    file_bytes: int | None = None
 
     @property
     def dense(self) -> Cell:

@@ -22,7 +22,7 @@ from secateurs.checkpoint.packing import pack
 from secateurs.data import Dataset
 from secateurs.durable import write_json
 from secateurs.evaluating import threads
-from secateurs.experiments.cells import Cell, data_of, read
+from secateurs.experiments.cells import Cell, data_of, read, same_environment
 from secateurs.experiments.facts import measured_once
 from secateurs.loading import accelerate_losslessly
 from secateurs.measure.accuracy import correct
@@ -60,7 +60,10 @@ def probe(asked: Probe, run: Path) -> dict[str, dict[str, Any]]:
     """{values: size_bytes, n, n_correct, n_lost, n_gained, drop and its 95 % interval and standard error, n_zero}."""
     torch.set_num_threads(1)
     kept = asked.cell.directory(run) / f"probes-{asked.part}.json"
-    known: dict[str, dict[str, Any]] = read(kept) if kept.exists() else {}
+    known: dict[str, dict[str, Any]] = {}
+    # What another CPU or version found is of other bits: their cell was made anew.
+    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
+        known = found["measured"]
     if missing := [(name, how) for name, how in asked.stored if name not in known]:
         x, y = _examples(data_of(asked.cell), asked.part)
         before = _right(asked.dense, run, asked.part)
@@ -70,7 +73,7 @@ def probe(asked: Probe, run: Path) -> dict[str, dict[str, Any]]:
             quantize(stored, how)
             drop = Drop.of(before, correct(stored, x, y))
             known[name] = {"size_bytes": packed_bytes(stored, how), **values_of(drop), "n_zero": n_zero(stored)}
-        write_json(kept, known)
+        write_json(kept, {"environment": environment(), "measured": known})
     return {name: known[name] for name, _ in asked.stored}
 
 

@@ -73,7 +73,7 @@ def _steps(results: Results) -> str:
     for row in results["steps"]:
         rows.append(
             [
-                row["title"],
+                f"{row['title']} (chosen)" if row["is_chosen"] else row["title"],
                 f"{row['size_bytes']:,}",
                 times(results["dense"]["file_bytes"] / row["size_bytes"]),
                 percent(row["accuracy"], 2),

@@ -1,5 +1,6 @@
 """Model card: what a compression made, for whoever opens its directory: what it is, how to load it, what to expect."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ Results = Mapping[str, Any]
 def model_card(results: Results) -> str:
     """README.md of the directory."""
     dense, chosen, test = results["dense"], results["chosen"], results["test"]
-    n_stored = sum(line["n_stored"] for line in results["layers"])
-    n = sum(line["n"] for line in results["layers"])
+    n_stored, n = (sum(line[key] for line in results["layers"]) for key in ("n_stored", "n"))
+    student = chosen["candidate"]["student"]
+    gone = f"; {percent(student, 0)} of its units were removed before" if student else ""
     seconds = results["seconds"]
     was, now = (milliseconds(seconds[key]) for key in ("dense_s", "seconds"))
     ratio = times(dense["file_bytes"] / chosen["size_bytes"])
@@ -36,7 +38,7 @@ def model_card(results: Results) -> str:
 | time of one example | {was} ms | {now} ms ({speed_text(seconds)}) |
 
 - What was done: {chosen["name"]}; {did}. \
-{n_stored:,} of {n:,} weights, biases included, are stored; the others are exactly zero, or were removed.
+{n_stored:,} of its {n:,} numbers, biases included, are stored, the others are exactly zero{gone}.
 - The drop, {points(test["drop"])}, has a 95 % interval of {points(test["low"])} to {points(test["high"])}: \
 {test["n_lost"]:,} test examples were lost and {test["n_gained"]:,} gained. It says nothing of other seeds.
 - Times: {results["environment"]["cpu"]}, {seconds["threads"]} threads, median of {seconds["n"]} \
@@ -55,8 +57,8 @@ network = sc.load_network("packed", x)   # the same; layers that run faster pack
 answers = network(x).argmax(dim=1)
 ```
 
-`model/` holds the same network with its zeros written out. {_reads(results)} On the data again, this directory being \
-DIR: `secateurs run DIR {_data_words(results)}`
+`model/` holds the same network with its zeros written out{_opens(results)}. {_reads(results)} \
+On the data again, this directory being DIR: `secateurs run DIR {_data_words(results)}`
 {_onnx(results["onnx"])}
 
 What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by `{results["command"]}`.
@@ -78,6 +80,13 @@ def _example(inputs: Mapping[str, Any]) -> str:
     return f"x = torch.zeros({', '.join(map(str, (1, *inputs['size'])))})"
 
 
+def _opens(results: Results) -> str:
+    """How stock tools get at it."""
+    if results["chosen"]["candidate"]["student"]:
+        return "; units are gone, so that it opens with `secateurs.load_shrunk('model')`"
+    return ", in `model.safetensors`"
+
+
 def _reads(results: Results) -> str:
     """What an example is."""
     inputs = results["inputs"]
@@ -96,7 +105,8 @@ def _reads(results: Results) -> str:
 def _data_words(results: Results) -> str:
     """By which `run` finds the data again."""
     data = results["compression"]["data"]
-    return f"--data {data['source']}" + (f" --data-dir {data['directory']}" if data["directory"] else "")
+    words = ["--data", data["source"], *(["--data-dir", data["directory"]] if data["directory"] else [])]
+    return shlex.join(words)
 
 
 def _onnx(onnx: Mapping[str, Any] | str) -> str:
@@ -114,12 +124,23 @@ def verdict(results: Results) -> str:
     test, chosen, dense = results["test"], results["chosen"], results["dense"]
     change = f"{points(abs(test['drop']))} of accuracy {'lost' if test['drop'] >= 0 else 'gained'}"
     how = f"{times(dense['file_bytes'] / chosen['size_bytes'])} smaller, {change}"
+    asked = f"what was asked for ({goal_text(results['goal'])})"
     if results["is_met"]:
-        return f"{how}: what was asked for is met."
-    names = {"drop": "accuracy", "size_bytes": "size", "latency_s": "latency"}
+        return f"{how}: {asked} is met."
+    names = {"drop": "accuracy on test examples", "size_bytes": "size", "latency_s": "latency"}
     missed = [names[key] for key, gate in results["gates"].items() if gate is not None and not gate["is_met"]]
-    why = f"missed on test examples: {', '.join(missed)}" if missed else "on validation examples it could not be shown"
-    return f"{how}: what was asked for is NOT met ({why}). This is the closest that was found."
+    why = f"missed: {', '.join(missed)}" if missed else "on validation examples it could not be shown"
+    return f"{how}: {asked} is NOT met ({why}). This is the closest that was found."
+
+
+def goal_text(goal: Mapping[str, Any]) -> str:
+    """What was asked for."""
+    said = [f"at most {points(goal['max_drop'])} lost"]
+    if goal["size_bytes"] is not None:
+        said.append(f"{goal['size_bytes']:,.0f} bytes")
+    if goal["latency_s"] is not None:
+        said.append(f"{milliseconds(goal['latency_s'])} ms for one example")
+    return ", ".join(said)
 
 
 def speed_text(seconds: Mapping[str, Any]) -> str:

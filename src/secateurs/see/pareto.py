@@ -15,7 +15,9 @@ def kind_of(candidate: Mapping[str, Any]) -> str:
     """What is removed, in the legend's words."""
     if candidate["pattern"]:
         return f"{candidate['pattern']} zeros"
-    return "units removed, and zeros" if candidate["student"] else "zeros anywhere"
+    if candidate["student"]:
+        return "units removed, and zeros"
+    return "zeros anywhere" if candidate["sparsity"] else "nothing removed"
 
 
 def pareto_chart(results: Results, palette: Palette, width: int = 640, height: int = 380) -> Any:
@@ -29,7 +31,7 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
             "x": each["size_bytes"],
             "y": max(least, error + each["drop"]),
             "kind": kind_of(each["candidate"]),
-            "how": "trained with its values" if each["is_tuned"] else "only rounded to its values",
+            "how": "trained with its values" if each["is_tuned"] else "rounded after training, or exact",
         }
         for each in results["tried"]
     ]
@@ -49,7 +51,7 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
     colors = [palette.kept, palette.removed, palette.other, palette.muted][: len(kinds)]
     legend = alt.Legend(orient="top", direction="horizontal", columns=2, labelLimit=240, offset=8)
     color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend)
-    ways = ["trained with its values", "only rounded to its values"]
+    ways = ["trained with its values", "rounded after training, or exact"]
     shape = alt.Shape("how:N", scale=alt.Scale(domain=ways, range=["circle", "cross"]), legend=legend)
 
     def line(at: float, words: list[str], dash: list[int], ink: str, dy: int) -> list[Any]:

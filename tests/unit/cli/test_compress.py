@@ -64,6 +64,12 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_directory_that_is_not_there_is_told_as_one(secateurs: Call, tmp_path: Path) -> None:
+    found = secateurs("compress", "runs/none/model", "--out", str(tmp_path / "run"), "--dry-run")
+    assert (found.code, found.out) == (3, "")
+    assert "There is no model directory 'runs/none/model'" in found.err
+
+
 def test_a_directory_of_something_else_is_left_alone(secateurs: Call, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     found = secateurs("compress", TINY, "--out", str(tmp_path))

@@ -126,6 +126,7 @@ def _step(name: str, title: str, size: int, test: dict[str, Any], seconds: dict[
         "size_bytes": size,
         **test,
         "accuracy": accuracy,
+        "is_chosen": name == "with",
         "seconds": seconds,
     }
 

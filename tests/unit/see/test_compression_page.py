@@ -28,9 +28,9 @@ def points_of(results: dict) -> list[tuple[float, float, str, str]]:
 
 def test_every_candidate_is_a_point_at_its_bytes_and_error() -> None:
     assert points_of(make_compression()) == [
-        (4000, 0.019, "zeros anywhere", "only rounded to its values"),
+        (4000, 0.019, "zeros anywhere", "rounded after training, or exact"),
         (2000, 0.023, "zeros anywhere", "trained with its values"),
-        (3000, 0.04, "units removed, and zeros", "only rounded to its values"),
+        (3000, 0.04, "units removed, and zeros", "rounded after training, or exact"),
     ]
 
 
@@ -41,9 +41,14 @@ def test_an_error_of_zero_has_a_place_on_a_logarithmic_scale() -> None:
 
 
 def test_the_verdict_says_what_was_missed() -> None:
-    assert verdict(make_compression()) == "10.0 times smaller, 0.40 points of accuracy lost: what was asked for is met."
+    assert verdict(make_compression()) == (
+        "10.0 times smaller, 0.40 points of accuracy lost: what was asked for (at most 0.50 points lost) is met."
+    )
     said = verdict(make_compression(**MISSED))
-    assert "is NOT met (missed on test examples: accuracy)" in said
+    assert "is NOT met (missed: accuracy on test examples)" in said
+    goal = {"max_drop": 0.01, "size_bytes": 5e6, "latency_s": 0.008}
+    asked = "what was asked for (at most 1.00 points lost, 5,000,000 bytes, 8 ms for one example)"
+    assert asked in verdict(make_compression(goal=goal))
     unshown = make_compression(is_met=False)
     assert "on validation examples it could not be shown" in verdict(unshown)
 
@@ -84,3 +89,23 @@ def test_the_card_says_what_an_example_is_and_how_to_ask(inputs: dict, line: str
     assert "`secateurs run DIR --data mnist --data-dir there/mnist`" in card
     assert ("token ids" in card) == (inputs["kind"] == "tokens")
     assert "There is no ONNX file" in card
+
+
+def test_the_card_says_where_the_rest_went_and_quotes_what_a_shell_would_split() -> None:
+    results = make_compression()
+    results["compression"]["data"] |= {"source": "my data/set", "directory": None}
+    results["chosen"]["candidate"]["student"] = 0.5
+    card = model_card(results)
+    assert "50 % of its units were removed before" in card
+    assert "opens with `secateurs.load_shrunk('model')`" in card
+    assert "`secateurs run DIR --data 'my data/set'`" in card
+    results["chosen"]["candidate"]["student"] = 0.0
+    assert "in `model.safetensors`" in model_card(results)
+    assert "were removed before" not in model_card(results)
+
+
+def test_the_row_that_was_chosen_is_marked_and_an_uncut_network_is_no_zeros_anywhere() -> None:
+    results = make_compression()
+    assert compression_page(results).count("(chosen)") == 1
+    results["tried"][0]["candidate"]["sparsity"] = 0.0
+    assert points_of(results)[0][2] == "nothing removed"

@@ -27,6 +27,8 @@ from secateurs.see.style import percent
 from secateurs.train.distillation import Distillation, loss_with
 from secateurs.train.training import Training
 
+BY_CHANCE = 0.005  # of the weights may be zero without anybody having pruned them
+
 
 @click.command(context_settings=options.SETTINGS)
 @options.DATA
@@ -112,11 +114,11 @@ def train(
         n_threads=n_threads,
     )
     check_directory(Path(out), run.to_yaml(), MARK)
-    n_zero, n_asked = (0 if each is None else each.n_weights - each.n_kept for each in (masks, trial))
-    if n_zero > n_asked:
+    share, asked = (0.0 if each is None else each.sparsity for each in (masks, trial))
+    if masks is not None and share > max(asked, BY_CHANCE):
         click.echo(
-            f"secateurs: {n_zero:,} weights in {plain(str(start))} are zero, and this training lets them come back. "
-            "--hold keeps them at zero.",
+            f"secateurs: {masks.n_weights - masks.n_kept:,} weights in {plain(str(start))} are zero, and this training "
+            "lets them come back. --hold keeps them at zero.",
             err=True,
         )
     if dry_run:

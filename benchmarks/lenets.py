@@ -12,6 +12,7 @@ chosen from. The test set is looked at once per NET, when all seeds are done.
 """
 
 import argparse
+import importlib
 import json
 import math
 import sys
@@ -95,6 +96,7 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         pruned = {**taught, "epochs": 150.0, "learning_rate": 0.1, "optimizer": "sgd"}
         pruned |= {"weight_decay": 5e-4, "sharpness": 0.7}
         add("small", "dense", cut(layers_of(0.9563, 0.913, 0.6)), training=pruned)
+        add("tiny", "dense", cut(layers_of(0.9875, 0.967, 0.64)), training=pruned)
         fine = {**taught, "epochs": 10.0, "learning_rate": 2e-4}
     elif net == "lenet-300-100-shifted":
         dense = {**common, "epochs": 60.0, "learning_rate": 2e-3, "weight_decay": 0.01, "shift": 2}
@@ -109,7 +111,8 @@ def plan_of(net: str, trial: Mapping[str, Any] | None = None) -> dict[str, Stage
         pruned = {**taught, "epochs": 24.0, "learning_rate": 2e-3}
         add("small", "dense", cut(sc.sparsity(0.99), "lamp", "model"), training=pruned)
         fine = {**taught, "epochs": 2.0, "learning_rate": 2e-4}
-    add("small-shared", "small", training=fine, n_bits=4)
+    for name in [each for each in stages if each != "dense"]:
+        add(f"{name}-shared", name, training=fine, n_bits=4)
     return stages
 
 
@@ -281,7 +284,9 @@ def main() -> None:
     if unknown or (arguments.last and trial is None):
         parser.error(f"stages are {', '.join(stages)}, and --last is for trials; found {', '.join(unknown) or 'none'}")
     make_directory(arguments.work)
-    jobs = (joblib.delayed(train_all)(net, trial, root, s, arguments.work, arguments.last) for s in arguments.seeds)
+    # By the file's own name: of __main__ other processes would get copies, and what is cached cannot be copied.
+    by_name = importlib.import_module(Path(__file__).stem).train_all
+    jobs = (joblib.delayed(by_name)(net, trial, root, s, arguments.work, arguments.last) for s in arguments.seeds)
     joblib.Parallel(n_jobs=arguments.jobs)(jobs)
     torch.set_num_threads(1)
     names = [arguments.last] if arguments.last else list(stages)

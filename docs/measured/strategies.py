@@ -67,14 +67,14 @@ def tickets(name: str, command: str) -> str:
         kinds, gaps = level["kinds"], level["gaps"]
         found = [_two(kinds[kind]) if kind in kinds else "" for kind in there]
         told = [_points(gaps[f"ticket-{kind}"]) if gaps else "" for kind in there[1:]]
-        stop = f"{kinds['ticket']['early_stop_step']['mean']:,.0f}"
+        stop = " / ".join(f"{kinds[kind]['early_stop_step']['mean']:,.0f}" for kind in there if kind in kinds)
         rows.append([f"{level['kept']:.2%}", f"{level['n_kept']:,}", *found, *told, stop])
     head = [
         "kept",
         "weights",
         *(KINDS[kind] for kind in there),
         *({"reinit": "ticket − re-initialised", "random": "ticket − random"}[kind] for kind in there[1:]),
-        "early stop of the ticket",
+        f"early stop: {' / '.join(KINDS[kind] for kind in there)}",
     ]
     n = len(results["seeds"])
     mean_of = f"mean of {n} seeds ± the 95 % t interval, n" if n > 1 else "of one seed, n"
@@ -264,7 +264,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "minilm-banking77": minilm,
     "compare-resnet20": lambda: compared("compare_resnet20", "python benchmarks/resnet20.py DATA"),
     "lottery-digits": lambda: tickets("lottery_digits", "secateurs lottery --steps 1000 --seeds 5"),
-    "lottery-mnist": lambda: tickets("lottery_mnist", "secateurs lottery --data mnist --data-dir DIR"),
+    "lottery-mnist": lambda: tickets(
+        "lottery_mnist", "secateurs lottery --data mnist --data-dir DIR --controls reinit"
+    ),
     "sensitivity-lenet-5": lambda: scanned("lenet-5"),
 }
 for _net in ("lenet-5", "resnet-20"):

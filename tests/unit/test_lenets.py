@@ -14,7 +14,7 @@ from secateurs.models import ModelSpec, build
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lenets.py"
 SHORT = {"epochs": 1.0}
-NAMES = ("dense", "small", "tiny", "small-shared")
+NAMES = ("dense", "small", "tiny", "small-shared", "tiny-shared")
 
 
 @pytest.fixture(scope="module")

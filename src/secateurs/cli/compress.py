@@ -131,7 +131,7 @@ def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:
     pace: Pace = pace_of(ground.asked, len(shapes), len(ground.data.y_train), step_s, n_jobs)
     plan = {
         "compression": ground.asked.values(),
-        "candidates": [str(each) for each in shapes],
+        "candidates": [each.cut for each in shapes],
         "notes": notes,
         "pace": pace.values(),
         "processes": n_jobs,
@@ -145,7 +145,7 @@ def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:
     for rung, (epochs, kept) in enumerate(zip(pace.rungs, pace.kept, strict=True)):
         table.add_row(str(rung + 1), str(kept), f"{epochs:.3g}")
     console.print(table)
-    console.print("First: " + plain("; ".join(map(str, shapes))))
+    console.print("First, each stored in every way: " + plain("; ".join(each.cut for each in shapes)))
     for note in notes:
         console.print(plain(note))
     console.print(

@@ -42,10 +42,14 @@ class Candidate:
     pattern: str = ""
 
     def __str__(self) -> str:
-        cut = f"{100 * self.sparsity:.4g} % zeros" if self.sparsity else "no zeros"
-        parts = [f"{100 * self.student:.4g} % of units gone"] if self.student else []
-        parts += [f"{self.pattern}" if self.pattern else cut, self.values]
-        return ", ".join(parts)
+        return f"{self.cut}, {self.values}"
+
+    @property
+    def cut(self) -> str:
+        """What is removed and zeroed, in words."""
+        zeros = f"{100 * self.sparsity:.4g} % zeros" if self.sparsity else "no zeros"
+        units = [f"{100 * self.student:.4g} % of units gone"] if self.student else []
+        return ", ".join([*units, self.pattern or zeros])
 
     @property
     def is_cut(self) -> bool:

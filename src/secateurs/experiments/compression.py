@@ -136,7 +136,7 @@ class Ground:
                 if recipe is not None and not Masks.make(self.network, recipe, is_trial=True):
                     raise RecipeError("No layer of this network takes it.")
             except RecipeError as error:
-                notes.append(f"Not tried: {candidate}. {error}")
+                notes.append(f"Not tried: {candidate.cut}. {error}")
                 return False
             return True
 

@@ -90,7 +90,7 @@ class Search:
                 break
             seen.append(self._climb(rung, candidates, tried))
             there = {each.candidate.shape for each in tried}
-            if left := [str(each) for each in candidates if each.shape not in there]:
+            if left := [each.cut for each in candidates if each.shape not in there]:
                 notes.append(f"Not tried, as what is gentler lost far too much: {'; '.join(left)}.")
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))

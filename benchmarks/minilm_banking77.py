@@ -49,7 +49,6 @@ class Arm:
 
     def training(self, distill: dict[str, float] | None) -> Training:
         """In bfloat16 where the CPU multiplies it, in float32 elsewhere."""
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return Training(
             learning_rate=self.rate,
             weight_decay=0.01,
@@ -58,7 +57,7 @@ class Arm:
             clip=1.0,
             epochs=self.epochs,
             distill=distill,
-            precision="bfloat16" if has else "float32",
+            precision="auto",
         )
 
 

@@ -41,8 +41,8 @@ PRESETS: dict[str, Preset] = {
     ),
     # MiniLM with 90 % of its encoder gone in 4 epochs: 86 % right at 2e-4, 90 % at 4e-4 (banking77, validation data)
     PRETRAINED: Preset(
-        Training(learning_rate=2e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=8.0),
-        Training(learning_rate=4e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=4.0),
+        Training(learning_rate=2e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=8.0, precision="auto"),
+        Training(learning_rate=4e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=4.0, precision="auto"),
     ),
 }
 

@@ -18,6 +18,7 @@ from secateurs.evaluating import threads
 from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.perform import perform
+from secateurs.train.precision import computed_in
 from secateurs.train.training import Training
 
 TIMED_STEPS, TIMED_SECONDS = 8, 1.0  # at least; so that processes that begin one after the other meet
@@ -37,7 +38,7 @@ class Progress:
 class Work:
     """Performs cells in one directory; `progress` may be asked from another thread meanwhile.
 
-    planned  every cell that the run will come to, for the progress; what they need is counted in
+    planned  every cell that the run is known to come to, for the progress; what they need is counted in
     """
 
     def __init__(self, planned: Iterable[Cell], out: Path, n_train: int, *, n_jobs: int) -> None:
@@ -45,14 +46,19 @@ class Work:
         self.out = out
         self.n_train = n_train
         self.n_jobs = n_jobs
-        self.n_steps = sum(cell.training.n_steps(n_train) for cell in self.planned)
         self._under_way: list[Cell] = []
         self._done: set[Cell] = set()
 
     def run(self, wanted: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
-        """The results of these cells and of those they need; the missing ones are performed."""
+        """The results of these cells and of those they need; the missing ones are performed, planned or not."""
         self._under_way = cells.with_needs(wanted)
+        self.planned = list(dict.fromkeys((*self.planned, *self._under_way)))
         return cells.run(self._under_way, self.out, perform, n_jobs=self.n_jobs, listen=self._done.add)
+
+    @property
+    def n_steps(self) -> int:
+        """Training steps of everything that is planned."""
+        return sum(cell.training.n_steps(self.n_train) for cell in self.planned)
 
     def progress(self) -> Progress:
         """How far the run is, the steps of the cells under way included."""
@@ -82,7 +88,9 @@ def _step_times(network: nn.Module, training: Training, x: Tensor, y: Tensor) ->
         while len(seconds) < TIMED_STEPS or time.perf_counter() < until:
             start = time.perf_counter()
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
+            with computed_in(training.precision, x.device):
+                loss = torch.nn.functional.cross_entropy(network(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seconds.append(time.perf_counter() - start)
         return seconds

@@ -13,6 +13,7 @@ import torch
 import secateurs
 
 LIBRARIES = ("transformers", "numba", "onnx", "onnxscript", "onnxruntime", "openvino")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # features that multiply it: other CPUs convert, and take longer
 _FEATURES = ("avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16")
 
 
@@ -25,16 +26,22 @@ def environment() -> dict[str, str | int]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "cpu": _cpu_name(),
-        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "vectors": torch.backends.cpu.get_cpu_capability() + (", bfloat16" if multiplies_bfloat16() else ""),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "platform": f"{platform.system()} {platform.machine()}",
     }
 
 
-def cpu_features() -> list[str]:
+@cache
+def cpu_features() -> tuple[str, ...]:
     """What the CPU can do with vectors and matrices, as Linux calls it; empty where it does not say."""
     words = {word for line in _cpu_info() if line.startswith(("flags", "Features")) for word in line.split()}
-    return sorted(word for word in words if word.startswith(_FEATURES))
+    return tuple(sorted(word for word in words if word.startswith(_FEATURES)))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU does, so that a step of training in bfloat16 is quicker."""
+    return bool(_BFLOAT16 & set(cpu_features()))
 
 
 def machine(threads: int) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def machine(threads: int) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**environment(), "threads": threads, "cpu_features": cpu_features(), "libraries": versions}
+    return {**environment(), "threads": threads, "cpu_features": list(cpu_features()), "libraries": versions}
 
 
 def _cpu_name() -> str:

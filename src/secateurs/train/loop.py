@@ -18,6 +18,7 @@ from secateurs.recipe import Recipe
 from secateurs.train.distillation import loss_with
 from secateurs.train.moving import moved
 from secateurs.train.parts import Parts
+from secateurs.train.precision import computed_in
 from secateurs.train.state import load_state, save_state
 from secateurs.train.training import Training
 
@@ -102,7 +103,7 @@ def train(
         return Look(step, n_steps, epoch, loss, found, parts.masks, parts.learning_rate)
 
     def loss_now(batch: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+        with computed_in(training.precision, device):
             return loss_of(batch, x, y)
 
     if state is None:

@@ -11,6 +11,7 @@ from secateurs.errors import RecipeError
 from secateurs.formats.values import Values
 from secateurs.settings import Settings
 from secateurs.train.distillation import Distillation
+from secateurs.train.precision import Precision
 from secateurs.train.pruner import Revive
 from secateurs.train.rates import Rate
 
@@ -42,7 +43,8 @@ class Training(Settings):
                    near (sharpness-aware minimization); a step takes twice the time; 0 follows that of the weights
     shift          images are moved by up to so many pixels each way, anew in every step
     flip           half of the images are mirrored, anew in every step
-    precision      of the forward and backward pass; the weights and the optimizer stay float32
+    precision      of the forward and backward pass; the weights and the optimizer stay float32. "auto" is bfloat16
+                   where the device multiplies it, float32 elsewhere
     distill        what is learned from a teacher; None learns from the labels alone
     revive         see Pruner; only with a recipe
     quantize       the values that weights have while they are trained, as `pack` takes them: "exact", "int8",
@@ -64,7 +66,7 @@ class Training(Settings):
     sharpness: float = 0.0
     shift: int = 0
     flip: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     distill: Distillation | None = None
     revive: Revive = "never"
     quantize: Annotated[str | dict[str, str], BeforeValidator(_from_pairs, json_schema_input_type=_Given)] = "exact"

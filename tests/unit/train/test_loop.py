@@ -196,6 +196,17 @@ def test_in_bfloat16_the_weights_stay_float32_and_the_network_learns(network: Ma
     assert bits(again) == bits(module)
 
 
+@pytest.mark.parametrize(("is_quicker", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_where_the_cpu_multiplies_it(
+    is_quicker: bool, precision: str, network: Make, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateurs.train.precision.multiplies_bfloat16", lambda: is_quicker)
+    first, second = network(), network()
+    run(first, data, SHORT.model_copy(update={"precision": "auto"}))
+    run(second, data, SHORT.model_copy(update={"precision": precision}))
+    assert bits(first) == bits(second)
+
+
 def test_a_rewound_training_repeats_the_last_rates(network: Make, data: Dataset) -> None:
     whole = run(network(), data, SHORT, n_looks=14)
     tail = run(network(), data, Training(**{**SHORT.values(), "epochs": 1.0, "rate_from": 0.5}), n_looks=7)

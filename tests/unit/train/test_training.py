@@ -36,7 +36,7 @@ from secateurs.train.training import Training
         ({"rate": "step(soon)"}, "A moment of the rate 'step' must be a number .* got 'soon'"),
         ({"rate_from": 1.0}, r"rate_from must be below 1; got 1\.0"),
         ({"rate_from": -0.1}, "rate_from must be a finite number"),
-        ({"precision": "float16"}, "'precision': .*'float32' or 'bfloat16'; got 'float16'"),
+        ({"precision": "float16"}, "'precision': .*'float32', 'bfloat16' or 'auto'; got 'float16'"),
         ({"distill": {"hardness": 1.5}}, "The hardness of a distillation must be a number from 0.0 to 1.0; got 1.5"),
         ({"distill": {"temperature": 0.0}}, "The temperature of a distillation must be a number"),
         ({"distill": {"hidden": -1.0}}, "The weight of the hidden states must be a number"),

@@ -24,6 +24,7 @@ from secateurs.experiments.pacing import Pace, pace_of
 from secateurs.experiments.work import seconds_per_step
 from secateurs.measure.environment import environment
 from secateurs.models.files import CONFIG_FILE, network_directory, weights_file
+from secateurs.see.bench_tables import milliseconds
 from secateurs.see.model_card import points, speed_text, times, verdict
 from secateurs.see.style import percent
 
@@ -154,6 +155,19 @@ def _print_plan(ground: Ground, n_jobs: int, out: str, as_json: bool) -> None:
     )
 
 
+def _front(results: dict[str, Any]) -> Table:
+    """What no other candidate beats in both bytes and accuracy."""
+    n = results["dense"]["validation"]["n"]
+    title = f"What no other beats in both bytes and accuracy: validation examples, n = {n:,}"
+    table = Table("candidate", "bytes", "smaller", "lost (95 %)", "ms", title=title, title_justify="left")
+    for each in sorted(results["tried"], key=lambda each: -each["size_bytes"]):
+        if each["is_front"]:
+            ratio = times(results["dense"]["file_bytes"] / each["size_bytes"])
+            lost = f"{points(each['drop'])} ({points(each['low'])} to {points(each['high'])})"
+            table.add_row(each["name"], f"{each['size_bytes']:,}", ratio, lost, milliseconds(each["latency_s"]))
+    return table
+
+
 def _print_results(results: dict[str, Any], out: str) -> None:
     """What each step gave, and the verdict."""
     title = f"{results['model']['name']} on {results['data']['name']}: test accuracy, n = {results['test']['n']:,}"
@@ -166,6 +180,7 @@ def _print_results(results: dict[str, Any], out: str) -> None:
         table.add_row(title, f"{row['size_bytes']:,}", ratio, percent(row["accuracy"], 2), lost, faster)
     console = plain_console()
     console.print(table)
+    console.print(_front(results))
     for note in results["notes"]:
         console.print(plain(note))
     console.print(plain(f"Chosen: {results['chosen']['name']}, {results['chosen']['size_bytes']:,} bytes."))

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from secateurs.experiments.candidates import Candidate
+from secateurs.measure.drop import interval_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Tried:
     error: float
     n: int
     latency_s: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the drop, as of every Drop."""
+        return interval_of(self.drop, self.error, self.n)
 
     @property
     def surely(self) -> float:

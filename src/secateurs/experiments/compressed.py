@@ -284,7 +284,8 @@ class CompressionRun:
 
 def tried_values(each: Tried) -> dict[str, Any]:
     """JSON-able."""
-    return {**asdict(each), "name": str(each.candidate)}
+    low, high = each.interval
+    return {**asdict(each), "low": low, "high": high, "name": str(each.candidate)}
 
 
 def _gate(asked: float | None, found: float) -> dict[str, Any] | None:

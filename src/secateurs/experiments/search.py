@@ -15,7 +15,7 @@ clock_decided.json.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from secateurs.evaluating import threads
 from secateurs.experiments.aiming import BOLDEST, aimed, is_hopeless, worth_tuning
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
-from secateurs.experiments.choosing import Tried, best, closest
+from secateurs.experiments.choosing import Tried, best, closest, front
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
 from secateurs.experiments.pacing import Clock, Cost, Pace, n_turns, pace_of, replanned
 from secateurs.experiments.probes import Probe, probe_all, seconds_of
@@ -68,7 +68,7 @@ class Search:
         self.n_jobs = n_jobs
         self.clock = Clock(out / "clock.json")
         self.text = ""
-        self._works: list[Work] = []
+        self._work = Work([], out, len(ground.data.y_train), n_jobs=n_jobs)
         self._pace: Pace | None = None
 
     def run(self) -> Found:
@@ -92,14 +92,14 @@ class Search:
             there = {each.candidate.shape for each in tried}
             if left := [each.cut for each in candidates if each.shape not in there]:
                 notes.append(f"Not tried, as what is gentler lost far too much: {'; '.join(left)}.")
+        self.text = "how long the best take"
+        tried = self._timed(tried)
         chosen = best(tried, goal)
         return Found(chosen or closest(tried, goal), chosen is not None, tuple(tried), tuple(notes))
 
     def perform(self, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
         """The results of these cells; the missing ones are run."""
-        work = Work(cells, self.out, len(self.ground.data.y_train), n_jobs=self.n_jobs)
-        self._works.append(work)
-        return work.run(work.planned)
+        return self._work.run(cells)
 
     @property
     def pace(self) -> Pace:
@@ -126,13 +126,8 @@ class Search:
 
     def progress(self) -> Progress:
         """How far it is; steps that were trained once for several candidates are counted once."""
-        now = [work.progress() for work in list(self._works)]
-        n_done = sum(each.n_steps_done for each in now)
-        n_steps = max(n_done, self._pace.n_steps if self._pace else 1)
-        latest = next((each.latest for each in reversed(now) if each.latest is not None), None)
-        return Progress(
-            n_done, n_steps, sum(each.n_cells_done for each in now), sum(each.n_cells for each in now), latest
-        )
+        now = self._work.progress()
+        return replace(now, n_steps=max(now.n_steps_done, self._pace.n_steps if self._pace else 1))
 
     def _paced(self, n_shapes: int) -> Pace:
         kept = self.out / "pace.yaml"
@@ -248,6 +243,17 @@ class Search:
                     )
                 )
         return tried
+
+    def _timed(self, tried: Sequence[Tried]) -> list[Tried]:
+        """The same, with the time of one example for those that no other beats."""
+        best_ones = {id(each) for each in front(tried)}
+
+        def timed(each: Tried) -> Tried:
+            if id(each) not in best_ones or each.latency_s is not None:
+                return each
+            return replace(each, latency_s=self.seconds_of(self.cell_of(each), each.candidate.values)["seconds"])
+
+        return [timed(each) for each in tried]
 
     def _scan(self) -> None:
         """How much each layer alone can lose, and which way to spread zeros loses least at once; kept in a file."""

@@ -53,9 +53,8 @@ class Drop:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the difference of paired shares, half an example added to each cell: Agresti & Min 2005."""
-        middle = (self.n_lost - self.n_gained) / (self.before.n + 2)
-        return middle - Z * self.error, middle + Z * self.error
+        """95 % interval; see `interval_of`."""
+        return interval_of(self.value, self.error, self.before.n)
 
     @property
     def error(self) -> float:
@@ -68,6 +67,15 @@ class Drop:
         low, high = self.interval
         drop = {"value": self.value, "low": low, "high": high, "n_lost": self.n_lost, "n_gained": self.n_gained}
         return {"before": self.before.values(), "after": self.after.values(), "drop": drop}
+
+
+def interval_of(drop: float, error: float, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of paired shares, half an example added to each cell: Agresti & Min 2005.
+
+    error  standard error of the drop, of the same cells
+    """
+    middle = drop * n / (n + 2)
+    return middle - Z * error, middle + Z * error
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
     rows = [
         {
             "x": each["size_bytes"],
-            "y": max(least, error + each["drop"]),
+            **{key: max(least, error + each[name]) for key, name in (("y", "drop"), ("low", "low"), ("high", "high"))},
             "kind": kind_of(each["candidate"]),
             "how": "trained with its values" if each["is_tuned"] else "rounded after training, or exact",
         }
@@ -38,7 +38,8 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
     front = [row for row, each in zip(rows, results["tried"], strict=True) if each["is_front"]]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     limit = error + results["goal"]["max_drop"]
-    ys, xs = [limit, error, *(row["y"] for row in rows)], [dense["size_bytes"], *(row["x"] for row in rows)]
+    ends = [row[end] for row in front for end in ("low", "high")]
+    ys, xs = [limit, error, *ends, *(row["y"] for row in rows)], [dense["size_bytes"], *(row["x"] for row in rows)]
     x_scale = alt.Scale(type="log", domain=[max(xs) * 1.25, min(xs) / 1.25], nice=False)
     y_scale = alt.Scale(
         type="log", domain=[max(least, min(v for v in ys if v > 0)) / 1.5, min(1.0, max(ys) * 1.2)], nice=False
@@ -67,6 +68,9 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
         alt.Chart(data_rows(front))
         .mark_line(color=palette.muted, strokeWidth=1, interpolate="step-before")
         .encode(x=x, y=y),
+        alt.Chart(data_rows(front))
+        .mark_rule(color=palette.muted, strokeWidth=1)
+        .encode(x=x, y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q"),
         alt.Chart(data_rows(rows))
         .mark_point(filled=True, size=46, opacity=0.8)
         .encode(x=x, y=y, color=color, shape=shape),
@@ -85,7 +89,7 @@ def pareto_caption(results: Results) -> str:
     n, dense = len(results["tried"]), results["dense"]
     return (
         f"{n} candidates on {dense['validation']['n']:,} validation examples, seed {results['seed']}; a ring around "
-        "the one that was chosen, a line through those that no other beats in both. Dense: "
+        "the one that was chosen, a line through those that no other beats in both, with 95 % intervals. Dense: "
         f"{dense['size_bytes']:,} bytes packed without loss."
     )
 

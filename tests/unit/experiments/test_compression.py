@@ -88,6 +88,15 @@ def test_the_front_is_beaten_by_nothing(results: dict[str, Any]) -> None:
         beats = [o for o in tried if o["size_bytes"] < each["size_bytes"] and o["drop"] <= each["drop"]]
         if each["is_front"]:
             assert not beats
+        assert (each["latency_s"] is not None) == each["is_front"]
+        assert each["low"] < each["drop"] < each["high"]
+
+
+def test_a_cell_that_several_candidates_share_is_counted_once(run: CompressionRun) -> None:
+    progress = run.search.progress()
+    assert progress.n_cells_done == progress.n_cells == len(list((run.out / "cells").iterdir()))
+    n_steps = [json.loads(path.read_text())["n_steps"] for path in (run.out / "cells").glob("*/result.json")]
+    assert progress.n_steps_done == sum(n_steps)
 
 
 def test_everything_that_is_promised_lies_there(run: CompressionRun) -> None:

@@ -109,8 +109,10 @@ def _tried(
         "size_bytes": size,
         "drop": drop,
         "error": 0.001,
+        "low": drop - 0.002,
+        "high": drop + 0.002,
         "n": 1000,
-        "latency_s": None,
+        "latency_s": 5e-4 if is_front else None,
         "name": f"{units}{100 * sparsity:g} % zeros, {values}",
         "is_front": is_front,
     }

@@ -69,7 +69,7 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
         .mark_line(color=palette.muted, strokeWidth=1, interpolate="step-before")
         .encode(x=x, y=y),
         alt.Chart(data_rows(front))
-        .mark_rule(color=palette.muted, strokeWidth=1)
+        .mark_rule(color=palette.muted, strokeWidth=3, opacity=0.35)
         .encode(x=x, y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q"),
         alt.Chart(data_rows(rows))
         .mark_point(filled=True, size=46, opacity=0.8)

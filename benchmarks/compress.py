@@ -1,17 +1,18 @@
 """Compression on real data: `secateurs compress` with no knobs, several seeds; and the same done by hand beside it.
 
     python benchmarks/compress.py run mnist --data DATA --seeds 0 1 2 [--work runs/compress]
-    python benchmarks/compress.py run banking77 --data DATA --model NETWORK [--name KEY] [--more --max-time 2h]
+    python benchmarks/compress.py run banking77 --data DATA --model NETWORK-{seed} [--name KEY] [--more --max-time 2h]
     python benchmarks/compress.py torch mnist --data DATA --seeds 0 1 2
     python benchmarks/compress.py nncf mnist --data DATA --seeds 0 1 2       # pip install nncf openvino
     python benchmarks/compress.py secateurs mnist --data DATA --seeds 0 1 2
 
 DATA holds mnist/mnist.npz and banking77/. `run` is the command itself, in a process of its own, as a user types it;
-what it wrote is gathered. The others take the dense networks of those runs and do what the known libraries offer,
-with fine-tuning of as many steps as the search took, 20 epochs at most: torch's global magnitude pruning (80 %, at
-once) and dynamic int8, the file that torch.save writes of the state_dict; NNCF's magnitude pruning (80 %, rising) and
-int8 after it, calibrated on 300 examples, the files that OpenVINO writes and its answers; and of this library the same
-80 % and int8, rising while the dense network teaches, as `compress` does it, the packed file. Each size also in a zip.
+what it wrote is gathered; {seed} in --model is replaced by the seed. The others take the dense networks of those runs
+and do what the known libraries offer, with fine-tuning of as many steps as the search took, 20 epochs at most: torch's
+global magnitude pruning (80 %, at once) and dynamic int8, the file that torch.save writes of the state_dict; NNCF's
+magnitude pruning (80 %, rising) and int8 after it, calibrated on 300 examples, the files that OpenVINO writes and its
+answers; and of this library the same 80 % and int8, rising while the dense network teaches, as `compress` does it, the
+packed file. Each size also in a zip.
 Everything is kept in --work; killed, it goes on.
 """
 
@@ -303,13 +304,15 @@ def main() -> None:
         begun = time.perf_counter()
         if arguments.what == "run":
             out = arguments.work / f"{name}-{seed}"
-            part[str(seed)] = run(arguments.case, arguments.data, seed, out, model, arguments.more)
+            part[str(seed)] = run(
+                arguments.case, arguments.data, seed, out, model.replace("{seed}", str(seed)), arguments.more
+            )
         else:
             part[str(seed)] = by_hand(arguments.what, arguments.case, arguments.data, seed, arguments.work)
         case["environment"] = environment()
         more = "".join(f" {word}" for word in ["--more", *arguments.more]) if arguments.more else ""
         named = f" --name {arguments.name}" if arguments.name else ""
-        network = " --model NETWORK" if arguments.model else ""
+        network = " --model NETWORK-{seed}" if arguments.model else ""
         if arguments.seeds != [0, 1, 2]:
             named += f" --seeds {' '.join(map(str, arguments.seeds))}"
         case["command"] = f"python benchmarks/compress.py run {arguments.case} --data DATA{network}{named}{more}"

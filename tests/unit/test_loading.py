@@ -50,6 +50,11 @@ def test_without_inputs_every_layer_is_dense_and_has_the_packed_weights(out: Pat
     assert torch.equal(load_network(out / "packed" / "weights.packed.safetensors").fc1.weight, module.fc1.weight)
 
 
+def test_an_example_of_another_shape_is_refused(out: Path) -> None:
+    with pytest.raises(InputError, match=r"does not take this example, of shape \(5, 1, 4, 5\).*is called with"):
+        load_network(out, torch.randn(5, 1, 4, 5))
+
+
 @pytest.mark.usefixtures("_packed_is_faster")
 def test_with_inputs_layers_are_packed_and_the_answers_stay(out: Path) -> None:
     x = torch.randn(5, 1, 4, 4)

@@ -313,8 +313,8 @@ def main() -> None:
         more = "".join(f" {word}" for word in ["--more", *arguments.more]) if arguments.more else ""
         named = f" --name {arguments.name}" if arguments.name else ""
         network = " --model NETWORK-{seed}" if arguments.model else ""
-        if arguments.seeds != [0, 1, 2]:
-            named += f" --seeds {' '.join(map(str, arguments.seeds))}"
+        if (seeds := sorted(map(int, part))) != [0, 1, 2]:
+            named += f" --seeds {' '.join(map(str, seeds))}"
         case["command"] = f"python benchmarks/compress.py run {arguments.case} --data DATA{network}{named}{more}"
         write_json(OUT, results)
         print(f"{name} {arguments.what} seed {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)

@@ -183,8 +183,8 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = [tuple(each.shape) for each in (*inputs, *keywords.values()) if isinstance(each, Tensor)]
         raise InputError(
-            f"{type(model).__name__} does not take this example, of shape {', '.join(map(str, shapes))} ({error}). Give "
-            "what the network is called with."
+            f"{type(model).__name__} does not take this example, of shape {', '.join(map(str, shapes))} ({error}). "
+            "Give what the network is called with."
         ) from error
     finally:
         for hook in hooks:

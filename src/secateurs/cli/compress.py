@@ -84,6 +84,7 @@ def compress(
         data=given.data_spec,
         training=given.preset.training,
         recovery=given.preset.training,
+        recovery_rates=given.preset.recovery_rates,
         start_sha256=None if start is None else start[0],
         max_drop=quantity("--max-drop", max_drop, "share"),
         size_bytes=None if target_size is None else quantity("--target-size", target_size, "bytes"),

@@ -7,8 +7,11 @@ Every chain goes the same way: dense, units removed for real, weights pruned lit
 teaches, and only then quantized, with the zeros held. To add a kind of candidate: a field here and its step in Chains.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from secateurs.budgets import sparsity
 from secateurs.experiments.cells import Cell
@@ -78,6 +81,7 @@ class Chains:
     coarse    names of what is never pruned and needs no eight bits: position tables, biases
     embedded  names of embeddings: never pruned, stored as the weights are
     exact     names of tensors that stay exact whatever the values: statistics that no training can mend
+    rates     (sparsity, learning rate) where the training's own does not suit all; see Compression
     """
 
     cell: Callable[..., Cell]
@@ -88,6 +92,7 @@ class Chains:
     coarse: tuple[str, ...] = ()
     embedded: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
+    rates: tuple[tuple[float, float], ...] = ()
 
     def stored(self, values: str) -> dict[str, str]:
         """{pattern of names: values} as `pack` and Training take it."""
@@ -109,13 +114,14 @@ class Chains:
         if not candidate.is_cut:
             return self.first
         taught = {"distill": Distillation()} if is_taught else {}
-        recipe = self.recipe_of(candidate, SCHEDULE)
-        teacher = self.dense if is_taught else None
-        return self.cell(self._for(epochs, **taught), start=self.begun(candidate), recipe=recipe, teacher=teacher)
+        training = self._for(epochs, learning_rate=self.rate_of(candidate), **taught)
+        recipe, teacher = self.recipe_of(candidate, SCHEDULE), self.dense if is_taught else None
+        return self.cell(training, start=self.begun(candidate), recipe=recipe, teacher=teacher)
 
-    def longer(self, epochs: float) -> Cell:
-        """The control: the dense network trained on with itself as the teacher, as long as others were pruned."""
-        return self.cell(self._for(epochs, distill=Distillation()), start=self.first, teacher=self.dense)
+    def longer(self, candidate: Candidate, epochs: float) -> Cell:
+        """The control: the dense network trained on, itself the teacher, as long and at the rate of what was pruned."""
+        training = self._for(epochs, learning_rate=self.rate_of(candidate), distill=Distillation())
+        return self.cell(training, start=self.first, teacher=self.dense)
 
     def finished(self, candidate: Candidate, epochs: float) -> Cell:
         """Pruned, then trained on with the values it is stored in; where nothing is cut, only that, for all epochs."""
@@ -124,7 +130,7 @@ class Chains:
             return start
         training = self._for(
             TUNED * epochs if candidate.is_cut else epochs,
-            learning_rate=TUNED_RATE * self.training.learning_rate,
+            learning_rate=TUNED_RATE * self.rate_of(candidate),
             quantize=self.stored(candidate.values),
             distill=Distillation(),
         )
@@ -133,6 +139,13 @@ class Chains:
     def cut_once(self, candidate: Candidate) -> Cell:
         """Pruned at once, nothing trained."""
         return self.cell(self._for(0.0), start=self.begun(candidate), recipe=self.recipe_of(candidate, "one_shot"))
+
+    def rate_of(self, candidate: Candidate) -> float:
+        """The learning rate of a training that zeroes so much."""
+        if not self.rates or not candidate.sparsity:
+            return self.training.learning_rate
+        at, rates = zip(*sorted((-math.log(1.0 - s), math.log(rate)) for s, rate in self.rates), strict=True)
+        return float(f"{math.exp(np.interp(-math.log(1.0 - candidate.sparsity), at, rates)):.3g}")
 
     def recipe_of(self, candidate: Candidate, schedule: str) -> Recipe | None:
         """Which weights go; None where none do."""

@@ -100,7 +100,9 @@ class CompressionRun:
             return [*steps, Step("after", title, chains.first, values, 0.0)]
         is_cut = shape.is_cut
         steps.append(
-            Step("longer", "dense, trained on, with the same teacher", chains.longer(epochs), EXACT, epochs, False)
+            Step(
+                "longer", "dense, trained on, with the same teacher", chains.longer(shape, epochs), EXACT, epochs, False
+            )
         )
         if self.ground.asked.is_trimmed:
             steps.append(trimmed)

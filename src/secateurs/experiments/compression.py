@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from torch import nn
 
 from secateurs.budgets import per_layer, sparsity
 from secateurs.data import Dataset, DataSpec
+from secateurs.data.shape import as_tuple
 from secateurs.errors import RecipeError
 from secateurs.experiments.candidates import Candidate, Chains
 from secateurs.experiments.cells import Cell
@@ -26,6 +28,7 @@ STUDENTS, SPARSITIES, PATTERNS = (0.0, 0.5), (0.8, 0.9, 0.95, 0.975), ("2:4",)
 GENTLE = (0.5,)  # sparsities of a network whose units all stay, where little can be lost
 LAMP = Recipe.parse("lamp element model sparsity(0.9)")
 SPREADS = ("lamp", "sensitivity")
+_Rate = Annotated[tuple[float, float], BeforeValidator(as_tuple)]
 
 
 class Compression(Settings):
@@ -33,6 +36,8 @@ class Compression(Settings):
 
     training       of the dense network, where it is not given
     recovery       of a network after a cut; its epochs are chosen
+    recovery_rates its learning rates where so much is zeroed, as (sparsity, rate); in between even in the logarithm of
+                   the density, beyond as at the nearest. None given: the recovery's own, whatever is zeroed
     start_sha256   of the dense network's weights; None: it is trained here
     is_trimmed     whether tokens that the training data lack lose their embeddings, before anything else
     max_drop       of accuracy, in [0, 1]
@@ -46,6 +51,7 @@ class Compression(Settings):
     data: DataSpec
     training: Training
     recovery: Training
+    recovery_rates: Annotated[tuple[_Rate, ...], BeforeValidator(as_tuple)] = ()
     start_sha256: str | None = None
     is_trimmed: bool = False
     max_drop: float = 0.005
@@ -63,6 +69,8 @@ class Compression(Settings):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise RecipeError(f"{name} must be above 0; got {value}.")
+        if not all(0.0 < s < 1.0 and 0.0 < rate < math.inf for s, rate in self.recovery_rates):
+            raise RecipeError(f"recovery_rates are sparsities and rates, all above 0; got {self.recovery_rates}.")
 
     @property
     def goal(self) -> Goal:
@@ -122,7 +130,18 @@ class Ground:
         biases = [name for name, each in self.network.named_parameters() if each.dim() == 1 and name.endswith("bias")]
         coarse = (*(name for name in tables if name not in embedded), *biases)
         buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
-        return Chains(self.cell, self.dense, self.first, self.asked.recovery, spread, coarse, embedded, buffers)
+        asked = self.asked
+        return Chains(
+            self.cell,
+            self.dense,
+            self.first,
+            asked.recovery,
+            spread,
+            coarse=coarse,
+            embedded=embedded,
+            exact=buffers,
+            rates=asked.recovery_rates,
+        )
 
     def shapes(self) -> tuple[list[Candidate], list[str]]:
         """What is tried first; and why other kinds are not."""

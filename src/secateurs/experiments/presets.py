@@ -16,11 +16,16 @@ from secateurs.train.training import Training
 
 @dataclass(frozen=True)
 class Preset:
-    """The training, the fine-tuning after pruning once, and what else the network wants of its data."""
+    """The training, the fine-tuning after pruning once, and what else the network wants.
+
+    data            fields of the DataSpec
+    recovery_rates  (sparsity, learning rate) of trainings that prune, where one does not suit all; see Compression
+    """
 
     training: Training
     fine_tune: Training
     data: Mapping[str, Any] = field(default_factory=dict)
+    recovery_rates: tuple[tuple[float, float], ...] = ()
 
 
 DEFAULT = Preset(
@@ -43,6 +48,9 @@ PRESETS: dict[str, Preset] = {
     PRETRAINED: Preset(
         Training(learning_rate=2e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=8.0, precision="auto"),
         Training(learning_rate=4e-4, weight_decay=0.01, batch_size=32, clip=1.0, epochs=4.0, precision="auto"),
+        # MiniLM, banking77, validation data of seed 0 (dense 92.0 % right), one epoch, points lost at 1e-4, 2e-4, 4e-4:
+        # 0.0, 0.6, - with half of the weights gone; 7.9, 5.5, 3.2 with 80 %. With 90 % 8e-4 was best, in four epochs.
+        recovery_rates=((0.5, 1e-4), (0.8, 4e-4), (0.9, 8e-4)),
     ),
 }
 

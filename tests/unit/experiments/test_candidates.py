@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from secateurs.data import DataSpec
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell
@@ -59,10 +61,24 @@ def test_where_nothing_is_cut_it_is_the_dense_network_until_it_learns_with_its_v
 
 
 def test_the_control_is_the_dense_network_trained_on() -> None:
-    longer = CHAINS.longer(6.0)
+    longer = CHAINS.longer(Candidate(0.0, 0.9), 6.0)
     assert longer.recipe is None
     assert longer.start == CHAINS.dense == longer.teacher
     assert longer.training.epochs == 6.0
+
+
+def test_the_rate_of_a_recovery_follows_what_is_zeroed() -> None:
+    def rate(s: float) -> float:
+        trained = chains.pruned(Candidate(0.0, s), 6.0)
+        assert chains.longer(Candidate(0.0, s), 6.0).training.learning_rate == trained.training.learning_rate
+        return trained.training.learning_rate
+
+    chains = replace(CHAINS, rates=((0.75, 4e-4), (0.5, 1e-4)))
+    assert [rate(s) for s in (0.3, 0.5, 0.75, 0.9)] == [1e-4, 1e-4, 4e-4, 4e-4]
+    assert rate(1.0 - 0.125**0.5) == 2e-4  # half-way in the logarithm of the density
+    assert chains.finished(Candidate(0.0, 0.75, "int8"), 6.0).training.learning_rate == pytest.approx(4e-5)
+    assert chains.finished(Candidate(0.0, 0.0, "int8"), 6.0).training.learning_rate == pytest.approx(1e-4)
+    assert CHAINS.pruned(Candidate(0.0, 0.75), 6.0).training.learning_rate == 1e-3
 
 
 def test_a_pattern_is_its_own_recipe() -> None:

@@ -109,9 +109,8 @@ def gathered(out: Path) -> dict[str, Any]:
     return {**{key: found[key] for key in kept}, "steps": steps, "times": times}
 
 
-def by_hand(way: str, case: str, root: Path, seed: int, work: Path) -> dict[str, Any]:
-    """The dense network of a finished `run`, pruned, fine-tuned and quantized in one of HAND's ways; kept in a file."""
-    here = work / f"{case}-{seed}"
+def by_hand(way: str, case: str, root: Path, seed: int, here: Path) -> dict[str, Any]:
+    """The dense network of the finished `run` in `here`, made small in one of HAND's ways; kept in a file."""
     kept = here / f"by_{way}.json"
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
@@ -301,23 +300,27 @@ def main() -> None:
     case = results.setdefault(name, {})
     part = case.setdefault(arguments.what, {})
     for seed in arguments.seeds:
-        begun = time.perf_counter()
+        begun, here = time.perf_counter(), arguments.work / f"{name}-{seed}"
         if arguments.what == "run":
-            out = arguments.work / f"{name}-{seed}"
-            part[str(seed)] = run(
-                arguments.case, arguments.data, seed, out, model.replace("{seed}", str(seed)), arguments.more
-            )
+            mine = model.replace("{seed}", str(seed))
+            part[str(seed)] = run(arguments.case, arguments.data, seed, here, mine, arguments.more)
+            case |= {"environment": environment(), "command": command(arguments, sorted(map(int, part)))}
         else:
-            part[str(seed)] = by_hand(arguments.what, arguments.case, arguments.data, seed, arguments.work)
-        case["environment"] = environment()
-        more = "".join(f" {word}" for word in ["--more", *arguments.more]) if arguments.more else ""
-        named = f" --name {arguments.name}" if arguments.name else ""
-        network = " --model NETWORK-{seed}" if arguments.model else ""
-        if (seeds := sorted(map(int, part))) != [0, 1, 2]:
-            named += f" --seeds {' '.join(map(str, seeds))}"
-        case["command"] = f"python benchmarks/compress.py run {arguments.case} --data DATA{network}{named}{more}"
+            part[str(seed)] = by_hand(arguments.what, arguments.case, arguments.data, seed, here)
         write_json(OUT, results)
         print(f"{name} {arguments.what} seed {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+
+
+def command(arguments: argparse.Namespace, seeds: list[int]) -> str:
+    """What makes these runs, to print beside them."""
+    words = ["python benchmarks/compress.py run", arguments.case, "--data DATA"]
+    if arguments.model:
+        words.append("--model NETWORK" + ("-{seed}" if "{seed}" in arguments.model else ""))
+    if arguments.name:
+        words.append(f"--name {arguments.name}")
+    if seeds != [0, 1, 2]:
+        words.append(f"--seeds {' '.join(map(str, seeds))}")
+    return " ".join([*words, *(["--more", *arguments.more] if arguments.more else [])])
 
 
 if __name__ == "__main__":

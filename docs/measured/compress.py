@@ -10,11 +10,12 @@ from secateurs.see.pictures import svg_of
 
 PRUNED = 0.8
 COMMAND = "python benchmarks/compress.py"
-UNCUT = {"after": "quantization alone", "with": "quantized while taught by the dense network"}
+UNCUT = {"after": "rounded", "with": "learned"}  # the steps of a seed of which nothing was cut
 STEPS = {
     "dense": "dense, packed without loss",
     "longer": "dense, trained on with the same teacher",
     "rounded": "quantization alone",
+    "learned": "quantized while taught by the dense network, nothing pruned",
     "smaller": "units removed, nothing trained",
     "once": "pruning alone, at once",
     "labels": "pruned while trained on labels",
@@ -29,22 +30,28 @@ def steps(case: str) -> str:
     found = part("compress", case)
     if found is None or "run" not in found:
         return not_yet(f"{COMMAND} run {case} --data DATA")
-    seeds = found["run"]
-    rows = []
-    is_cut = any(row["id"] == "taught" for each in seeds.values() for row in each["steps"])
-    for name, title in {**STEPS, **({} if is_cut else UNCUT)}.items():
-        of = [row for each in seeds.values() for row in each["steps"] if row["id"] == name]
+    seeds, rows = found["run"], []
+    for name, title in STEPS.items():
+        by_seed = [(each, row) for each in seeds.values() for row in each["steps"] if _kind(row, each) == name]
+        of = [row for _, row in by_seed]
         if not of:
             continue
         n_bytes = sum(row["size_bytes"] for row in of) / len(of)
         whole = next(iter(seeds.values()))["dense"]["file_bytes"]
-        times = [each["times"][name]["speed_up"] for each in seeds.values() if name in each["times"]]
+        times = [each["times"][row["id"]]["speed_up"] for each, row in by_seed if row["id"] in each["times"]]
         lost = "—" if name == "dense" else _points([row["drop"] for row in of])
         shown = f"{len(of)} of {len(seeds)}" if len(of) < len(seeds) else str(len(seeds))
         rows.append([title, shown, f"{n_bytes:,.0f}", f"{whole / n_bytes:.1f}×", _share(of), lost, _times(times)])
     head = ["step", "seeds", "bytes", "smaller", "test accuracy, %", "lost, points", "faster"]
     first = next(iter(seeds.values()))
     return f"{table(head, rows)}\n\n{_chosen(seeds, first)} {machine(found)}"
+
+
+def _kind(row: dict[str, Any], one: dict[str, Any]) -> str:
+    """Which of STEPS a row is: where nothing was cut, what is quantized has no pruning before it."""
+    is_cut = any(each["id"] == "taught" for each in one["steps"])
+    kind: str = row["id"] if is_cut else UNCUT.get(row["id"], row["id"])
+    return kind
 
 
 def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:

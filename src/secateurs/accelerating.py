@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateurs.checks import first_line
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
 from secateurs.formats import bitmask
@@ -171,20 +172,23 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
     found: dict[str, Tensor] = {}
 
     def see(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: Any) -> None:
-            found.setdefault(name, given[0].detach().clone())
+        def hook(_: nn.Module, given: Any, named: Any) -> None:
+            found.setdefault(name, (given[0] if given else next(iter(named.values()))).detach().clone())
 
         return hook
 
-    hooks = [part.register_forward_pre_hook(see(name)) for name, part in parts.items()]
+    hooks = [part.register_forward_pre_hook(see(name), with_kwargs=True) for name, part in parts.items()]
     try:
         with evaluating(model), torch.inference_mode():
             model(*inputs, **keywords)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = [tuple(each.shape) for each in (*inputs, *keywords.values()) if isinstance(each, Tensor)]
+        shapes = [str(tuple(each.shape)) for each in (*inputs, *keywords.values()) if isinstance(each, Tensor)]
+        of = f", of shape {', '.join(shapes)}" if shapes else ""
         raise InputError(
-            f"{type(model).__name__} does not take this example, of shape {', '.join(map(str, shapes))} ({error}). "
-            "Give what the network is called with."
+            f"{type(model).__name__} does not take this example{of} ({first_line(error)}). Give what the network is "
+            "called with."
         ) from error
     finally:
         for hook in hooks:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateurs.data.lengths import lengths_of
 
 IN_CACHE, BUSY = 64, 512  # examples
+SHORT = 16  # texts at once on a CPU: the longest are few, and the others are padded to them
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def logits_of(module: nn.Module, x: Tensor, batch_size: int | None = None) -> It
     yields  (which of x (batch,), on its device; their logits (batch, ...), on the network's)
     """
     device, lengths = next(module.parameters(), x).device, lengths_of(x)
-    batch_size = batch_size or (IN_CACHE if device.type == "cpu" else BUSY)
+    batch_size = batch_size or (BUSY if device.type != "cpu" else IN_CACHE if lengths is None else SHORT)
     order = torch.arange(len(x), device=x.device) if lengths is None else lengths.argsort(stable=True)
     with evaluating(module):
         for k, which in enumerate(torch.split(order, batch_size)):

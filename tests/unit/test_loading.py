@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from secateurs import accelerating
 from secateurs.accelerating import accelerate
@@ -53,6 +54,18 @@ def test_without_inputs_every_layer_is_dense_and_has_the_packed_weights(out: Pat
 def test_an_example_of_another_shape_is_refused(out: Path) -> None:
     with pytest.raises(InputError, match=r"does not take this example, of shape \(5, 1, 4, 5\).*is called with"):
         load_network(out, torch.randn(5, 1, 4, 5))
+
+
+def test_a_layer_that_is_called_by_the_name_of_its_input_is_seen() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(input=x)  # type: ignore[no-any-return]
+
+    assert [each.name for each in accelerate(Named(), torch.ones(2, 4)).choices] == ["fc"]
 
 
 @pytest.mark.usefixtures("_packed_is_faster")

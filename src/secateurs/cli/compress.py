@@ -160,12 +160,14 @@ def _front(results: dict[str, Any]) -> Table:
     """What no other candidate beats in both bytes and accuracy."""
     n = results["dense"]["validation"]["n"]
     title = f"What no other beats in both bytes and accuracy: validation examples, n = {n:,}"
-    table = Table("candidate", "bytes", "smaller", "lost (95 %)", "ms", title=title, title_justify="left")
+    table = Table("candidate", "epochs", "bytes", "smaller", "lost (95 %)", "ms", title=title, title_justify="left")
     for each in sorted(results["tried"], key=lambda each: -each["size_bytes"]):
         if each["is_front"]:
             ratio = times(results["dense"]["file_bytes"] / each["size_bytes"])
             lost = f"{points(each['drop'])} ({points(each['low'])} to {points(each['high'])})"
-            table.add_row(each["name"], f"{each['size_bytes']:,}", ratio, lost, milliseconds(each["latency_s"]))
+            name = f"{each['name']} in training" if each["is_tuned"] else each["name"]
+            size, ms = f"{each['size_bytes']:,}", milliseconds(each["latency_s"])
+            table.add_row(name, f"{each['epochs']:.3g}", size, ratio, lost, ms)
     return table
 
 

@@ -2,6 +2,7 @@
 
     aimed(tried, goal, epochs, shares)  ->  candidates, the boldest first
     is_hopeless(it, tried, goal, epochs) -> whether less was asked of others, and they are expected to lose too much
+    beyond_hope(goal, epochs, last)     ->  the drop from which one of so many epochs is
     worth_tuning(tried, goal)           ->  of one shape the way to store it that is worth training for, or None
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) with the goal in mind: what a candidate will lose is
@@ -86,6 +87,7 @@ def is_hopeless(it: Candidate, tried: Iterable[Tried], goal: Goal, epochs: float
         return False
     return any(
         place.candidate.values == EXACT
+        and place.candidate.is_cut
         and place.candidate.pattern == it.pattern
         and place.candidate.student <= it.student
         and place.candidate.sparsity <= it.sparsity
@@ -93,6 +95,17 @@ def is_hopeless(it: Candidate, tried: Iterable[Tried], goal: Goal, epochs: float
         for line in _lines(list(tried), epochs)
         for place in line
     )
+
+
+def beyond_hope(goal: Goal, epochs: float, last: float) -> float | None:
+    """The drop after so many epochs from which those of the last rung are not expected to come back.
+
+    None where a size or a time is asked for, as in `is_hopeless`.
+    """
+    if goal.size_bytes is not None or goal.latency_s is not None:
+        return None
+    rungs = max(0.0, math.log(last / epochs, LONGER))
+    return float(BOLDEST * goal.max_drop / GAIN**rungs)
 
 
 def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:

@@ -119,8 +119,9 @@ class Chains:
         return self.cell(training, start=self.begun(candidate), recipe=recipe, teacher=teacher)
 
     def longer(self, candidate: Candidate, epochs: float) -> Cell:
-        """The control: the dense network trained on, itself the teacher, as long and at the rate of what was pruned."""
-        training = self._for(epochs, learning_rate=self.rate_of(candidate), distill=Distillation())
+        """The control: the dense network trained on, itself the teacher, as long and at the rate of the candidate."""
+        rate = self.rate_of(candidate) * (1.0 if candidate.is_cut else TUNED_RATE)
+        training = self._for(epochs, learning_rate=rate, distill=Distillation())
         return self.cell(training, start=self.first, teacher=self.dense)
 
     def finished(self, candidate: Candidate, epochs: float) -> Cell:
@@ -141,7 +142,7 @@ class Chains:
         return self.cell(self._for(0.0), start=self.begun(candidate), recipe=self.recipe_of(candidate, "one_shot"))
 
     def rate_of(self, candidate: Candidate) -> float:
-        """The learning rate of a training that zeroes so much."""
+        """The learning rate of a training that zeroes so much; the training's own where nothing is zeroed."""
         if not self.rates or not candidate.sparsity:
             return self.training.learning_rate
         at, rates = zip(*sorted((-math.log(1.0 - s), math.log(rate)) for s, rate in self.rates), strict=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import joblib
 from pydantic import BeforeValidator
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
@@ -136,10 +137,12 @@ class Cell(Settings):
         data = data_of(self)
         if self.start is not None:
             module = self.start.load(run)
+        elif self.weights is not None:
+            file = _weights_file(run, self.weights)
+            module = build(self.model, data.shape, self.seed, stock=_stock_of(file))
+            load_weights(module, file)
         else:
             module = build(self.model, data.shape, self.seed)
-            if self.weights is not None:
-                load_weights(module, _weights_file(run, self.weights))
         if self.is_trimmed:
             assert data.unknown is not None
             module = trim_vocabulary(module, data.x_train, data.unknown)
@@ -147,9 +150,14 @@ class Cell(Settings):
 
 
 def stored_weights(module: nn.Module) -> tuple[str, bytes]:
-    """(the name by which a cell begins with these weights, the bytes to keep): the same however they were stored."""
-    content = to_bytes({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()})
-    return hashlib.sha256(content).hexdigest(), content
+    """(the name by which a cell begins with these weights, the bytes to keep): the same however they were stored.
+
+    With them the configuration of a pretrained network's encoder: the directory that it was published in may be gone.
+    """
+    stock = getattr(module, "stock", None)
+    about = None if stock is None else {"stock": json.dumps(stock, sort_keys=True)}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    return hashlib.sha256(to_bytes(tensors)).hexdigest(), to_bytes(tensors, about)
 
 
 def keep_weights(name: str, content: bytes, run: Path) -> None:
@@ -157,6 +165,15 @@ def keep_weights(name: str, content: bytes, run: Path) -> None:
     if not _weights_file(run, name).exists():
         make_directory(run / "weights")
         write_bytes(_weights_file(run, name), content)
+
+
+def _stock_of(file: Path) -> dict[str, Any] | None:
+    """The encoder's configuration that `stored_weights` put there; None where there is none, or no file."""
+    if not file.exists():
+        return None
+    with safe_open(str(file), framework="np") as weights:
+        about = weights.metadata() or {}
+    return json.loads(about["stock"]) if "stock" in about else None
 
 
 def _weights_file(run: Path, name: str) -> Path:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from secateurs.experiments.candidates import Candidate
 from secateurs.measure.drop import interval_of
 
+ABOUT = 1.01  # times the bytes are no difference: a hundred bytes are not worth a training
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -63,10 +65,11 @@ def meets(each: Tried, goal: Goal) -> bool:
 
 
 def best(tried: Iterable[Tried], goal: Goal) -> Tried | None:
-    """The smallest that meets the goal; where a size is asked for, the most accurate within it."""
+    """The smallest that meets the goal, or one about as small that loses less; with a size, the most accurate in it."""
     found = [each for each in tried if meets(each, goal)]
     if goal.size_bytes is None:
-        return min(found, key=lambda each: (each.size_bytes, each.drop), default=None)
+        least = min((each.size_bytes for each in found), default=0)
+        found = [each for each in found if each.size_bytes <= ABOUT * least]
     return min(found, key=lambda each: (each.drop, each.size_bytes), default=None)
 
 

@@ -7,6 +7,7 @@ Test examples are answered here for the first time, by the network that was chos
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import secateurs
 from secateurs.checkpoint.packed_file import SUFFIX
 from secateurs.checkpoint.packing import pack
+from secateurs.data.tokenizing import save_tokenizer
 from secateurs.durable import make_directory, write_json, write_text
-from secateurs.errors import InputError, MissingExtraError
+from secateurs.errors import InputError, MissingExtraError, RecipeError
 from secateurs.experiments.candidates import EXACT, TUNED
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.choosing import Tried, front
@@ -27,7 +29,7 @@ from secateurs.experiments.search import Found, Search
 from secateurs.exporting import export_onnx
 from secateurs.measure.accuracy import Accuracy
 from secateurs.measure.environment import environment
-from secateurs.models import Network, save_model
+from secateurs.models import Network, save_model, save_stock
 from secateurs.models.files import CONFIG_FILE, WEIGHTS_FILE
 from secateurs.quantizing import quantize
 from secateurs.see import pictures, stats
@@ -83,7 +85,7 @@ class CompressionRun:
         rows = self._measured(steps, self._place(found.chosen, steps))
         self.search.text = "writing"
         results = self._results(found, steps, rows)
-        results["onnx"] = self._export(found.chosen)
+        results["onnx"], results["is_stock"] = self._export(found.chosen), self._export_stock(found.chosen)
         self._hand_over(found.chosen, results)
         self.search.clock.keep()
         return results
@@ -130,6 +132,9 @@ class CompressionRun:
         chains, dense = self.search.chains, self.ground.dense
         asked = [Probe(each.cell, dense, ((each.values, chains.stored(each.values)),), "test") for each in steps]
         found = probe_all(asked, self.out, self.n_jobs)
+        n_zero = {each.id: measured[each.values]["n_zero"] for each, measured in zip(steps, found, strict=True)}
+        for name in {"after", "with"} & n_zero.keys():
+            assert n_zero[name] >= n_zero.get("taught", 0), "Quantization brought zeros back."
         return [
             {
                 "id": each.id,
@@ -273,15 +278,28 @@ class CompressionRun:
         write_json(self.out / "results.json", results)
 
     def _write_model(self, chosen: Tried, there: Path) -> None:
-        """model/: dense weights with their zeros; packed/: what says how to build the network beside them."""
+        """model/: dense weights with their zeros; packed/: what says how to build the network and to read texts."""
         model, packed, asked, data = self.out / "model", self.out / "packed", self.ground.asked, self.ground.data
-        module = self.network(chosen)
+        module, config = self.network(chosen), CONFIG_FILE
         if (there / ABOUT_FILE).exists():
             save_trained(module, there, model)
-            shutil.copyfile(model / ABOUT_FILE, packed / ABOUT_FILE)
-            return
-        save_model(module, asked.model, data.shape, model, data.about, asked.data.tokenizer)
-        shutil.copyfile(model / CONFIG_FILE, packed / CONFIG_FILE)
+            config = ABOUT_FILE
+        else:
+            save_model(module, asked.model, data.shape, model, data.about)
+        shutil.copyfile(model / config, packed / config)
+        if asked.data.tokenizer is not None:
+            save_tokenizer(asked.data.tokenizer, model)
+            save_tokenizer(asked.data.tokenizer, packed)
+
+    def _export_stock(self, chosen: Tried) -> bool:
+        """stock/: a pretrained network as transformers opens it, where its configuration can say the sizes."""
+        module, tokenizer = self.network(chosen), self.ground.asked.data.tokenizer
+        if tokenizer is None:
+            return False
+        with suppress(RecipeError):  # of another kind, or units are gone
+            save_stock(module, tokenizer, self.out / "stock")
+            return True
+        return False
 
 
 def tried_values(each: Tried) -> dict[str, Any]:

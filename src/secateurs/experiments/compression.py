@@ -167,6 +167,13 @@ class Ground:
 
     def check(self) -> None:
         """Lay the recipe on the network; raises what cannot be done."""
+        least, n = 1.0 / (len(self.data.y_val) + 2), len(self.data.y_val)
+        if self.asked.max_drop < least:
+            raise RecipeError(
+                f"On {n:,} validation examples not even an unchanged network can be shown to lose no more than "
+                f"{100 * self.asked.max_drop:g} points: one standard error of the difference is {100 * least:.2g}. "
+                "Allow more, or give more validation examples."
+            )
         Masks.make(self.network, LAMP, is_trial=True)
         if self.asked.is_trimmed:
             if self.data.unknown is None:

@@ -38,6 +38,7 @@ class Pace(Settings):
     kept       candidates in each rung; the first has them all
     epoch_s    of a candidate's epoch, from a few plain steps
     n_steps    of training, all together
+    n_jobs     processes that it is planned for; when it goes on with more or fewer, the plan stays
     seconds    that this is expected to take
     """
 
@@ -45,6 +46,7 @@ class Pace(Settings):
     kept: Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
     epoch_s: float
     n_steps: int
+    n_jobs: int
     seconds: float
 
 
@@ -65,7 +67,7 @@ class Cost:
         (first_epochs, first_s), (epochs, seconds) = seen[0], seen[-1]
         slope = (seconds - first_s) / (epochs - first_epochs) if epochs > first_epochs else planned_s
         # Noise can make it negative, or more than all that was seen.
-        epoch_s = min(slope, seconds / epochs) if slope > 0 else seconds / epochs
+        epoch_s = min(slope if slope > 0 else planned_s, seconds / epochs)
         return cls(max(1e-9, epoch_s), max(0.0, seconds - epoch_s * epochs))
 
     def turn(self, epochs: float) -> float:
@@ -104,12 +106,13 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
         kept=kept,
         epoch_s=steps * a_step,
         n_steps=n_steps,
+        n_jobs=n_jobs,
         seconds=seconds / SEARCHED,
     )
 
 
 def replanned(
-    asked: Compression, pace: Pace, rung: int, left_s: float, cost: Cost, sizes: tuple[int, int, int], n_jobs: int
+    asked: Compression, pace: Pace, rung: int, left_s: float, cost: Cost, sizes: tuple[int, int, int]
 ) -> Pace:
     """The pace with as many epochs in this rung and those after it as the time that is left allows.
 
@@ -118,6 +121,7 @@ def replanned(
     """
     n_train, n_validation, n_test = sizes
     shares, kept, planned = [each / pace.rungs[-1] for each in pace.rungs[rung:]], pace.kept[rung:], pace.rungs[-1]
+    n_jobs = pace.n_jobs
     turns, controls = [n_turns(n, n_jobs) for n in kept], n_turns(CONTROLS, n_jobs)
     # A turn answers the validation examples in every way to store it, a step of the receipt the test examples in one.
     told = n_turns(STEPS, n_jobs) * n_test / n_validation / len(VALUES)

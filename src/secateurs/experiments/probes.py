@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from secateurs.checkpoint.packing import pack
 from secateurs.data import Dataset
+from secateurs.data.lengths import lengths_of, typical
 from secateurs.durable import write_json
 from secateurs.evaluating import threads
 from secateurs.experiments.cells import Cell, data_of, read, same_environment
@@ -42,12 +43,14 @@ class Probe:
     dense   the cell whose answers its own are held against
     stored  (name of the values, the values as `pack` takes them), one after the other
     part    the examples: "val" or "test"
+    most    a drop of the first, beyond which the others are not measured; None measures all
     """
 
     cell: Cell
     dense: Cell
     stored: Stored
     part: str = "val"
+    most: float | None = None
 
 
 def probe_all(probes: Sequence[Probe], run: Path, n_jobs: int) -> list[dict[str, dict[str, Any]]]:
@@ -64,17 +67,24 @@ def probe(asked: Probe, run: Path) -> dict[str, dict[str, Any]]:
     # What another CPU or version found is of other bits: their cell was made anew.
     if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
         known = found["measured"]
-    if missing := [(name, how) for name, how in asked.stored if name not in known]:
+    if missing := [(name, how) for name, how in asked.stored if name not in known and not _is_lost(asked, known)]:
         x, y = _examples(data_of(asked.cell), asked.part)
         before = _right(asked.dense, run, asked.part)
         module = asked.cell.load(run)
         for name, how in missing:
+            if _is_lost(asked, known):
+                break
             stored = copy.deepcopy(module)
             quantize(stored, how)
             drop = Drop.of(before, correct(stored, x, y))
             known[name] = {"size_bytes": packed_bytes(stored, how), **values_of(drop), "n_zero": n_zero(stored)}
         write_json(kept, {"environment": environment(), "measured": known})
-    return {name: known[name] for name, _ in asked.stored}
+    return {name: known[name] for name, _ in asked.stored if name in known}
+
+
+def _is_lost(asked: Probe, known: Mapping[str, Mapping[str, Any]]) -> bool:
+    first = asked.stored[0][0]
+    return asked.most is not None and first in known and known[first]["drop"] > asked.most
 
 
 def values_of(drop: Drop) -> dict[str, Any]:
@@ -109,9 +119,11 @@ def seconds_of(
     """Median seconds of one example: the dense network by torch, and this one with what `accelerate` found faster.
 
     speed_up, low, high: dense seconds / its own, of interleaved pairs with a bootstrap interval; threads, layers: how
-    many were swapped. Measured once on a machine, in a quiet moment between trainings.
+    many were swapped; tokens: of the example where it is a text, one of about the mean length. Measured once on a
+    machine, in a quiet moment between trainings.
     """
-    x = data.x_test[:1]
+    x = typical(data.x_val, 1)
+    lengths = lengths_of(x)
 
     def measure() -> dict[str, Any]:
         cores = int(environment()["cores"])
@@ -132,6 +144,7 @@ def seconds_of(
             "threads": cores,
             "n_swapped": sum(each.chosen not in ("", "dense") for each in found.choices),
             "n_layers": len(found.choices),
+            "tokens": None if lengths is None else int(lengths),
         }
 
     return measured_once(cell.directory(run) / f"seconds-{values.replace('/', '-')}.json", measure)

@@ -24,8 +24,8 @@ import numpy as np
 from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
 from secateurs.evaluating import threads
-from secateurs.experiments.aiming import BOLDEST, aimed, is_hopeless, worth_tuning
-from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.aiming import BOLDEST, aimed, beyond_hope, is_hopeless, worth_tuning
+from secateurs.experiments.candidates import EXACT, TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest, front
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
@@ -41,6 +41,7 @@ SCANNED = (0.0, 0.5, 0.8, 0.9, 0.95)
 SPREAD_AT = 0.8  # of the weights zeroed at once shows which way to spread zeros loses least
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
 SHARES = ((BOLDEST, 0.6), (1.0, 0.85))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
+N_FRONT = 12  # candidates that no other beats, about: each is timed at the end
 LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
 
 
@@ -156,32 +157,42 @@ class Search:
 
     def _climb(self, rung: int, candidates: Sequence[Candidate], tried: list[Tried]) -> tuple[float, float]:
         """Try the candidates of a rung, and add what was found; the epochs and seconds of a turn."""
-        begun, n_before, turns, epochs = self.clock.seconds, len(tried), 0, self.pace.rungs[rung]
+        n_before, turns, seconds, epochs = len(tried), 0, [], self.pace.rungs[rung]
         for some in self._in_turn(candidates, tried) if not rung else [candidates]:
             self.text = f"rung {rung + 1} of {len(self.pace.rungs)}: {len(some)} candidates"
+            begun, n = self.clock.seconds, n_turns(len(some), self.pace.n_jobs)
             tried += self._try(some, epochs, tried, is_tuned=rung > 0)
-            turns += n_turns(len(some), self.n_jobs)
+            turns += n
+            seconds.append((self.clock.seconds - begun) / n)
         self.clock.keep()
         n_tuned = sum(each.is_tuned for each in tried[n_before:])
-        turn_s = self._decided(f"seconds of a turn in rung {rung}", (self.clock.seconds - begun) / turns)
-        return epochs * (1 + TUNED * n_turns(n_tuned, self.n_jobs) / turns), turn_s
+        # The first turn also loads, compiles and asks the teacher, once for all.
+        turn_s = self._decided(f"seconds of a turn in rung {rung}", min(seconds))
+        return epochs * (1 + TUNED * n_turns(n_tuned, self.pace.n_jobs) / turns), turn_s
 
     def _in_turn(self, candidates: Sequence[Candidate], tried: list[Tried]) -> Iterator[list[Candidate]]:
         """As many as there are cores, the gentle first; those that became hopeless are left out."""
         left = sorted(candidates, key=lambda each: (each.sparsity, each.student))
         goal, epochs = self.ground.asked.goal, self.pace.rungs[-1]
         while left := [each for each in left if not is_hopeless(each, tried, goal, epochs)]:
-            yield left[: self.n_jobs]
-            left = left[self.n_jobs :]
+            yield left[: self.pace.n_jobs]
+            left = left[self.pace.n_jobs :]
 
     def _replanned(self, rung: int, cost: Cost) -> Pace:
         """With this rung and those after it as long as there is time for, which is decided once."""
         asked, data = self.ground.asked, self.ground.data
         if asked.epochs is not None:
             return self.pace
-        left_s = self._decided(f"seconds left before rung {rung}", asked.max_time_s - self.clock.seconds)
+        left_s = asked.max_time_s - self.clock.seconds - N_FRONT * self._timing_s()
+        left_s = self._decided(f"seconds left before rung {rung}", left_s)
         sizes = (len(data.y_train), len(data.y_val), len(data.y_test))
-        return replanned(asked, self.pace, rung, left_s, cost, sizes, self.n_jobs)
+        return replanned(asked, self.pace, rung, left_s, cost, sizes)
+
+    def _timing_s(self) -> float:
+        """What it takes to time one network."""
+        begun = self.clock.seconds
+        self.seconds_of(self.chains.first, EXACT)
+        return self._decided("seconds of a timing", self.clock.seconds - begun)
 
     def _fitting(self, rung: int, n: int, turn_s: float) -> int:
         """How many of n candidates there is time for; turn_s: seconds of as many as there are cores, side by side."""
@@ -190,7 +201,7 @@ class Search:
             return n
         left_s = LATE * asked.max_time_s - self.clock.seconds
         turns = max(0, round(left_s / turn_s))
-        return int(self._decided(f"n in rung {rung}", min(n, turns * self.n_jobs)))
+        return int(self._decided(f"n in rung {rung}", min(n, turns * self.pace.n_jobs)))
 
     def _decided(self, what: str, found: float) -> float:
         """What the clock decides is what it decided when the run came here first."""
@@ -226,8 +237,9 @@ class Search:
         """What is found of {cell: (its shape, the values to store it in)}; the cells are trained first."""
         self.perform(cells)
         self.text += ", measuring"
+        most = beyond_hope(self.ground.asked.goal, epochs, self.pace.rungs[-1]) if epochs else None
         asked = [
-            Probe(cell, self.ground.dense, tuple((name, self.chains.stored(name)) for name in values))
+            Probe(cell, self.ground.dense, tuple((name, self.chains.stored(name)) for name in values), most=most)
             for cell, (_, values) in cells.items()
         ]
         tried, is_timed = [], self.ground.asked.latency_s is not None

@@ -80,11 +80,21 @@ def _steps(results: Results) -> str:
                 f"{points(row['drop'])} ({points(row['low'])} to {points(row['high'])})"
                 if row["id"] != "dense"
                 else "",
+                _milliseconds(row, results),
                 speed_text(row["seconds"]) if row["seconds"] else "",
+                f"{row['n_zero']:,}",
                 f"{row['epochs']:.3g}",
             ]
         )
-    return table(("Step", "Bytes", "Smaller", "Accuracy", "Lost (95 %)", "Faster", "Epochs"), rows)
+    head = ("Step", "Bytes", "Smaller", "Accuracy", "Lost (95 %)", "ms", "Faster", "Zeros", "Epochs")
+    return table(head, rows)
+
+
+def _milliseconds(row: Mapping[str, Any], results: Results) -> str:
+    """Of one example, where that was measured: of the dense network, and of what may run in another time."""
+    if row["id"] == "dense":
+        return milliseconds(results["seconds"]["dense_s"])
+    return milliseconds(row["seconds"]["seconds"]) if row["seconds"] else ""
 
 
 def _layers(results: Results) -> str:

@@ -20,6 +20,7 @@ def model_card(results: Results) -> str:
     was, now = (milliseconds(seconds[key]) for key in ("dense_s", "seconds"))
     ratio = times(dense["file_bytes"] / chosen["size_bytes"])
     after = percent(test["n_correct"] / test["n"], 2)
+    example = "one example" if not seconds["tokens"] else f"one text of {seconds['tokens']} tokens"
     tuned = ", then trained on with the values it is stored in" if chosen["is_tuned"] else ""
     is_cut = chosen["candidate"]["student"] or chosen["candidate"]["sparsity"]
     cut, then = ("pruned", tuned) if is_cut else ("trained with its values", "")
@@ -35,7 +36,7 @@ def model_card(results: Results) -> str:
 | --- | ---: | ---: |
 | file | {dense["file_bytes"]:,} bytes | {chosen["size_bytes"]:,} bytes, packed ({ratio} smaller) |
 | test accuracy, n = {test["n"]:,} | {percent(dense["test"]["value"], 2)} | {after} |
-| time of one example | {was} ms | {now} ms ({speed_text(seconds)}) |
+| time of {example} | {was} ms | {now} ms ({speed_text(seconds)}) |
 
 - What was done: {chosen["name"]}; {did}. \
 {n_stored:,} of its {n:,} numbers, biases included, are stored, the others are exactly zero{gone}.
@@ -52,7 +53,7 @@ import secateurs as sc
 import torch
 
 network = sc.load_network("packed")      # checks itself, and is a plain torch network
-{_example(results["inputs"])}
+{_example(results)}
 network = sc.load_network("packed", x)   # the same; layers that run faster packed stay packed
 answers = network(x).argmax(dim=1)
 ```
@@ -61,7 +62,9 @@ answers = network(x).argmax(dim=1)
 On the data again, this directory being DIR: `secateurs run DIR {_data_words(results)}`
 {_onnx(results["onnx"])}
 
-What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by `{results["command"]}`.
+What else was tried, and what each step gave: `report.html`; as data: `results.json`. Made by secateurs \
+{results["version"]}: `{results["command"]}`. Only `packed/` is needed to run it{_needs(results)}; `cells/` and \
+`weights/` hold everything that was tried, for the same command to go on from, and may be deleted.
 """
 
 
@@ -73,10 +76,11 @@ def _packed(seconds: Mapping[str, Any]) -> str:
     return f"{n} of {n_layers} layers run packed" + (", the others were not faster so" if n < n_layers else "")
 
 
-def _example(inputs: Mapping[str, Any]) -> str:
-    """A line of code that makes an example of the right shape."""
+def _example(results: Results) -> str:
+    """A line of code that makes an example of the right shape, of a text as long as it will be."""
+    inputs = results["inputs"]
     if inputs["kind"] == "tokens":
-        return f"x = torch.zeros(1, {inputs['size'][1]}, dtype=torch.long)"
+        return f"x = torch.randint(1, {inputs['size'][0]}, (1, {results['seconds']['tokens']}))  # as many as are usual"
     return f"x = torch.zeros({', '.join(map(str, (1, *inputs['size'])))})"
 
 
@@ -84,7 +88,13 @@ def _opens(results: Results) -> str:
     """How stock tools get at it."""
     if results["chosen"]["candidate"]["student"]:
         return "; units are gone, so that it opens with `secateurs.load_shrunk('model')`"
-    return ", in `model.safetensors`"
+    stock = "; `stock/` is what `AutoModel.from_pretrained` opens, the head beside it" if results["is_stock"] else ""
+    return f", in `model.safetensors`{stock}"
+
+
+def _needs(results: Results) -> str:
+    """What has to be installed beside the package."""
+    return ", with the extra `hf`" if results["compression"]["data"].get("tokenizer") else ""
 
 
 def _reads(results: Results) -> str:

@@ -1,6 +1,7 @@
 """A published encoder at the command line: trained, trained on, packed, pruned, shrunk, measured and compared."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,34 @@ def test_the_way_of_one_network(secateurs: Call, tiny_encoder: Path, tiny_texts:
     assert load_model(tmp_path / "pruned")[1] == load_model(saved)[1]
     ask("shrink", saved, "-o", str(tmp_path / "shrunk"), "--sparsity", "0.5")
     assert load_shrunk(tmp_path / "shrunk")(torch.tensor([[2, 5, 3]])).shape == (1, 3)
+
+
+def test_a_compressed_one_reads_texts_and_needs_the_published_directory_no_more(
+    secateurs: Call, tiny_encoder: Path, tiny_texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("altair", reason="needs the extra explore")
+    published, out, texts = tmp_path / "published", tmp_path / "run", ("--data", str(tiny_texts))
+    shutil.copytree(tiny_encoder, published)
+    model = f"pretrained(directory={published})"
+    assert secateurs("train", "--model", model, *texts, "--epochs", "1", "-o", str(tmp_path / "dense")).code == 0
+    shutil.rmtree(published)
+    asked = ("--max-drop", "90%", "--epochs", "0.9", "--jobs", "1", "--out", str(out))
+    said = secateurs("compress", str(tmp_path / "dense" / "model"), *texts, *asked)
+    assert said.code == 0, said.err
+    assert "What no other beats in both bytes and accuracy: validation examples, n = 12" in said.out
+    results = json.loads((out / "results.json").read_text())
+    assert results["seconds"]["tokens"] in (5, 6)
+    told = json.loads(secateurs("run", str(out), "--text", "where is my card", "--json").out)
+    assert told["answers"][0]["answer"] in {"0", "1", "2"}
+    told = json.loads(secateurs("run", str(out), *texts, "--json").out)
+    assert told["accuracy"]["value"] == results["test"]["n_correct"] / 18
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(out)
+    exec(code, {})
+    assert results["is_stock"] == (results["chosen"]["candidate"]["student"] == 0.0)
+    if results["is_stock"]:
+        transformers = pytest.importorskip("transformers")
+        assert transformers.AutoModel.from_pretrained(out / "stock").config.hidden_size == 16
 
 
 def test_ways_are_compared(secateurs: Call, tiny_encoder: Path, tiny_texts: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from secateurs.experiments.aiming import GAIN, GAINS, LEFT, aimed, gain_of, is_hopeless, worth_tuning
+from secateurs.experiments.aiming import GAIN, GAINS, LEFT, aimed, beyond_hope, gain_of, is_hopeless, worth_tuning
 from secateurs.experiments.candidates import Candidate
 from secateurs.experiments.choosing import Goal, Tried
 
@@ -93,6 +93,12 @@ def test_where_nothing_is_hopeful_what_loses_least_is_tried() -> None:
     assert aimed(LINE, Goal(0.0), 3.0, [1.0, 0.5]) == [LINE[0].candidate, LINE[1].candidate]
 
 
+def test_what_one_rung_may_lose_two_rungs_may_lose_more() -> None:
+    at = [beyond_hope(GOAL, epochs, 9.0) for epochs in (9.0, 3.0, 1.0)]
+    assert at == pytest.approx([1.5 * 0.005, 1.5 * 0.005 / GAIN, 1.5 * 0.005 / GAIN**2])
+    assert beyond_hope(Goal(0.005, size_bytes=100), 1.0, 9.0) is None
+
+
 def test_where_the_gentle_lose_too_much_the_bold_are_hopeless() -> None:
     tested = [tried(0.5, 500, 0.0), tried(0.8, 300, 0.5)]
     assert [is_hopeless(Candidate(0.0, s), tested, GOAL, 9.0) for s in (0.5, 0.7, 0.8, 0.9)] == [
@@ -106,6 +112,9 @@ def test_where_the_gentle_lose_too_much_the_bold_are_hopeless() -> None:
     assert not is_hopeless(Candidate(0.0, 0.9, pattern="1:10"), tested, GOAL, 9.0)
     assert not is_hopeless(Candidate(0.0, 0.9), tested, Goal(0.005, size_bytes=100), 9.0)
     assert not is_hopeless(Candidate(0.0, 0.9), [], GOAL, 9.0)
+    # The network as it is loses nothing; that few examples cannot show it says nothing of what is cut.
+    uncut = Tried(Candidate(0.0, 0.0), 0.0, False, 999, 0.0, 0.008, 120)
+    assert not is_hopeless(Candidate(0.0, 0.9), [uncut], GOAL, 9.0)
 
 
 def test_a_pattern_has_no_place_beside_it() -> None:

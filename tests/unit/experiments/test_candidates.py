@@ -77,7 +77,8 @@ def test_the_rate_of_a_recovery_follows_what_is_zeroed() -> None:
     assert [rate(s) for s in (0.3, 0.5, 0.75, 0.9)] == [1e-4, 1e-4, 4e-4, 4e-4]
     assert rate(1.0 - 0.125**0.5) == 2e-4  # half-way in the logarithm of the density
     assert chains.finished(Candidate(0.0, 0.75, "int8"), 6.0).training.learning_rate == pytest.approx(4e-5)
-    assert chains.finished(Candidate(0.0, 0.0, "int8"), 6.0).training.learning_rate == pytest.approx(1e-4)
+    uncut = chains.finished(Candidate(0.0, 0.0, "int8"), 6.0).training.learning_rate
+    assert uncut == chains.longer(Candidate(0.0, 0.0), 6.0).training.learning_rate == pytest.approx(1e-4)
     assert CHAINS.pruned(Candidate(0.0, 0.75), 6.0).training.learning_rate == 1e-3
 
 

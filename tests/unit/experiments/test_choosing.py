@@ -23,6 +23,11 @@ def test_the_smallest_that_meets_is_best() -> None:
     assert best([DENSER, MIDDLE, SPARSER], GOAL) is MIDDLE
 
 
+def test_a_hundredth_of_the_bytes_is_worth_no_accuracy() -> None:
+    about, same = tried(0.85, 201, 0.001), tried(0.85, 203, 0.0)
+    assert best([DENSER, MIDDLE, about, same, SPARSER], GOAL) is about
+
+
 def test_where_a_size_is_asked_for_the_most_accurate_within_it_is_best() -> None:
     assert best([DENSER, MIDDLE, SPARSER], Goal(0.005, size_bytes=400)) is DENSER
     assert best([DENSER, MIDDLE, SPARSER], Goal(0.005, size_bytes=250)) is MIDDLE

@@ -37,17 +37,17 @@ def test_what_is_to_come_is_as_long_as_there_is_time_for() -> None:
     pace = pace_of(plan, 5, 1000, 0.01, 2)
     # Two candidates and two controls side by side on two cores: 1.25 and 1 turns; 100 s of 1000 are kept back. The
     # receipt's nine steps answer twice as many examples in five turns, in one way of six: 5/3 of what a turn takes.
-    found = replanned(plan, pace, 2, 775.0 + 15.0 * (2 + 5 / 3), Cost(20.0, 15.0), sizes, 2)
+    found = replanned(plan, pace, 2, 775.0 + 15.0 * (2 + 5 / 3), Cost(20.0, 15.0), sizes)
     assert found.rungs[:-1] == pace.rungs[:-1]
     assert found.rungs[-1] == pytest.approx(675 / (2.25 * 20.0))
     assert found.n_steps - pace.n_steps == round(4.5 * (found.rungs[-1] - pace.rungs[-1]) * 100)
     # Before it four candidates of a third: two turns of 1.25 / 3.
-    found = replanned(plan, pace, 1, 775.0 + 15.0 * (4 + 5 / 3), Cost(20.0, 15.0), sizes, 2)
+    found = replanned(plan, pace, 1, 775.0 + 15.0 * (4 + 5 / 3), Cost(20.0, 15.0), sizes)
     assert found.rungs[0] == pace.rungs[0]
     assert found.rungs[2] == pytest.approx(675 / ((2.25 + 2.5 / 3) * 20.0), rel=0.01)
     assert found.rungs[1] == pytest.approx(found.rungs[2] / 3)
-    assert replanned(plan, pace, 2, 1e6, Cost(1.0, 0.0), sizes, 2).rungs[-1] == 20.0
-    late = replanned(plan, pace, 2, -5.0, Cost(1.0, 0.0), sizes, 2)
+    assert replanned(plan, pace, 2, 1e6, Cost(1.0, 0.0), sizes).rungs[-1] == 20.0
+    late = replanned(plan, pace, 2, -5.0, Cost(1.0, 0.0), sizes)
     assert late.rungs[-1] == pytest.approx(pace.rungs[-1] / 4, rel=0.01)
 
 

@@ -24,6 +24,7 @@ def make_compression(**changes: Any) -> dict[str, Any]:
         "threads": 2,
         "n_swapped": 1,
         "n_layers": 3,
+        "tokens": None,
     }
     test = {"n": 2000, "n_correct": 1952, "n_lost": 12, "n_gained": 4, "drop": 0.004, "low": 0.0, "high": 0.008}
     quiet = {"n": 2000, "n_correct": 1960, "n_lost": 0, "n_gained": 0, "drop": 0.0, "low": -0.001, "high": 0.001}
@@ -85,6 +86,7 @@ def make_compression(**changes: Any) -> dict[str, Any]:
             _stage("dense", "Dense", 0.98, weight),
             _stage("taught", "Pruned", 0.976, pruned),
         ],
+        "is_stock": False,
         "onnx": "The extra onnx is not there.",
         "duration_s": 600.0,
     }
@@ -128,6 +130,7 @@ def _step(name: str, title: str, size: int, test: dict[str, Any], seconds: dict[
         "size_bytes": size,
         **test,
         "accuracy": accuracy,
+        "n_zero": 300,
         "is_chosen": name == "with",
         "seconds": seconds,
     }

@@ -80,12 +80,15 @@ def test_the_page_reads_names_as_text() -> None:
     ("inputs", "line"),
     [
         ({"kind": "image", "size": [1, 28, 28], "n_classes": 10}, "x = torch.zeros(1, 1, 28, 28)"),
-        ({"kind": "tokens", "size": [500, 64], "n_classes": 10}, "x = torch.zeros(1, 64, dtype=torch.long)"),
+        ({"kind": "tokens", "size": [500, 64], "n_classes": 10}, "x = torch.randint(1, 500, (1, 9))"),
     ],
 )
 def test_the_card_says_what_an_example_is_and_how_to_ask(inputs: dict, line: str) -> None:
-    card = model_card(make_compression(inputs=inputs))
+    results = make_compression(inputs=inputs)
+    results["seconds"]["tokens"] = 9 if inputs["kind"] == "tokens" else None
+    card = model_card(results)
     assert line in card
+    assert ("time of one text of 9 tokens" in card) == (inputs["kind"] == "tokens")
     assert "`secateurs run DIR --data mnist --data-dir there/mnist`" in card
     assert ("token ids" in card) == (inputs["kind"] == "tokens")
     assert "There is no ONNX file" in card

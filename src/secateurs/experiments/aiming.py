@@ -111,14 +111,17 @@ def beyond_hope(goal: Goal, epochs: float, last: float) -> float | None:
 def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:
     """Of one shape's ways of storing it, the smallest that may lose little enough once it is trained with its values.
 
-    Where a size is asked for: of those that fit the one that loses least. None where training would bring nothing: it
-    is exact, or meets the goal as it is.
+    One of which nothing is cut may be bold: it learns with its values for all of the epochs. Where a size is asked for:
+    of those that fit the one that loses least. None where training would bring nothing: it is exact, or meets the goal
+    as it is.
     """
     exact = next(each.drop for each in tried if each.candidate.values == EXACT)
     hopeful = [
         each
         for each in tried
-        if fits(each, goal) and exact + LEFT * max(0.0, each.drop - exact) + each.error <= goal.max_drop
+        if fits(each, goal)
+        and exact + LEFT * max(0.0, each.drop - exact) + each.error
+        <= goal.max_drop * (1.0 if each.candidate.is_cut else BOLDEST)
     ]
     if goal.size_bytes is not None:
         found = min(hopeful, key=lambda each: (each.drop, each.size_bytes), default=None)

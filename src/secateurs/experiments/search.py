@@ -149,11 +149,23 @@ class Search:
         self._pace = self._replanned(rung, cost)
         shares = np.linspace(*SHARES[rung - 1], self.pace.kept[rung]).tolist()
         candidates = aimed(tried, self.ground.asked.goal, self.pace.rungs[-1], shares)
+        if rung == 1 and (uncut := self._learning(tried)) is not None and uncut not in candidates:
+            candidates[-1] = uncut
         n = self._fitting(rung, len(candidates), cost.turn(self.pace.rungs[rung] * (1 + TUNED)))
         if n < len(candidates):
             said = f"{n} of {len(candidates)} candidates" if n else "none"
             notes.append(f"In rung {rung + 1} of {n_rungs} there was time for {said}.")
         return candidates[len(candidates) - n :]  # the boldest are left out first
+
+    def _learning(self, tried: Sequence[Tried]) -> Candidate | None:
+        """The network of which nothing is cut, where with values it learns it may be smaller than all that will do."""
+        goal = self.ground.asked.goal
+        uncut = [each for each in tried if not each.candidate.is_cut]
+        found, least = worth_tuning(uncut, goal), best(tried, goal)
+        if found is None or goal.size_bytes is not None:
+            return None
+        size = next(each.size_bytes for each in uncut if each.candidate == found)
+        return found.shape if least is None or size < least.size_bytes else None
 
     def _climb(self, rung: int, candidates: Sequence[Candidate], tried: list[Tried]) -> tuple[float, float]:
         """Try the candidates of a rung, and add what was found; the epochs and seconds of a turn."""

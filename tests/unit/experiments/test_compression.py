@@ -13,7 +13,7 @@ from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.candidates import VALUES, Candidate
 from secateurs.experiments.cells import keep_weights, stored_weights
-from secateurs.experiments.choosing import Goal
+from secateurs.experiments.choosing import Goal, Tried
 from secateurs.experiments.compressed import CompressionRun
 from secateurs.experiments.compression import Compression, Ground
 from secateurs.experiments.pacing import pace_of
@@ -190,7 +190,7 @@ def test_where_nothing_is_cut_the_dense_network_learns_with_its_values(
     monkeypatch.setattr(Ground, "shapes", lambda self: ([Candidate(0.0, 0.5)], []))
     monkeypatch.setattr(f"{search}.aimed", lambda *_: [Candidate(0.0, 0.0, "codebook:2")])
     monkeypatch.setattr(f"{search}.worth_tuning", lambda tried, _: tried[-1].candidate)
-    monkeypatch.setattr(f"{search}.best", lambda tried, _: next(each for each in tried if each.is_tuned))
+    monkeypatch.setattr(f"{search}.best", lambda tried, _: next((each for each in tried if each.is_tuned), None))
     run = CompressionRun(ground_of(max_drop=0.5, epochs=0.9), tmp_path, "secateurs compress", 1)
     results = run.run()
     assert results["chosen"]["candidate"] == {"student": 0.0, "sparsity": 0.0, "values": "codebook:2", "pattern": ""}
@@ -218,6 +218,19 @@ def test_where_rounding_alone_meets_the_goal_and_nothing_smaller_does_it_is_hand
         rounded = run.ground.dense.load(tmp_path).eval()
         sc.quantize(rounded, run.search.chains.stored(results["chosen"]["candidate"]["values"]))
         assert torch.equal(stored, rounded(x))
+
+
+def test_the_whole_network_learns_with_values_that_would_make_it_the_smallest(tmp_path: Path) -> None:
+    def learning(drop: float, size: int, **goal: float) -> Candidate | None:
+        whole = [("exact", 900, 0.0), ("int8", 250, 0.0), ("codebook:3", size, drop)]
+        tried = [Tried(Candidate(0.0, 0.0, v), 0.0, False, n, d, 0.001, 1000) for v, n, d in whole]
+        tried.append(Tried(Candidate(0.0, 0.5, "int8"), 0.5, False, 150, 0.002, 0.001, 1000))
+        return Search(ground_of(max_drop=0.005, **goal), tmp_path, 1)._learning(tried)
+
+    assert learning(0.015, 100) == Candidate(0.0, 0.0)  # 0.4 of it and an error are 0.007, of 0.0075
+    assert learning(0.018, 100) is None
+    assert learning(0.015, 160) is None  # half of the weights gone and int8 are 150 bytes
+    assert learning(0.015, 100, size_bytes=120.0) is None
 
 
 def test_the_clock_decides_once_how_many_candidates_there_is_time_for(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Nothing is trained: the network is rounded to the values, answers, and is packed
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from secateurs.evaluating import threads
 from secateurs.experiments.cells import Cell, data_of, read, same_environment
 from secateurs.experiments.facts import measured_once
 from secateurs.loading import accelerate_losslessly
+from secateurs.locks import held
 from secateurs.measure.accuracy import correct
 from secateurs.measure.drop import Drop
 from secateurs.measure.environment import environment
@@ -54,19 +55,28 @@ class Probe:
 
 
 def probe_all(probes: Sequence[Probe], run: Path, n_jobs: int) -> list[dict[str, dict[str, Any]]]:
-    """What `probe` finds for each."""
-    jobs = (joblib.delayed(probe)(each, run) for each in probes)
-    return list(joblib.Parallel(n_jobs=max(1, min(n_jobs, len(probes))))(jobs))
+    """What `probe` finds for each; where there are fewer than processes, several share what has not to wait."""
+    parts = [_parts(each, max(1, n_jobs // len(probes))) for each in probes]
+    asked = [part for each in parts for part in each]
+    jobs = (joblib.delayed(probe)(part, run) for part in asked)
+    found = iter(joblib.Parallel(n_jobs=max(1, min(n_jobs, len(asked))))(jobs))
+    measured = [{name: value for _ in each for name, value in next(found).items()} for each in parts]
+    return [
+        {name: of[name] for name, _ in each.stored if name in of} for each, of in zip(probes, measured, strict=True)
+    ]
+
+
+def _parts(asked: Probe, n: int) -> list[Probe]:
+    if asked.most is not None:
+        return [asked]
+    return [replace(asked, stored=asked.stored[k::n]) for k in range(min(n, len(asked.stored)))]
 
 
 def probe(asked: Probe, run: Path) -> dict[str, dict[str, Any]]:
     """{values: size_bytes, n, n_correct, n_lost, n_gained, drop and its 95 % interval and standard error, n_zero}."""
     torch.set_num_threads(1)
     kept = asked.cell.directory(run) / f"probes-{asked.part}.json"
-    known: dict[str, dict[str, Any]] = {}
-    # What another CPU or version found is of other bits: their cell was made anew.
-    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
-        known = found["measured"]
+    known = _known(kept)
     if missing := [(name, how) for name, how in asked.stored if name not in known and not _is_lost(asked, known)]:
         x, y = _examples(data_of(asked.cell), asked.part)
         before = _right(asked.dense, run, asked.part)
@@ -78,8 +88,18 @@ def probe(asked: Probe, run: Path) -> dict[str, dict[str, Any]]:
             quantize(stored, how)
             drop = Drop.of(before, correct(stored, x, y))
             known[name] = {"size_bytes": packed_bytes(stored, how), **values_of(drop), "n_zero": n_zero(stored)}
-        write_json(kept, {"environment": environment(), "measured": known})
+        with held(kept.with_suffix(".lock"), is_waiting=True):
+            known = _known(kept) | known
+            write_json(kept, {"environment": environment(), "measured": known})
     return {name: known[name] for name, _ in asked.stored if name in known}
+
+
+def _known(kept: Path) -> dict[str, dict[str, Any]]:
+    """What was measured here; what another CPU or version found is of other bits: their cell was made anew."""
+    if not kept.exists() or not same_environment((found := read(kept))["environment"], environment()):
+        return {}
+    measured: dict[str, dict[str, Any]] = found["measured"]
+    return measured
 
 
 def _is_lost(asked: Probe, known: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -18,7 +18,7 @@ from secateurs.experiments.compressed import CompressionRun
 from secateurs.experiments.compression import Compression, Ground
 from secateurs.experiments.pacing import pace_of
 from secateurs.experiments.presets import data_for
-from secateurs.experiments.probes import Probe, probe
+from secateurs.experiments.probes import Probe, probe, probe_all
 from secateurs.experiments.search import Search
 from secateurs.measure.accuracy import accuracy, correct
 from secateurs.models import ModelSpec, build, load_model
@@ -104,6 +104,17 @@ def test_what_is_beyond_hope_is_not_rounded_in_every_way(run: CompressionRun, tm
     (cell.directory(tmp_path / "run") / "probes-val.json").unlink()
     for most, n in ((-0.1, 1), (-0.1, 1), (0.0, len(VALUES))):  # a second time as the first
         assert len(probe(Probe(cell, cell, stored, most=most), tmp_path / "run")) == n
+
+
+def test_several_processes_share_what_is_measured_of_one_network(run: CompressionRun, tmp_path: Path) -> None:
+    shutil.copytree(run.out, tmp_path / "run")
+    chains, cell = run.search.chains, run.ground.dense
+    asked = Probe(cell, cell, tuple((name, chains.stored(name)) for name in VALUES))
+    kept = cell.directory(tmp_path / "run") / "probes-val.json"
+    kept.unlink()
+    (found,) = probe_all([asked], tmp_path / "run", 2)
+    assert list(found) == [*VALUES]
+    assert found == probe(asked, run.out) == json.loads(kept.read_text())["measured"]
 
 
 def test_a_cell_that_several_candidates_share_is_counted_once(run: CompressionRun) -> None:

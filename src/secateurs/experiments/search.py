@@ -42,6 +42,7 @@ SPREAD_AT = 0.8  # of the weights zeroed at once shows which way to spread zeros
 N_SCANNED, SCAN_SHARE = 1000, 0.03  # validation examples at most, and share of the time
 SHARES = ((BOLDEST, 0.6), (1.0, 0.85))  # of the drop that is allowed: what the boldest and the safest of a rung aim at
 N_FRONT = 12  # candidates that no other beats, about: each is timed at the end
+FIRST = 0.4  # of the time that was asked for, beyond which no other turn of the first rung begins
 LATE = 1.1  # times the time that was asked for, beyond which nothing more is begun
 
 
@@ -90,9 +91,7 @@ class Search:
             if not candidates:
                 break
             seen.append(self._climb(rung, candidates, tried))
-            there = {each.candidate.shape for each in tried}
-            if left := [each.cut for each in candidates if each.shape not in there]:
-                notes.append(f"Not tried, as what is gentler lost far too much: {'; '.join(left)}.")
+            notes += self._left_out(candidates, tried)
         self.text = "how long the best take"
         tried = self._timed(tried)
         chosen = best(tried, goal)
@@ -184,11 +183,30 @@ class Search:
 
     def _in_turn(self, candidates: Sequence[Candidate], tried: list[Tried]) -> Iterator[list[Candidate]]:
         """As many as there are cores, the gentle first; those that became hopeless are left out."""
-        left = sorted(candidates, key=lambda each: (each.sparsity, each.student))
-        goal, epochs = self.ground.asked.goal, self.pace.rungs[-1]
-        while left := [each for each in left if not is_hopeless(each, tried, goal, epochs)]:
+        left, turn = sorted(candidates, key=lambda each: (each.sparsity, each.student)), 1
+        while left := [each for each in left if not self._is_hopeless(each, tried)]:
+            if turn > 1 and not self._goes_on(turn):
+                return
             yield left[: self.pace.n_jobs]
-            left = left[self.pace.n_jobs :]
+            left, turn = left[self.pace.n_jobs :], turn + 1
+
+    def _goes_on(self, turn: int) -> bool:
+        """Whether there is time for another turn of the first rung."""
+        asked = self.ground.asked
+        has_time = asked.epochs is not None or self.clock.seconds < FIRST * asked.max_time_s
+        return bool(self._decided(f"turn {turn} in rung 0", float(has_time)))
+
+    def _is_hopeless(self, each: Candidate, tried: Sequence[Tried]) -> bool:
+        return is_hopeless(each, tried, self.ground.asked.goal, self.pace.rungs[-1])
+
+    def _left_out(self, candidates: Sequence[Candidate], tried: Sequence[Tried]) -> list[str]:
+        """Notes: which of a rung's candidates were not tried, and why."""
+        there = {each.candidate.shape for each in tried}
+        left = [each for each in candidates if each.shape not in there]
+        hopeless = [each.cut for each in left if self._is_hopeless(each, tried)]
+        late = [each.cut for each in left if not self._is_hopeless(each, tried)]
+        why = {"what is gentler lost far too much": hopeless, "there was no time": late}
+        return [f"Not tried, as {reason}: {'; '.join(cuts)}." for reason, cuts in why.items() if cuts]
 
     def _replanned(self, rung: int, cost: Cost) -> Pace:
         """With this rung and those after it as long as there is time for, which is decided once."""

@@ -257,6 +257,23 @@ def test_the_clock_decides_once_how_many_candidates_there_is_time_for(tmp_path: 
     assert [again._fitting(rung, 4, 25.0) for rung in (1, 2, 3)] == [4, 2, 0]
 
 
+def test_the_first_rung_ends_where_it_would_take_all_of_the_time(tmp_path: Path) -> None:
+    def turns(seconds: float, max_time_s: float) -> list[int]:
+        search = Search(ground_of(epochs=None, max_time_s=max_time_s), tmp_path, 1)
+        search.clock._before = seconds
+        search._pace = pace_of(search.ground.asked, 3, 200, 0.001, 1)
+        three = [Candidate(0.0, s) for s in (0.9, 0.5, 0.8)]
+        found = list(search._in_turn(three, []))
+        left = search._left_out(three, [Tried(each, 1.0, False, 9, 0.0, 0.0, 9) for some in found for each in some])
+        assert left == ([] if len(found) == 3 else ["Not tried, as there was no time: 90 % zeros; 80 % zeros."])
+        return [round(100 * some[0].sparsity) for some in found]
+
+    assert turns(50.0, 100.0) == [50]
+    assert turns(5.0, 100.0) == [50]  # as it was decided
+    (tmp_path / "clock_decided.json").unlink()
+    assert turns(5.0, 100.0) == [50, 80, 90]
+
+
 def test_a_given_network_is_where_it_begins(run: CompressionRun, tmp_path: Path) -> None:
     there = run.ground.dense.directory(run.out)
     name, content = stored_weights(load_model(there)[0])

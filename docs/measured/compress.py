@@ -62,7 +62,7 @@ def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
         lost = f"{100 * test['drop']:+.2f} points lost ({100 * test['low']:+.2f} to {100 * test['high']:+.2f})"
         is_met = "target met" if one["is_met"] else "target **not met**"
         size = f"{chosen['size_bytes']:,} bytes ({ratio:.1f}×, {_name(chosen)})"
-        notes = "".join(f" ({note})" for note in one["notes"])
+        notes = "".join(f" ({note.rstrip('.')})" for note in one["notes"] if note.startswith("In rung"))
         said.append(f"seed {seed}: {size}, {lost}, {is_met}, {one['duration_s'] / 60:.1f} min{notes}")
     return (
         f"Mean over the seeds (95 % t interval), n = {first['test']['n']:,} test examples, the dense file "

@@ -50,10 +50,11 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
     y_axis = alt.Axis(title="validation error", values=TICKS, labelExpr=PERCENT_LABEL, domain=False)
     x, y = alt.X("x:Q", scale=x_scale, axis=x_axis), alt.Y("y:Q", scale=y_scale, axis=y_axis)
     colors = [palette.kept, palette.removed, palette.other, palette.muted][: len(kinds)]
-    legend = alt.Legend(orient="top", direction="horizontal", columns=2, labelLimit=240, offset=8)
+    place = {"orient": "top", "direction": "horizontal", "columns": 2, "labelLimit": 240, "offset": 8}
+    legend, shapes = alt.Legend(**place), alt.Legend(**place, symbolFillColor=palette.muted)
     color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend)
     ways = ["trained with its values", "rounded after training, or exact"]
-    shape = alt.Shape("how:N", scale=alt.Scale(domain=ways, range=["circle", "cross"]), legend=legend)
+    shape = alt.Shape("how:N", scale=alt.Scale(domain=ways, range=["circle", "cross"]), legend=shapes)
 
     def line(at: float, words: list[str], dash: list[int], ink: str, dy: int) -> list[Any]:
         chart = alt.Chart(data_rows([{"y": at}]))

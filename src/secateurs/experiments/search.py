@@ -148,7 +148,8 @@ class Search:
         self._pace = self._replanned(rung, cost)
         shares = np.linspace(*SHARES[rung - 1], self.pace.kept[rung]).tolist()
         candidates = aimed(tried, self.ground.asked.goal, self.pace.rungs[-1], shares)
-        if rung == 1 and (uncut := self._learning(tried)) is not None and uncut not in candidates:
+        uncut = self._learning(tried) if rung == 1 else None
+        if uncut is not None and all(each.shape != uncut for each in candidates):
             candidates[-1] = uncut
         n = self._fitting(rung, len(candidates), cost.turn(self.pace.rungs[rung] * (1 + TUNED)))
         if n < len(candidates):

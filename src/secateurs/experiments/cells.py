@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import joblib
 from pydantic import BeforeValidator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
@@ -168,11 +168,12 @@ def keep_weights(name: str, content: bytes, run: Path) -> None:
 
 
 def _stock_of(file: Path) -> dict[str, Any] | None:
-    """The encoder's configuration that `stored_weights` put there; None where there is none, or no file."""
-    if not file.exists():
+    """The encoder's configuration that `stored_weights` put there; None where there is none, or no file to read."""
+    try:
+        with safe_open(str(file), framework="np") as weights:
+            about = weights.metadata() or {}
+    except (SafetensorError, OSError):  # which `load_weights` tells of
         return None
-    with safe_open(str(file), framework="np") as weights:
-        about = weights.metadata() or {}
     return json.loads(about["stock"]) if "stock" in about else None
 
 

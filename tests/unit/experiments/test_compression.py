@@ -10,7 +10,7 @@ import torch
 
 import secateurs as sc
 from secateurs.data import DataSpec, load_data
-from secateurs.errors import RecipeError
+from secateurs.errors import InputError, RecipeError
 from secateurs.experiments.candidates import VALUES, Candidate
 from secateurs.experiments.cells import keep_weights, stored_weights
 from secateurs.experiments.choosing import Goal, Tried
@@ -21,7 +21,7 @@ from secateurs.experiments.presets import data_for
 from secateurs.experiments.probes import Probe, probe, probe_all
 from secateurs.experiments.search import Search
 from secateurs.measure.accuracy import accuracy, correct
-from secateurs.models import ModelSpec, build, load_model
+from secateurs.models import ModelSpec, build, load_model, trim_vocabulary
 from secateurs.train.training import Training
 
 DATA = DataSpec(limit_train=200, limit_validation=60, limit_test=80)
@@ -283,6 +283,27 @@ def test_a_given_network_is_where_it_begins(run: CompressionRun, tmp_path: Path)
     mine, given = ground.dense.load(tmp_path), load_model(there)[0]
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), given.parameters(), strict=True))
     assert ground.dense.training.epochs == 0
+
+
+def test_a_trimmed_network_is_where_it_begins_too(tiny_texts: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    spec = ModelSpec.parse(f"pretrained(directory={tiny_encoder})")
+    data_spec = data_for(spec, source=str(tiny_texts))
+    data = load_data(data_spec)
+    assert data.unknown is not None
+    trimmed = trim_vocabulary(build(spec, data.shape, 0), data.x_train, data.unknown)
+    name, content = stored_weights(trimmed)
+    keep_weights(name, content, tmp_path)
+    asked = Compression(model=spec, data=data_spec, training=TRAINING, recovery=TRAINING, start_sha256=name)
+    begun = Ground(asked, data, trimmed).dense.begin(tmp_path)
+    assert {k: tuple(v.shape) for k, v in begun.state_dict().items()} == {
+        k: tuple(v.shape) for k, v in trimmed.state_dict().items()
+    }
+    with torch.inference_mode():
+        assert torch.equal(begun.eval()(data.x_test), trimmed.eval()(data.x_test))
+    (tmp_path / "weights" / f"{name}.safetensors").write_bytes(content[:100])
+    with pytest.raises(InputError, match="is not a readable safetensors file"):
+        Ground(asked, data, trimmed).dense.begin(tmp_path)
 
 
 @pytest.mark.slow

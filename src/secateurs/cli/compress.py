@@ -85,6 +85,7 @@ def compress(
         training=given.preset.training,
         recovery=given.preset.training,
         recovery_rates=given.preset.recovery_rates,
+        distill=given.preset.distill,
         start_sha256=None if start is None else start[0],
         max_drop=quantity("--max-drop", max_drop, "share"),
         size_bytes=None if target_size is None else quantity("--target-size", target_size, "bytes"),

@@ -33,7 +33,7 @@ LEFT = 0.4  # share of what rounding costs that training with the values leaves;
 class Place:
     """A candidate, and what is expected of it after so much training.
 
-    drop       with one standard error on top
+    drop       with the margin on top that makes it sure
     size       log of its bytes
     latency_s  of one example; None where it was not measured
     """
@@ -115,13 +115,12 @@ def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:
     of those that fit the one that loses least. None where training would bring nothing: it is exact, or meets the goal
     as it is.
     """
-    exact = next(each.drop for each in tried if each.candidate.values == EXACT)
+    exact = next(each.surely for each in tried if each.candidate.values == EXACT)
     hopeful = [
         each
         for each in tried
         if fits(each, goal)
-        and exact + LEFT * max(0.0, each.drop - exact) + each.error
-        <= goal.max_drop * (1.0 if each.candidate.is_cut else BOLDEST)
+        and exact + LEFT * max(0.0, each.surely - exact) <= goal.max_drop * (1.0 if each.candidate.is_cut else BOLDEST)
     ]
     if goal.size_bytes is not None:
         found = min(hopeful, key=lambda each: (each.drop, each.size_bytes), default=None)
@@ -174,23 +173,23 @@ def _lines(tried: Sequence[Tried], epochs: float) -> list[list[Place]]:
     lines: dict[tuple[float, str, str], dict[float, Place]] = defaultdict(dict)
     for measured in shapes.values():
         last = max(each.epochs for each in measured if not each.is_tuned)
-        exact = next(each.drop for each in measured if each.candidate.values == EXACT and each.epochs == last)
+        exact = next(each for each in measured if each.candidate.values == EXACT and each.epochs == last)
         # What was trained with its values comes last, and is what counts.
         latest = [each for each in measured if each.epochs >= last]
         for each in sorted(latest, key=lambda each: (each.is_tuned, each.epochs)):
             it = each.candidate
-            drop = _expected(each, exact, epochs, gain) + each.error
+            drop = _expected(each, exact, epochs, gain)
             lines[it.student, it.pattern, it.values][it.sparsity] = Place(
                 it, drop, math.log(each.size_bytes), each.latency_s
             )
     return [[line[sparsity] for sparsity in sorted(line)] for line in lines.values()]
 
 
-def _expected(each: Tried, exact: float, epochs: float, gain: float) -> float:
-    """What it will lose; exact: what its shape lost, not rounded."""
+def _expected(each: Tried, exact: Tried, epochs: float, gain: float) -> float:
+    """What it will surely lose no more than; exact: its shape, not rounded."""
     rungs = math.log(epochs / each.epochs, LONGER) if each.epochs else 0.0
-    grown = exact * gain**rungs if exact > 0 else exact
-    return grown + max(0.0, each.drop - exact) * (1.0 if each.is_tuned else LEFT)
+    grown = exact.drop * gain**rungs if exact.drop > 0 else exact.drop
+    return grown + exact.margin + max(0.0, each.surely - exact.surely) * (1.0 if each.is_tuned else LEFT)
 
 
 def _edge(line: Sequence[Place], allowed: float) -> Place | None:

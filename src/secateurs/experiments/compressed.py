@@ -19,7 +19,7 @@ from secateurs.checkpoint.packing import pack
 from secateurs.data.tokenizing import save_tokenizer
 from secateurs.durable import make_directory, write_json, write_text
 from secateurs.errors import InputError, MissingExtraError, RecipeError
-from secateurs.experiments.candidates import EXACT, TUNED
+from secateurs.experiments.candidates import EXACT, TUNED, in_words
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.choosing import Tried, front
 from secateurs.experiments.compression import Ground
@@ -98,18 +98,14 @@ class CompressionRun:
         trimmed = Step("trimmed", "vocabulary trimmed to the training data's", chains.first, EXACT, 0.0)
         if not epochs:
             steps += [trimmed] if self.ground.asked.is_trimmed else []
-            title = "packed without loss" if values == EXACT else f"quantization alone ({values})"
+            title = "packed without loss" if values == EXACT else f"quantization alone ({in_words(values)})"
             return [*steps, Step("after", title, chains.first, values, 0.0)]
-        is_cut = shape.is_cut
-        steps.append(
-            Step(
-                "longer", "dense, trained on, with the same teacher", chains.longer(shape, epochs), EXACT, epochs, False
-            )
-        )
+        is_cut, longer = shape.is_cut, chains.longer(chosen.candidate, epochs)
+        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, False))
         if self.ground.asked.is_trimmed:
             steps.append(trimmed)
         if values != EXACT:
-            steps.append(Step("rounded", f"quantization alone ({values})", dense, values, 0.0))
+            steps.append(Step("rounded", f"quantization alone ({in_words(values)})", dense, values, 0.0))
         if shape.student:
             steps.append(Step("smaller", "units removed, nothing trained", chains.begun(shape), EXACT, 0.0))
         taught = chains.pruned(shape, epochs)
@@ -231,7 +227,7 @@ class CompressionRun:
         if chosen.candidate.is_cut:
             shown["taught"] = ("Pruned", f"Taught by the dense network for {chosen.epochs:.3g} epochs.")
         if last != "taught":
-            shown[last] = ("Stored", f"In {chosen.candidate.values}: few different numbers are left.")
+            shown[last] = ("Stored", f"In {in_words(chosen.candidate.values)}: few different numbers are left.")
         networks = {key: at[key][0].cell.load(self.out) for key in shown}
         if last in networks:
             networks[last] = self.network(chosen)
@@ -305,7 +301,8 @@ class CompressionRun:
 def tried_values(each: Tried) -> dict[str, Any]:
     """JSON-able."""
     low, high = each.interval
-    return {**asdict(each), "low": low, "high": high, "name": str(each.candidate)}
+    found = {"drop": each.drop, "low": low, "high": high, "surely": each.surely}
+    return {**asdict(each), **found, "name": str(each.candidate)}
 
 
 def _gate(asked: float | None, found: float) -> dict[str, Any] | None:

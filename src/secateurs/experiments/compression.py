@@ -14,7 +14,7 @@ from secateurs.data.shape import as_tuple
 from secateurs.errors import RecipeError
 from secateurs.experiments.candidates import Candidate, Chains
 from secateurs.experiments.cells import Cell
-from secateurs.experiments.choosing import Goal
+from secateurs.experiments.choosing import Goal, surely
 from secateurs.experiments.sensitivity import allocate
 from secateurs.layers import layers, owners_of
 from secateurs.masks import Masks
@@ -22,6 +22,7 @@ from secateurs.models import ModelSpec, Network, trim_vocabulary
 from secateurs.recipe import Recipe, with_words
 from secateurs.settings import Settings
 from secateurs.structure.shrinking import shrink
+from secateurs.train.distillation import Distillation
 from secateurs.train.training import Training
 
 STUDENTS, SPARSITIES, PATTERNS = (0.0, 0.5), (0.8, 0.9, 0.95, 0.975), ("2:4",)
@@ -38,6 +39,11 @@ class Compression(Settings):
     recovery       of a network after a cut; its epochs are chosen
     recovery_rates its learning rates where so much is zeroed, as (sparsity, rate); in between even in the logarithm of
                    the density, beyond as at the nearest. None given: the recovery's own, whatever is zeroed
+    tuned_rate     learning rate of a network that learns with the few numbers of a codebook; with int8 and int4 INTS
+                   times that. MiniLM on banking77, validation data of seed 0, answers that change, of 1,000:
+                   codebook:3+codebook:2, 0.7 epochs, 63 at 2e-5, 49 at 1e-4, 45 at 2e-4, 43 at 5e-4;
+                   int4/32+codebook:2, 0.4 epochs, 26 at 5e-5, 30 at 2e-4
+    distill        how the dense network teaches
     start_sha256   of the dense network's weights; None: it is trained here
     is_trimmed     whether tokens that the training data lack lose their embeddings, before anything else
     max_drop       of accuracy, in [0, 1]
@@ -52,6 +58,8 @@ class Compression(Settings):
     training: Training
     recovery: Training
     recovery_rates: Annotated[tuple[_Rate, ...], BeforeValidator(as_tuple)] = ()
+    tuned_rate: float = 2e-4
+    distill: Distillation = Distillation()
     start_sha256: str | None = None
     is_trimmed: bool = False
     max_drop: float = 0.005
@@ -65,7 +73,7 @@ class Compression(Settings):
         """Targets that can be met."""
         if not 0.0 <= self.max_drop < 1.0:
             raise RecipeError(f"max_drop is a share of the examples, from 0 to 1; got {self.max_drop}.")
-        for name in ("size_bytes", "latency_s", "max_time_s", "epochs"):
+        for name in ("size_bytes", "latency_s", "max_time_s", "epochs", "tuned_rate"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise RecipeError(f"{name} must be above 0; got {value}.")
@@ -141,6 +149,8 @@ class Ground:
             embedded=embedded,
             exact=buffers,
             rates=asked.recovery_rates,
+            tuned_rate=asked.tuned_rate,
+            distill=asked.distill,
         )
 
     def shapes(self) -> tuple[list[Candidate], list[str]]:
@@ -167,11 +177,12 @@ class Ground:
 
     def check(self) -> None:
         """Lay the recipe on the network; raises what cannot be done."""
-        least, n = 1.0 / (len(self.data.y_val) + 2), len(self.data.y_val)
+        n = len(self.data.y_val)
+        least = surely(n, 0, 0)  # of a network that changes no answer
         if self.asked.max_drop < least:
             raise RecipeError(
                 f"On {n:,} validation examples not even an unchanged network can be shown to lose no more than "
-                f"{100 * self.asked.max_drop:g} points: one standard error of the difference is {100 * least:.2g}. "
+                f"{100 * self.asked.max_drop:g} points: {100 * least:.2g} might be lost all the same. "
                 "Allow more, or give more validation examples."
             )
         Masks.make(self.network, LAMP, is_trial=True)

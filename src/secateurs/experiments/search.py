@@ -25,7 +25,7 @@ from secateurs.data.splits import in_proportion
 from secateurs.durable import write_json, write_text
 from secateurs.evaluating import threads
 from secateurs.experiments.aiming import BOLDEST, aimed, beyond_hope, is_hopeless, worth_tuning
-from secateurs.experiments.candidates import EXACT, TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.candidates import EXACT, TUNED, Candidate, Chains
 from secateurs.experiments.cells import Cell, read
 from secateurs.experiments.choosing import Tried, best, closest, front
 from secateurs.experiments.compression import LAMP, SPREADS, Ground, spread_by
@@ -140,7 +140,7 @@ class Search:
 
     def _as_it_is(self) -> list[Tried]:
         """The dense network in every way to store it: nothing is zeroed, nothing trained."""
-        return self._measured({self.chains.first: (Candidate(0.0, 0.0), VALUES)}, 0.0, is_tuned=False)
+        return self._measured({self.chains.first: (Candidate(0.0, 0.0), self.chains.values)}, 0.0, is_tuned=False)
 
     def _aimed(self, rung: int, tried: list[Tried], cost: Cost, notes: list[str]) -> list[Candidate]:
         """The candidates of a rung, as many as there is time for; notes: where these are fewer than planned."""
@@ -250,7 +250,7 @@ class Search:
         chains, text = self.chains, self.text
         shapes = list(dict.fromkeys(each.shape for each in candidates))
         pruned = {shape: chains.pruned(shape, epochs) for shape in shapes if shape.is_cut}
-        found = self._measured({cell: (shape, VALUES) for shape, cell in pruned.items()}, epochs, is_tuned=False)
+        found = self._measured({cell: (shape, chains.values) for shape, cell in pruned.items()}, epochs, is_tuned=False)
         if not is_tuned:
             return found
         self.text = f"{text}, with their values"
@@ -281,7 +281,7 @@ class Search:
                         cells[one.cell][0].stored(name),
                         epochs,
                         is_tuned,
-                        **{key: measured[key] for key in ("size_bytes", "drop", "error", "n")},
+                        **{key: measured[key] for key in ("size_bytes", "n", "n_lost", "n_gained")},
                         latency_s=self.seconds_of(one.cell, name)["seconds"] if is_timed else None,
                     )
                 )

@@ -59,8 +59,7 @@ class Drop:
     @property
     def error(self) -> float:
         """Standard error of the drop, of one pair of networks: the examples might have been others."""
-        n, lost, gained = self.before.n + 2, self.n_lost + 0.5, self.n_gained + 0.5
-        return math.sqrt(lost + gained - (lost - gained) ** 2 / n) / n
+        return error_of(self.before.n, self.n_lost, self.n_gained)
 
     def values(self) -> dict[str, Any]:
         """JSON-able."""
@@ -69,10 +68,16 @@ class Drop:
         return {"before": self.before.values(), "after": self.after.values(), "drop": drop}
 
 
+def error_of(n: int, n_lost: int, n_gained: int) -> float:
+    """Standard error of the difference of paired shares, half an example added to each cell: Agresti & Min 2005."""
+    n, lost, gained = n + 2, n_lost + 0.5, n_gained + 0.5
+    return math.sqrt(lost + gained - (lost - gained) ** 2 / n) / n
+
+
 def interval_of(drop: float, error: float, n: int) -> tuple[float, float]:
     """95 % interval of the difference of paired shares, half an example added to each cell: Agresti & Min 2005.
 
-    error  standard error of the drop, of the same cells
+    error  standard error of the drop, as `error_of` finds it
     """
     middle = drop * n / (n + 2)
     return middle - Z * error, middle + Z * error

@@ -11,12 +11,17 @@ from secateurs.experiments.choosing import Goal, Tried
 GOAL = Goal(max_drop=0.005)
 
 
-def tried(sparsity: float, size: int, drop: float, error: float = 0.0, **fields: object) -> Tried:
+MANY = 10**12  # examples: then the drop is what was measured
+
+
+def tried(sparsity: float, size: int, drop: float, n: int = MANY, **fields: object) -> Tried:
     """After one epoch, unless it is said."""
     values = {"values": "exact", "student": 0.0, **fields}
     latency, epochs, is_tuned = (values.pop(name, None) for name in ("latency_s", "epochs", "is_tuned"))
     candidate = Candidate(sparsity=sparsity, **values)  # type: ignore[arg-type]
-    return Tried(candidate, epochs or 1.0, bool(is_tuned), size, drop, error, 1000, latency)  # type: ignore[arg-type]
+    lost = round(drop * n)
+    counts = n, max(0, lost), max(0, -lost)
+    return Tried(candidate, epochs or 1.0, bool(is_tuned), size, *counts, latency)  # type: ignore[arg-type]
 
 
 # Density halves from one to the next, bytes fall by 40 %; after one epoch more training brings GAIN of the drop.
@@ -40,7 +45,7 @@ def test_the_gain_is_what_more_training_was_seen_to_leave() -> None:
     between = tried(1 - (0.2 * 0.1) ** 0.5, 400, 0.36 * 0.007, epochs=9.0)
     assert gain_of([*LINE, between]) == pytest.approx(0.6)
     # Noise tells nothing, nor what lies beyond, nor another share of units; and no miracles are believed.
-    assert gain_of([*LINE, tried(0.9, 300, 0.006, error=0.006, epochs=3.0)]) == GAIN
+    assert gain_of([*LINE, tried(0.9, 300, 0.006, n=200, epochs=3.0)]) == GAIN
     assert gain_of([*LINE, tried(0.97, 300, 0.006, epochs=3.0)]) == GAIN
     assert gain_of([*LINE, tried(0.9, 300, 0.006, epochs=3.0, student=0.5)]) == GAIN
     assert gain_of([*LINE, tried(0.9, 300, -0.001, epochs=3.0)]) == GAINS[0]
@@ -64,8 +69,8 @@ def test_more_training_is_expected_to_leave_less() -> None:
     assert sparsities == sorted(set(sparsities))
 
 
-def test_a_standard_error_is_on_top() -> None:
-    unsure = [tried(0.8, 500, 0.004, 0.002), tried(0.9, 300, 0.010, 0.002), tried(0.95, 180, 0.040, 0.002)]
+def test_a_margin_is_on_top() -> None:
+    unsure = [tried(0.8, 500, 0.004, 1000), tried(0.9, 300, 0.010, 1000), tried(0.95, 180, 0.040, 1000)]
     assert aimed(unsure, GOAL, 3.0, [1.0])[0].sparsity < aimed(LINE, GOAL, 3.0, [1.0])[0].sparsity
 
 
@@ -113,7 +118,7 @@ def test_where_the_gentle_lose_too_much_the_bold_are_hopeless() -> None:
     assert not is_hopeless(Candidate(0.0, 0.9), tested, Goal(0.005, size_bytes=100), 9.0)
     assert not is_hopeless(Candidate(0.0, 0.9), [], GOAL, 9.0)
     # The network as it is loses nothing; that few examples cannot show it says nothing of what is cut.
-    uncut = Tried(Candidate(0.0, 0.0), 0.0, False, 999, 0.0, 0.008, 120)
+    uncut = Tried(Candidate(0.0, 0.0), 0.0, False, 999, 120, 0, 0)
     assert not is_hopeless(Candidate(0.0, 0.9), [uncut], GOAL, 9.0)
 
 
@@ -152,8 +157,8 @@ def test_the_smallest_that_training_with_its_values_may_bring_below_the_goal_is_
     # int8 meets the goal as it is, and is the smallest with hope.
     assert worth_tuning([exact, eight, two], GOAL) is None
     assert worth_tuning([exact, two], GOAL) is None
-    # What is on the edge without a standard error is beyond it with one.
-    unsure = tried(0.9, 100, 0.008, 0.002, values="codebook:4")
+    # What is on the edge without a margin is beyond it with one.
+    unsure = tried(0.9, 100, 0.008, 500, values="codebook:4")
     assert worth_tuning([exact, tried(0.9, 200, 0.0055, values="int8"), unsure], GOAL).values == "int8"  # type: ignore[union-attr]
     # Where a size is asked for, what fits and loses least is trained, whatever it loses now.
     assert worth_tuning([exact, eight, four, two], Goal(0.005, size_bytes=250)) == eight.candidate
@@ -162,7 +167,7 @@ def test_the_smallest_that_training_with_its_values_may_bring_below_the_goal_is_
 
 
 def as_it_is(values: str, size: int, drop: float, epochs: float = 0.0) -> Tried:
-    return Tried(Candidate(0.0, 0.0, values), epochs, epochs > 0, size, drop, 0.0, 1000)
+    return Tried(Candidate(0.0, 0.0, values), epochs, epochs > 0, size, MANY, round(drop * MANY), 0)
 
 
 def test_the_network_as_it_is_is_the_densest_place_and_no_training_changes_it() -> None:

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from secateurs.data import DataSpec
 from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
 from secateurs.experiments.cells import Cell
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe, with_words
+from secateurs.train.distillation import Distillation
 from secateurs.train.training import Training
 
 TRAINING = Training(epochs=4.0, learning_rate=1e-3)
@@ -67,6 +66,14 @@ def test_the_control_is_the_dense_network_trained_on() -> None:
     assert longer.training.epochs == 6.0
 
 
+def test_all_are_taught_as_the_compression_says() -> None:
+    how = Distillation(hardness=1.0, temperature=4.0)
+    chains, it = replace(CHAINS, distill=how), Candidate(0.0, 0.9, "int8")
+    trained = chains.finished(it, 6.0), chains.pruned(it, 6.0), chains.longer(it, 6.0)
+    assert [each.training.distill for each in trained] == [how] * 3
+    assert chains.pruned(it, 6.0, is_taught=False).training.distill is None
+
+
 def test_the_rate_of_a_recovery_follows_what_is_zeroed() -> None:
     def rate(s: float) -> float:
         trained = chains.pruned(Candidate(0.0, s), 6.0)
@@ -76,9 +83,10 @@ def test_the_rate_of_a_recovery_follows_what_is_zeroed() -> None:
     chains = replace(CHAINS, rates=((0.75, 4e-4), (0.5, 1e-4)))
     assert [rate(s) for s in (0.3, 0.5, 0.75, 0.9)] == [1e-4, 1e-4, 4e-4, 4e-4]
     assert rate(1.0 - 0.125**0.5) == 2e-4  # half-way in the logarithm of the density
-    assert chains.finished(Candidate(0.0, 0.75, "int8"), 6.0).training.learning_rate == pytest.approx(4e-5)
-    uncut = chains.finished(Candidate(0.0, 0.0, "int8"), 6.0).training.learning_rate
-    assert uncut == chains.longer(Candidate(0.0, 0.0), 6.0).training.learning_rate == pytest.approx(1e-4)
+    for values, expected in (("int8", 5e-5), ("int4/32+codebook:2", 5e-5), ("codebook:3", 2e-4)):
+        tuned = [chains.finished(Candidate(0.0, s, values), 6.0).training.learning_rate for s in (0.0, 0.75)]
+        assert tuned == [expected] * 2
+        assert chains.longer(Candidate(0.0, 0.0, values), 6.0).training.learning_rate == expected
     assert CHAINS.pruned(Candidate(0.0, 0.75), 6.0).training.learning_rate == 1e-3
 
 
@@ -90,6 +98,7 @@ def test_a_pattern_is_its_own_recipe() -> None:
 def test_a_candidate_says_what_it_is() -> None:
     assert str(Candidate(0.5, 0.9, "int8")) == "50 % of units gone, 90 % zeros, int8"
     assert str(Candidate(0.0, 0.5, "exact", "2:4")) == "2:4, exact"
+    assert str(Candidate(0.0, 0.0, "int4/32+codebook:2")) == "no zeros, int4/32, embeddings codebook:2"
 
 
 def test_tables_have_the_bits_of_the_weights() -> None:
@@ -100,3 +109,7 @@ def test_tables_have_the_bits_of_the_weights() -> None:
     assert chains.stored("codebook:2")["positions"] == "int4/32"
     assert chains.stored("codebook:2")["words"] == "codebook:2"
     assert chains.stored("codebook:2")["*"] == "int8"
+    both = chains.stored("int4/32+codebook:2")
+    assert (both[""], both["words"], both["positions"]) == ("int4/32", "codebook:2", "int4/32")
+    assert any("+" in each for each in chains.values)
+    assert not any("+" in each for each in CHAINS.values)

@@ -13,7 +13,7 @@ COMMAND = "python benchmarks/compress.py"
 UNCUT = {"after": "rounded", "with": "learned"}  # the steps of a seed of which nothing was cut
 STEPS = {
     "dense": "dense, packed without loss",
-    "longer": "dense, trained on with the same teacher",
+    "longer": "dense, trained on, as long",
     "rounded": "quantization alone",
     "learned": "quantized while taught by the dense network, nothing pruned",
     "smaller": "units removed, nothing trained",
@@ -73,11 +73,7 @@ def _chosen(seeds: dict[str, Any], first: dict[str, Any]) -> str:
 
 
 def _name(chosen: dict[str, Any]) -> str:
-    candidate = chosen["candidate"]
-    units = f"{100 * candidate['student']:g} % of units gone, " if candidate["student"] else ""
-    zeros = f"{100 * candidate['sparsity']:.4g} % zeros" if candidate["sparsity"] else "no zeros"
-    cut = candidate["pattern"] or zeros
-    return f"{units}{cut}, {candidate['values']}"
+    return str(chosen["name"])
 
 
 def line(case: str) -> str:

@@ -85,6 +85,7 @@ def compress(
         training=given.preset.training,
         recovery=given.preset.training,
         recovery_rates=given.preset.recovery_rates,
+        tuned_rates=given.preset.tuned_rates,
         distill=given.preset.distill,
         start_sha256=None if start is None else start[0],
         max_drop=quantity("--max-drop", max_drop, "share"),
@@ -161,14 +162,24 @@ def _front(results: dict[str, Any]) -> Table:
     """What no other candidate beats in both bytes and accuracy."""
     n = results["dense"]["validation"]["n"]
     title = f"What no other beats in both bytes and accuracy: validation examples, n = {n:,}"
-    table = Table("candidate", "epochs", "bytes", "smaller", "lost (95 %)", "ms", title=title, title_justify="left")
+    table = Table(
+        "candidate",
+        "epochs",
+        "bytes",
+        "smaller",
+        "lost (95 %)",
+        "surely under",
+        "ms",
+        title=title,
+        title_justify="left",
+    )
     for each in sorted(results["tried"], key=lambda each: -each["size_bytes"]):
         if each["is_front"]:
             ratio = times(results["dense"]["file_bytes"] / each["size_bytes"])
             lost = f"{points(each['drop'])} ({points(each['low'])} to {points(each['high'])})"
             name = f"{each['name']} in training" if each["is_tuned"] else each["name"]
             size, ms = f"{each['size_bytes']:,}", milliseconds(each["latency_s"])
-            table.add_row(name, f"{each['epochs']:.3g}", size, ratio, lost, ms)
+            table.add_row(name, f"{each['epochs']:.3g}", size, ratio, lost, points(each["surely"]), ms)
     return table
 
 

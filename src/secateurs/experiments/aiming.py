@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 
 from secateurs.experiments.candidates import EXACT, Candidate
-from secateurs.experiments.choosing import Goal, Tried, fits, meets
+from secateurs.experiments.choosing import SURE, Goal, Tried, fits, meets
 
 LONGER = 3.0  # times as much training leaves a share of a drop, its gain
 GAIN = 0.4  # where nothing tells; 0.16 to 0.54 on MNIST, more where less is left
@@ -123,7 +123,7 @@ def worth_tuning(tried: Sequence[Tried], goal: Goal) -> Candidate | None:
         and exact + LEFT * max(0.0, each.surely - exact) <= goal.max_drop * (1.0 if each.candidate.is_cut else BOLDEST)
     ]
     if goal.size_bytes is not None:
-        found = min(hopeful, key=lambda each: (each.drop, each.size_bytes), default=None)
+        found = min(hopeful, key=lambda each: (each.surely, each.size_bytes), default=None)
     else:
         found = min(hopeful, key=lambda each: (each.size_bytes, each.drop), default=None)
         if found is not None and meets(found, goal):
@@ -188,8 +188,12 @@ def _lines(tried: Sequence[Tried], epochs: float) -> list[list[Place]]:
 def _expected(each: Tried, exact: Tried, epochs: float, gain: float) -> float:
     """What it will surely lose no more than; exact: its shape, not rounded."""
     rungs = math.log(epochs / each.epochs, LONGER) if each.epochs else 0.0
-    grown = exact.drop * gain**rungs if exact.drop > 0 else exact.drop
-    return grown + exact.margin + max(0.0, each.surely - exact.surely) * (1.0 if each.is_tuned else LEFT)
+    drop, error = exact.expected
+    return (
+        drop * float(gain**rungs)
+        + SURE * error
+        + max(0.0, each.surely - exact.surely) * (1.0 if each.is_tuned else LEFT)
+    )
 
 
 def _edge(line: Sequence[Place], allowed: float) -> Place | None:

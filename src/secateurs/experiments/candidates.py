@@ -37,7 +37,6 @@ VALUES_EMBEDDED = (
 REST = "int8"  # what is never pruned, where the weights are not exact: norms, biases
 COARSE = "int4/32"  # and biases and position tables, where the weights have four bits or fewer
 TUNED = 0.25  # epochs of a quantized network's training, as a share of those it was pruned in, if it was
-INTS = 0.25  # times the learning rate of shared numbers is right where every weight learns, as with int8 and int4
 SCHEDULE = "cubic(begin=0.0, end=0.6, every=20)"
 STUDENT = Recipe(score="l2", unit="row", pool="layer", budget="sparsity(0.5)")
 
@@ -95,7 +94,7 @@ class Chains:
     embedded    names of embeddings: never pruned, stored as the weights are or in fewer bits
     exact       names of tensors that stay exact whatever the values: statistics that no training can mend
     rates       (sparsity, learning rate) where the training's own does not suit all; see Compression
-    tuned_rate  learning rate of a network that learns with a codebook; see Compression
+    tuned_rates learning rates of networks that learn with a codebook, and with int8 or int4; see Compression
     distill     how the dense network teaches
     """
 
@@ -108,7 +107,7 @@ class Chains:
     embedded: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     rates: tuple[tuple[float, float], ...] = ()
-    tuned_rate: float = 2e-4
+    tuned_rates: tuple[float, float] = (2e-4, 2e-4)
     distill: Distillation = field(default_factory=Distillation)
 
     @property
@@ -142,9 +141,12 @@ class Chains:
         return self.cell(training, start=self.begun(candidate), recipe=recipe, teacher=teacher)
 
     def longer(self, candidate: Candidate, epochs: float) -> Cell:
-        """The control: the dense network trained on, itself the teacher, as long and at the rate of the candidate."""
+        """The control: the dense network trained on, as long and at the rate of the candidate.
+
+        It is its own teacher, and hears the labels, too: from itself alone it would learn nothing.
+        """
         rate = self.rate_of(candidate) if candidate.is_cut else self.tuned_rate_of(candidate)
-        training = self._for(epochs, learning_rate=rate, distill=self.distill)
+        training = self._for(epochs, learning_rate=rate, distill=Distillation())
         return self.cell(training, start=self.first, teacher=self.dense)
 
     def finished(self, candidate: Candidate, epochs: float) -> Cell:
@@ -173,7 +175,7 @@ class Chains:
 
     def tuned_rate_of(self, candidate: Candidate) -> float:
         """The learning rate of a training with the candidate's values."""
-        return self.tuned_rate * (1.0 if candidate.values.startswith("codebook") else INTS)
+        return self.tuned_rates[not candidate.values.startswith("codebook")]
 
     def recipe_of(self, candidate: Candidate, schedule: str) -> Recipe | None:
         """Which weights go; None where none do."""

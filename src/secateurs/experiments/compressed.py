@@ -101,7 +101,7 @@ class CompressionRun:
             title = "packed without loss" if values == EXACT else f"quantization alone ({in_words(values)})"
             return [*steps, Step("after", title, chains.first, values, 0.0)]
         is_cut, longer = shape.is_cut, chains.longer(chosen.candidate, epochs)
-        steps.append(Step("longer", "dense, trained on, with the same teacher", longer, EXACT, epochs, False))
+        steps.append(Step("longer", "dense, trained on, as long", longer, EXACT, epochs, False))
         if self.ground.asked.is_trimmed:
             steps.append(trimmed)
         if values != EXACT:
@@ -301,7 +301,7 @@ class CompressionRun:
 def tried_values(each: Tried) -> dict[str, Any]:
     """JSON-able."""
     low, high = each.interval
-    found = {"drop": each.drop, "low": low, "high": high, "surely": each.surely}
+    found = {"drop": each.drop, "error": each.error, "low": low, "high": high, "surely": each.surely}
     return {**asdict(each), **found, "name": str(each.candidate)}
 
 

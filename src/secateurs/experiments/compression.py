@@ -39,10 +39,7 @@ class Compression(Settings):
     recovery       of a network after a cut; its epochs are chosen
     recovery_rates its learning rates where so much is zeroed, as (sparsity, rate); in between even in the logarithm of
                    the density, beyond as at the nearest. None given: the recovery's own, whatever is zeroed
-    tuned_rate     learning rate of a network that learns with the few numbers of a codebook; with int8 and int4 INTS
-                   times that. MiniLM on banking77, validation data of seed 0, answers that change, of 1,000:
-                   codebook:3+codebook:2, 0.7 epochs, 63 at 2e-5, 49 at 1e-4, 45 at 2e-4, 43 at 5e-4;
-                   int4/32+codebook:2, 0.4 epochs, 26 at 5e-5, 30 at 2e-4
+    tuned_rates    learning rates of networks that learn with the few numbers of a codebook, and with int8 or int4
     distill        how the dense network teaches
     start_sha256   of the dense network's weights; None: it is trained here
     is_trimmed     whether tokens that the training data lack lose their embeddings, before anything else
@@ -58,7 +55,7 @@ class Compression(Settings):
     training: Training
     recovery: Training
     recovery_rates: Annotated[tuple[_Rate, ...], BeforeValidator(as_tuple)] = ()
-    tuned_rate: float = 2e-4
+    tuned_rates: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (2e-4, 2e-4)
     distill: Distillation = Distillation()
     start_sha256: str | None = None
     is_trimmed: bool = False
@@ -73,10 +70,12 @@ class Compression(Settings):
         """Targets that can be met."""
         if not 0.0 <= self.max_drop < 1.0:
             raise RecipeError(f"max_drop is a share of the examples, from 0 to 1; got {self.max_drop}.")
-        for name in ("size_bytes", "latency_s", "max_time_s", "epochs", "tuned_rate"):
+        for name in ("size_bytes", "latency_s", "max_time_s", "epochs"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise RecipeError(f"{name} must be above 0; got {value}.")
+        if not all(0.0 < rate < math.inf for rate in self.tuned_rates):
+            raise RecipeError(f"tuned_rates are learning rates, above 0; got {self.tuned_rates}.")
         if not all(0.0 < s < 1.0 and 0.0 < rate < math.inf for s, rate in self.recovery_rates):
             raise RecipeError(f"recovery_rates are sparsities and rates, all above 0; got {self.recovery_rates}.")
 
@@ -135,6 +134,8 @@ class Ground:
         tables = [layer.name for layer in layers(self.network) if not layer.is_prunable and len(layer.shape) > 1]
         owners = owners_of(self.network)
         embedded = tuple(name for name in tables if isinstance(owners[name], nn.Embedding | nn.EmbeddingBag))
+        # Of several the largest is the vocabulary's; the others are of positions and types.
+        embedded = embedded and (max(embedded, key=lambda name: self.network.get_parameter(name).numel()),)
         biases = [name for name, each in self.network.named_parameters() if each.dim() == 1 and name.endswith("bias")]
         coarse = (*(name for name in tables if name not in embedded), *biases)
         buffers = tuple(name for name, each in self.network.named_buffers() if each.is_floating_point())
@@ -149,7 +150,7 @@ class Ground:
             embedded=embedded,
             exact=buffers,
             rates=asked.recovery_rates,
-            tuned_rate=asked.tuned_rate,
+            tuned_rates=asked.tuned_rates,
             distill=asked.distill,
         )
 

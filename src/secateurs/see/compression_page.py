@@ -124,10 +124,20 @@ def _tried(results: Results) -> str:
                 f"{each['size_bytes']:,}",
                 (points(each["drop"]), "off" if each["is_front"] else ""),
                 f"{points(each['low'])} to {points(each['high'])}",
+                points(each["surely"]),
                 "in training" if each["is_tuned"] else "after",
                 f"{each['epochs']:.3g}",
                 *(["" if each["latency_s"] is None else milliseconds(each["latency_s"])] if is_timed else []),
             ]
         )
-    head = ("Candidate", "Bytes", "Lost", "95 % interval", "Quantized", "Epochs", *(("ms",) if is_timed else ()))
+    head = (
+        "Candidate",
+        "Bytes",
+        "Lost",
+        "95 % interval",
+        "Surely under",
+        "Quantized",
+        "Epochs",
+        *(("ms",) if is_timed else ()),
+    )
     return table(head, rows)

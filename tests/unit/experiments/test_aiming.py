@@ -120,6 +120,10 @@ def test_where_the_gentle_lose_too_much_the_bold_are_hopeless() -> None:
     # The network as it is loses nothing; that few examples cannot show it says nothing of what is cut.
     uncut = Tried(Candidate(0.0, 0.0), 0.0, False, 999, 120, 0, 0)
     assert not is_hopeless(Candidate(0.0, 0.9), [uncut], GOAL, 9.0)
+    # Nor does one that lost nothing of those few.
+    for n, lost, gained in ((1000, 10, 10), (288, 2, 2)):
+        even = Tried(Candidate(0.0, 0.5), 1.0, False, 500, n, lost, gained)
+        assert not is_hopeless(Candidate(0.0, 0.9), [even], GOAL, 9.0)
 
 
 def test_a_pattern_has_no_place_beside_it() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from secateurs.data import DataSpec
-from secateurs.experiments.candidates import TUNED, VALUES, Candidate, Chains
+from secateurs.experiments.candidates import TUNED, Candidate, Chains
 from secateurs.experiments.cells import Cell
 from secateurs.models import ModelSpec
 from secateurs.recipe import Recipe, with_words
@@ -46,9 +46,11 @@ def test_a_candidate_is_quantized_last_with_the_zeros_of_its_pruning() -> None:
 
 def test_all_ways_to_store_a_shape_share_its_pruning() -> None:
     shape = Candidate(0.0, 0.9)
-    assert {CHAINS.pruned(shape.stored(values), 3.0) for values in VALUES} == {CHAINS.pruned(shape, 3.0)}
-    assert CHAINS.finished(shape, 3.0) == CHAINS.pruned(shape, 3.0)
-    assert len({CHAINS.finished(shape.stored(values), 3.0) for values in VALUES}) == len(VALUES)
+    for chains in (CHAINS, replace(CHAINS, embedded=("words",))):
+        ways = chains.values
+        assert {chains.pruned(shape.stored(values), 3.0) for values in ways} == {chains.pruned(shape, 3.0)}
+        assert chains.finished(shape, 3.0) == chains.pruned(shape, 3.0)
+        assert len({chains.finished(shape.stored(values), 3.0) for values in ways}) == len(ways)
 
 
 def test_where_nothing_is_cut_it_is_the_dense_network_until_it_learns_with_its_values() -> None:
@@ -69,8 +71,8 @@ def test_the_control_is_the_dense_network_trained_on() -> None:
 def test_all_are_taught_as_the_compression_says() -> None:
     how = Distillation(hardness=1.0, temperature=4.0)
     chains, it = replace(CHAINS, distill=how), Candidate(0.0, 0.9, "int8")
-    trained = chains.finished(it, 6.0), chains.pruned(it, 6.0), chains.longer(it, 6.0)
-    assert [each.training.distill for each in trained] == [how] * 3
+    assert [each.training.distill for each in (chains.finished(it, 6.0), chains.pruned(it, 6.0))] == [how] * 2
+    assert chains.longer(it, 6.0).training.distill == Distillation()  # which hears the labels, too
     assert chains.pruned(it, 6.0, is_taught=False).training.distill is None
 
 
@@ -80,7 +82,7 @@ def test_the_rate_of_a_recovery_follows_what_is_zeroed() -> None:
         assert chains.longer(Candidate(0.0, s), 6.0).training.learning_rate == trained.training.learning_rate
         return trained.training.learning_rate
 
-    chains = replace(CHAINS, rates=((0.75, 4e-4), (0.5, 1e-4)))
+    chains = replace(CHAINS, rates=((0.75, 4e-4), (0.5, 1e-4)), tuned_rates=(2e-4, 5e-5))
     assert [rate(s) for s in (0.3, 0.5, 0.75, 0.9)] == [1e-4, 1e-4, 4e-4, 4e-4]
     assert rate(1.0 - 0.125**0.5) == 2e-4  # half-way in the logarithm of the density
     for values, expected in (("int8", 5e-5), ("int4/32+codebook:2", 5e-5), ("codebook:3", 2e-4)):
@@ -101,7 +103,7 @@ def test_a_candidate_says_what_it_is() -> None:
     assert str(Candidate(0.0, 0.0, "int4/32+codebook:2")) == "no zeros, int4/32, embeddings codebook:2"
 
 
-def test_tables_have_the_bits_of_the_weights() -> None:
+def test_tables_have_their_own_bits() -> None:
     chains = replace(CHAINS, coarse=("positions",), embedded=("words",), exact=("norm.running_mean",))
     assert chains.stored("exact") == {"": "exact"}
     rest = {"*": "int8", "positions": "int8", "words": "int8"}

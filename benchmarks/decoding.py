@@ -104,7 +104,6 @@ class Decoder:
                 values=name.split()[-1],
                 is_reversible=False,
             )
-            self.cache.crop(-1)
             self.choices = [each.chosen for each in found.choices]
 
     def decode(self, n: int) -> tuple[float, Any]:

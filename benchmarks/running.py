@@ -44,7 +44,7 @@ from torch import Tensor, nn
 import secateurs as sc
 from secateurs.durable import write_json
 from secateurs.measure.environment import environment
-from secateurs.measure.intervals import paired_ratio
+from secateurs.measure.intervals import LEAST, paired_ratio
 from secateurs.running import products, together
 from secateurs.running.features import has_avx512, ways
 
@@ -330,9 +330,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"running{END}.json")
     arguments = parser.parse_args()
     result = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
-    result |= {"command": "python benchmarks/running.py layers", "environment": environment(), "vectors": ways()}
     if arguments.part == "start":
-        result["start"] = start(3)
+        result["start"] = {**start(3), "environment": environment()}
         write_json(arguments.out, result)
         print(json.dumps(result["start"], indent=1))
         return
@@ -355,11 +354,12 @@ def main() -> None:
         make = partial(minilm, arguments.path.resolve())
         networks(make, "minilm", "all-MiniLM-L6-v2", arguments.sparsity or [0.7, 0.9], arguments)
         return
+    result |= {"command": "python benchmarks/running.py layers", "environment": environment(), "vectors": ways()}
     for n_threads in arguments.threads:
         for n_tokens in arguments.tokens or [1, 8, 32, 128]:
             for sparsity in arguments.sparsity or SPARSITIES:
-                n = max(3, arguments.n if n_tokens < 128 else arguments.n // 2)
-                found = case(*arguments.shape, sparsity, n_tokens, n_threads, n)
+                n = max(LEAST, arguments.n if n_tokens < 128 else arguments.n // 2)
+                found = case(*arguments.shape, sparsity, n_tokens, n_threads, n) | {"environment": environment()}
                 keys = ("shape", "sparsity", "tokens", "threads")
                 others = [each for each in result.get("layers", []) if any(each[key] != found[key] for key in keys)]
                 result["layers"] = [*others, found]

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from measured.common import RESULTS, machine, not_yet, part, read, table
+from secateurs.measure.intervals import LEAST
 
 RIVALS = ("torch bfloat16", "torch CSR", "ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32",
           "OpenVINO bfloat16")  # fmt: skip
@@ -49,8 +50,10 @@ def layers(end: str = "") -> str:
             title = f"**{shape[0]} × {shape[1]}, {_threads(threads)}, {_rows(tokens)}**"
             found.append(f"{title}\n\n{table(head, rows)}")
     n = sorted({case["rounds"] for case in cases})
+    few = f" (of {n[0]} rounds the range, which holds the median {1 - 2 * 0.5 ** n[0]:.0%} of the time)"
     said = (
-        "Times faster than torch's float32 layer in the same run: median of paired ratios and its 95 % interval; "
+        "Times faster than torch's float32 layer in the same run: median of paired ratios and its 95 % interval"
+        f"{few if n[0] < LEAST else ''}; "
         f"packed layers bold; {n[0]} to {n[-1]} rounds, weights at random (seed 1), read from memory. "
         f"{machine(read(f'running{end}'))}"
     )
@@ -134,7 +137,7 @@ def decode(end: str = "") -> str:
     said = (
         f"{first['parameters'] / 1e6:.0f}M random parameters, {first['sparsity']:.0%} of every layer zero, "
         f"{first['tokens']} tokens a turn after {first['prompt']}, {first['rounds']} rounds. "
-        f"{machine({**read(f'running{end}'), 'command': 'python benchmarks/running.py decode'})}"
+        f"{machine({**first, 'command': 'python benchmarks/running.py decode'})}"
     )
     return f"{table(['contender', *(_threads(each['threads']) for each in cases)], rows)}\n\n{said}"
 

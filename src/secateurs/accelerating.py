@@ -8,6 +8,7 @@ Layers are timed in turn, dense and packed one after the other, round after roun
 layers before it have left there, as in the network itself.
 """
 
+import copy
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from secateurs.checks import first_line
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
 from secateurs.formats import bitmask
 from secateurs.layout import layout_of
-from secateurs.measure.intervals import Interval, paired_ratio
+from secateurs.measure.intervals import LEAST, Interval, paired_ratio
 from secateurs.measure.memory import give_back, page_out
 from secateurs.running import packed_conv2d
 from secateurs.running.packed_conv2d import PackedConv2d
@@ -109,7 +111,7 @@ def accelerate(
     values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several;
                       "w8a8" and "w4a8" are int8 and int4 with inputs that may be rounded to 8 bits, too
     formats           the positions to try: "bitmask", "index", "nm", "rows", "blocks 32x32" or of other sizes
-    rounds            how often everything is timed
+    rounds            how often everything is timed, at least LEAST times
     is_reversible     keep the dense layers in memory, for `restore`
     is_lossless       of each layer only those values that are its weights bit for bit, as after quantization
 
@@ -118,42 +120,58 @@ def accelerate(
     """
     allowed = (values,) if isinstance(values, str) else tuple(values)
     _assert_known(allowed, formats)
+    if rounds < LEAST:
+        raise InputError(f"Of fewer than {LEAST} rounds nothing can be sure; got {rounds}.")
     if any(each.is_meta for each in model.parameters()):
         raise InputError(f"{type(model).__name__} is on the meta device: it has no weights that could run. Load them.")
-    parts = {name: each for name, each in model.named_modules() if _is_known(each)}
+    parts = {name: each for name, each in model.named_modules() if is_known(each)}
     shared, found = _shared(model), _inputs_of(model, parts, inputs, keywords)
     read = _read_from_outside(model, [name for name in found if name], inputs, keywords)
     groups, result = list(_groups(parts)), Accelerated([])
     del parts  # what is swapped shall not stay in memory
-    while groups:
-        group = groups.pop(0)
-        choices, candidates = [], {}
-        for name, part in group.items():
-            weight: Any = part.weight
-            n_zero = int((weight == 0).sum())
-            rows, *of_row = layout_of(part, "weight").seen(tuple(weight.shape))
-            begun: dict[str, Any] = {"name": name, "shape": (rows, prod(of_row))}
-            begun["sparsity"] = n_zero / max(1, weight.numel())
-            reason = _why_not(name, part, name in found, name in read, n_zero, id(weight) in shared)
-            mine = [each for each in allowed if not is_lossless or _is_lossless(part, each)] if not reason else []
-            packed = _packed(part, mine, formats)
-            if packed:
-                candidates[name] = (begun, part, found[name], packed)
-            else:
-                choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
-        choices += _timed(candidates, rounds)
-        order = list(group)
-        choices = sorted(choices, key=lambda choice: order.index(choice.name))
-        swaps = [each for each in choices if each.chosen not in ("", DENSE)]
-        chosen = {each.name: candidates[each.name][3][each.chosen] for each in swaps}
-        # Of what was timed nothing but the chosen layers stays.
-        del weight, part, packed
-        group.clear()
-        candidates.clear()
-        result.choices += choices
-        _swap(model, chosen, result._swapped if is_reversible else None)
+    try:
+        while groups:
+            choices, chosen = _chosen(groups.pop(0), found, read, shared, allowed, formats, rounds, is_lossless)
+            result.choices += choices
+            _swap(model, chosen, result._swapped if is_reversible else None)
+    except BaseException:
+        if is_reversible:
+            result.restore()
+        raise
     give_back()
     return result
+
+
+def _chosen(
+    group: dict[str, nn.Module],
+    found: Mapping[str, Tensor],
+    read: set[str],
+    shared: set[int],
+    values: Sequence[str],
+    formats: Sequence[str],
+    rounds: int,
+    is_lossless: bool,
+) -> tuple[list[Choice], dict[str, PackedLinear | PackedConv2d]]:
+    """What was measured of each layer of a group, and the packed layers that were faster; no other stays in memory."""
+    choices, candidates = [], {}
+    for name, part in group.items():
+        weight: Any = part.weight
+        n_zero = int((weight == 0).sum())
+        rows, *of_row = layout_of(part, "weight").seen(tuple(weight.shape))
+        begun: dict[str, Any] = {"name": name, "shape": (rows, prod(of_row))}
+        begun["sparsity"] = n_zero / max(1, weight.numel())
+        reason = _why_not(name, part, name in found, name in read, n_zero, id(weight) in shared)
+        mine = [each for each in values if not is_lossless or _is_lossless(part, each)] if not reason else []
+        packed = _packed(part, mine, formats)
+        if packed:
+            candidates[name] = (begun, part, found[name], packed)
+        else:
+            choices.append(Choice(**begun, reason=reason or "no packed format takes it"))
+    choices += _timed(candidates, rounds)
+    order = list(group)
+    choices = sorted(choices, key=lambda choice: order.index(choice.name))
+    swaps = [each for each in choices if each.chosen not in ("", DENSE)]
+    return choices, {each.name: candidates[each.name][3][each.chosen] for each in swaps}
 
 
 def _assert_known(values: Sequence[str], formats: Sequence[str]) -> None:
@@ -179,8 +197,7 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
 
     hooks = [part.register_forward_pre_hook(see(name), with_kwargs=True) for name, part in parts.items()]
     try:
-        with evaluating(model), torch.inference_mode():
-            model(*inputs, **keywords)
+        _call(model, inputs, keywords)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -196,6 +213,14 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
     if not found:
         raise InputError("No linear layer or convolution was reached by the example; there is nothing to accelerate.")
     return found
+
+
+def _call(model: nn.Module, inputs: Any, keywords: Any) -> None:
+    """Run the example; what it would change, such as a cache of keys and values, is a copy."""
+    fresh = {key: each if isinstance(each, Tensor) else copy.deepcopy(each) for key, each in keywords.items()}
+    given = [each if isinstance(each, Tensor) else copy.deepcopy(each) for each in inputs]
+    with evaluating(model), torch.inference_mode():
+        model(*given, **fresh)
 
 
 class _Closed(nn.Module):
@@ -216,9 +241,8 @@ def _read_from_outside(model: nn.Module, names: list[str], inputs: Any, keywords
         swapped: list[Swapped] = []
         _swap(model, {name: _Closed(model.get_submodule(name)) for name in closed}, swapped)
         try:
-            with evaluating(model), torch.inference_mode():
-                model(*inputs, **keywords)
-        except AttributeError:
+            _call(model, inputs, keywords)
+        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
             return False
         finally:
             for parent, last, part in swapped:
@@ -233,7 +257,9 @@ def _read_from_outside(model: nn.Module, names: list[str], inputs: Any, keywords
 def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapped] | None) -> None:
     """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
     if swapped is None:
-        page_out([model.get_submodule(name).get_parameter("weight") for name in chosen])
+        weights: list[Any] = [model.get_submodule(name).weight for name in chosen]
+        page_out(weights)
+        del weights
     for name, packed in chosen.items():
         parent, last = _parent(model, name)
         dense = getattr(parent, last)
@@ -242,7 +268,7 @@ def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapp
         setattr(parent, last, packed)
 
 
-def _is_known(part: nn.Module) -> bool:
+def is_known(part: nn.Module) -> bool:
     """Whether it is a layer that has a packed one: nn.Linear, nn.Conv2d, transformers' Conv1D, and nothing derived."""
     is_conv1d = layout_of(part, "weight").is_turned and part.get_parameter("weight").ndim == 2
     return type(part) in (nn.Linear, nn.Conv2d) or is_conv1d
@@ -273,6 +299,8 @@ def _why_not(name: str, part: Any, is_reached: bool, is_read: bool, n_zero: int,
         return "it is the model itself, in nothing that could hold another: PackedLinear.from_linear gives one"
     if not is_reached:
         return "not reached by the example"
+    if _is_hooked(part):
+        return "it has hooks, which a packed layer would not call"
     if is_read:
         return "the module around it reads its weight"
     if part.weight.dtype == torch.float64:
@@ -286,6 +314,12 @@ def _why_not(name: str, part: Any, is_reached: bool, is_read: bool, n_zero: int,
     return "" if n_zero else "nothing in it is zero"
 
 
+def _is_hooked(part: nn.Module) -> bool:
+    """Whether anything but torch's own pruning, which makes the weight, waits for its calls."""
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    return any(not isinstance(each, BasePruningMethod) for each in hooks)
+
+
 def _is_lossless(part: Any, values: str) -> bool:
     """Whether the weight, stored so, comes back bit for bit, but for the signs of zeros."""
     weight = part.weight.detach().float()
@@ -296,7 +330,7 @@ def _is_lossless(part: Any, values: str) -> bool:
         return values == "fp32" or bool(torch.equal(weight.bfloat16().float(), weight))
     try:
         packed = bitmask.pack(weight, weight != 0, values)
-    except PatternError:
+    except (PatternError, InputError):  # in groups that do not fit, or not finite
         return False
     return bool(torch.equal(bitmask.unpack(packed), weight))
 
@@ -313,7 +347,7 @@ def _packed(part: Any, values: Sequence[str], formats: Sequence[str]) -> dict[st
                 continue
             try:
                 layer = make(part, format, each, **sizes)
-            except PatternError:  # this weight has no such pattern
+            except (PatternError, InputError):  # this weight has no such pattern, or no such values
                 continue
             found[layer.name] = layer
     return found
@@ -328,8 +362,12 @@ def _is_in_blocks(part: Any, rows: int, columns: int, h: int, w: int) -> bool:
     return float((weight != 0).any(3).any(1).float().mean()) <= 0.9
 
 
-def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
-    contenders = {name: {DENSE: part, **packed} for name, (_, part, _, packed) in candidates.items()}
+Contenders = dict[str, dict[str, Any]]  # {layer: {DENSE or a packed layer's name: it}}
+Seconds = dict[str, dict[str, list[float]]]
+
+
+def _seconds(contenders: Contenders, candidates: dict[str, Candidate], rounds: int) -> Seconds:
+    """Of every call, all layers in turn."""
     seconds: dict[str, dict[str, list[float]]] = {
         name: {each: [] for each in all_} for name, all_ in contenders.items()
     }
@@ -345,10 +383,20 @@ def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
                     all_[kind](x)
                     if i >= WARM_UP:
                         seconds[name][kind].append(time.perf_counter() - start)
+    return seconds
+
+
+def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
+    """Of each layer the fastest packed one; whether it is faster is decided in new rounds, as of many one is lucky."""
+    contenders: Contenders = {name: {DENSE: part, **packed} for name, (_, part, _, packed) in candidates.items()}
+    seconds = _seconds(contenders, candidates, rounds)
+    bests = {name: min(of[3], key=lambda each: median(seconds[name][each])) for name, of in candidates.items()}
+    again = {name: {key: contenders[name][key] for key in (DENSE, best)} for name, best in bests.items()}
+    seconds = {name: {**seconds[name], **of} for name, of in _seconds(again, candidates, rounds).items()}
     choices = []
     for name, (begun, part, x, packed) in candidates.items():
         mine = {each: median(values) for each, values in seconds[name].items()}
-        best = min(packed, key=lambda each: mine[each])
+        best = bests[name]
         speed_up = paired_ratio(seconds[name][DENSE], seconds[name][best])
         chosen = best if speed_up.low > 1.0 else DENSE
         n_bytes = {DENSE: _n_bytes(part), **{k: v.nbytes for k, v in packed.items()}}
@@ -372,7 +420,7 @@ def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
 def _shared(model: nn.Module) -> set[int]:
     """Ids of the parameters that more than one module has."""
     seen: dict[int, int] = {}
-    for part in model.modules():
+    for _, part in model.named_modules(remove_duplicate=False):
         for parameter in part.parameters(recurse=False):
             seen[id(parameter)] = seen.get(id(parameter), 0) + 1
     return {key for key, n in seen.items() if n > 1}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateurs.errors import InputError, PatternError
 from secateurs.formats.packed import Packed
 from secateurs.formats.table import FORMATS
-from secateurs.running.packed_linear import PackedLinear
+from secateurs.running.packed_linear import PackedLinear, packed_product
 from secateurs.running.products import product
 from secateurs.running.ready import RUNNING, ready
 
@@ -68,7 +68,7 @@ def assert_is_product(y: Tensor, dense: Tensor, x: Tensor, bias: Tensor | None) 
 @given(
     st.sampled_from(sorted(RUNNING)),
     st.sampled_from(VALUES),
-    st.integers(1, 20),
+    st.integers(1, 80),
     st.integers(1, 200),
     st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     st.integers(0, 140),
@@ -138,6 +138,56 @@ def test_threads_change_no_bit(format: str, values: str, n_tokens: int, monkeypa
         assert torch.equal(product(of, x), alone)
 
 
+@pytest.mark.parametrize(
+    ("format", "values", "rows", "columns", "n_tokens"),
+    [
+        ("bitmask", "exact", 1100, 300, 70),  # several blocks of rows
+        ("bitmask", "int8", 1100, 300, 5),
+        ("bitmask", "int8", 40, 64, 4096),
+        ("bitmask", "exact", 40, 64, 4096),
+        ("index", "exact", 40, 3000, 9),  # several blocks of columns
+        ("index", "int8", 6, 70_000, 9),  # places of 32 bits
+        ("index", "exact", 6, 70_000, 1),
+        ("rows", "int8", 700, 600, 70),
+        ("blocks", "int8", 640, 330, 9),
+    ],
+)
+def test_large_products_are_right_too(format: str, values: str, rows: int, columns: int, n_tokens: int) -> None:
+    weight, options = weight_of(rows, columns, 0.2, format, 3)
+    packed = packed_of(weight, format, values, options)
+    x, bias = torch.randn(n_tokens, columns), torch.randn(rows)
+    y = product(ready(packed), x, bias)
+    assert y.is_contiguous()
+    assert_is_product(y, FORMATS[format].unpack(packed).float(), x, bias)
+
+
+@pytest.mark.parametrize("rows", [10, 32])
+@pytest.mark.parametrize("format", RUNNING)
+def test_the_answer_is_contiguous_as_the_compiler_is_told(format: str, rows: int) -> None:
+    weight, options = weight_of(rows, 96, 0.4, format, 0)
+    layer = PackedLinear.from_packed(packed_of(weight, format, "exact", options), torch.ones(rows))
+    for x in (torch.randn(3, 96), torch.randn(2, 5, 96), torch.randn(96)):
+        assert layer(x).is_contiguous()
+        assert layer(x).view(-1).numel() == x.numel() // 96 * rows
+        arrays, sizes = [getattr(layer, key) for key in layer._arrays], list(layer._sizes.values())
+        given = x, arrays, layer.bias, layer._kind.__name__, sizes
+        torch.library.opcheck(packed_product, given, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("format", ["bitmask", "index", "rows"])
+@pytest.mark.parametrize(("rows", "columns", "n_tokens"), [(0, 8, 2), (8, 0, 2), (8, 8, 0)])
+def test_what_is_empty_gives_what_a_linear_layer_gives(format: str, rows: int, columns: int, n_tokens: int) -> None:
+    of, bias = ready(FORMATS[format].pack(torch.ones(rows, columns))), torch.arange(float(rows))
+    for x in (torch.ones(n_tokens, columns), torch.ones(2, n_tokens, columns)):
+        assert torch.equal(product(of, x, bias), nn.functional.linear(x, torch.ones(rows, columns), bias))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_bias_of_any_type_is_added(kind: torch.dtype) -> None:
+    of, x = ready(FORMATS["bitmask"].pack(torch.eye(40))), torch.randn(3, 40)
+    assert torch.equal(product(of, x, torch.ones(40, dtype=kind)), x + 1)
+
+
 def test_a_layer_copies_saves_loads_and_stays_itself_when_the_model_is_halved() -> None:
     linear = nn.Linear(70, 9)
     linear.weight.data *= torch.rand(9, 70) < 0.3
@@ -190,6 +240,8 @@ def test_what_does_not_run_is_refused() -> None:
     layer = PackedLinear.from_linear(linear)
     with pytest.raises(InputError, match=r"8 columns; x is \(2, 7\)"):
         layer(torch.randn(2, 7))
+    with pytest.raises(InputError, match=r"floating inputs; x is torch.int64 on cpu"):
+        layer(torch.ones(2, 8, dtype=torch.int64))
 
 
 def test_no_weight_beyond_a_row_is_felt() -> None:

@@ -201,12 +201,14 @@ def test_a_token_that_is_not_finite_becomes_nan_and_no_other(values: str, wrong:
     assert torch.equal(found[[0, 2]], right[[0, 2]])
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-30, 1e30])
-def test_inputs_of_any_size(size: float) -> None:
-    layer = PackedLinear.from_linear(nn.Linear(64, 40, bias=False), values="int8")
+@pytest.mark.parametrize("values", ["int8", "w8a8"])
+@pytest.mark.parametrize("size", [0.0, 1e-38, 2.0**-100, 2.0**-50, 2.0**100])
+def test_inputs_of_any_size(size: float, values: str) -> None:
+    layer = PackedLinear.from_linear(nn.Linear(64, 40, bias=False), values=values)
     x = torch.randn(2, 64)
     found, right = layer(x * size).double(), layer(x).double() * size
-    assert float((found - right).abs().max()) <= 1e-6 * size + 1e-24
+    of_unit = 2.0**-126 * 64  # of the smallest unit an input is rounded to, times the weights of a row
+    assert float((found - right).abs().max()) <= 1e-6 * size * float(right.abs().max() / (size or 1.0)) + of_unit
 
 
 def test_sums_of_many_columns_do_not_overflow() -> None:

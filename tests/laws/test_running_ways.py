@@ -64,6 +64,16 @@ def found(way: str, cases: list[tuple[str, int]], folder: Path) -> dict[str, str
     return result
 
 
+def test_where_numba_compiles_without_avx_nothing_here_uses_it() -> None:
+    """As on virtual machines whose CPU LLVM does not know by its name: an instruction of AVX would end the process."""
+    code = "from secateurs.running.features import features, ways; print(ways(), sorted(features()))"
+    environ = {**os.environ, "NUMBA_ENABLE_AVX": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    way, _, names = done.stdout.partition(" ")
+    assert way == "plain"
+    assert "avx" not in names
+
+
 @pytest.mark.parametrize(
     "cases", [[("exact", 1), ("int8", 1)], pytest.param(ALL, marks=pytest.mark.slow)], ids=["some", "all"]
 )

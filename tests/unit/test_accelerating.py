@@ -1,8 +1,11 @@
 """Layers are swapped only where that is faster, every layer is told of, and all of it can be undone."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import secateurs as sc
 from secateurs import accelerating
@@ -39,7 +42,7 @@ def test_what_is_measured_decides_and_all_of_it_can_be_undone(monkeypatch: pytes
     torch.manual_seed(0)
     model, x = Net(), torch.randn(3, 256)
     y, before = model(x), dict(model.named_modules())
-    found = sc.accelerate(model, x, rounds=3)
+    found = sc.accelerate(model, x, rounds=6)
     reasons = {each.name: each.reason for each in found.choices}
     assert list(reasons) == ["sparse", "full", "first", "second", "unused"]
     assert reasons["full"] == "nothing in it is zero"
@@ -68,7 +71,7 @@ def test_a_layer_is_swapped_where_the_whole_interval_says_so(is_faster: bool, mo
     handle = nn.modules.module.register_module_forward_pre_hook(spend)
     try:
         model, x = Net(), torch.randn(3, 256)
-        found = sc.accelerate(model, x, values=("fp32", "int8"), rounds=4, is_reversible=False)
+        found = sc.accelerate(model, x, values=("fp32", "int8"), rounds=6, is_reversible=False)
     finally:
         handle.remove()
     assert_swapped(model, found.choices)
@@ -81,6 +84,114 @@ def test_a_layer_is_swapped_where_the_whole_interval_says_so(is_faster: bool, mo
             found.restore()
     else:
         assert "no packed format is faster beyond doubt" in sparse.reason
+
+
+@pytest.fixture
+def _always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is timed counts for nothing: packed is said to be faster, always."""
+    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 6))
+
+
+def pruned(*sizes: int) -> nn.Sequential:
+    model = nn.Sequential(*(nn.Linear(m, n) for m, n in pairwise(sizes)))
+    sc.prune(model, "magnitude element layer sparsity(0.9)")
+    return model
+
+
+def test_the_best_of_many_is_timed_again_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate is lucky in the first rounds, and slower than dense in the new ones."""
+    asked: list[set[str]] = []
+
+    def seconds(contenders: accelerating.Contenders, _: object, rounds: int) -> accelerating.Seconds:
+        asked.append(set(contenders["0"]))
+        lucky = 1.0 if len(asked) == 1 else 3.0
+        return {"0": {kind: [2.0 if kind == "dense" else lucky] * rounds for kind in contenders["0"]}}
+
+    monkeypatch.setattr(accelerating, "_seconds", seconds)
+    (found,) = sc.accelerate(pruned(32, 32), torch.randn(2, 32), values=("fp32", "int8")).choices
+    assert len(asked[0]) > 2 == len(asked[1])
+    assert found.chosen == "dense"
+    assert found.speed_up is not None
+    assert found.speed_up.mean == pytest.approx(2 / 3)
+
+
+@pytest.mark.usefixtures("_always")
+def test_a_layer_with_hooks_stays_and_one_that_torch_prunes_does_not() -> None:
+    model, seen = pruned(32, 32, 32), []
+    model[0].register_forward_hook(lambda *_: seen.append(1))
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    x = torch.randn(2, 32)
+    y = model(x)
+    found = sc.accelerate(model, x, is_reversible=False)
+    assert [each.reason for each in found.choices] == ["it has hooks, which a packed layer would not call", ""]
+    assert isinstance(model[1], sc.PackedLinear)
+    seen.clear()
+    assert torch.allclose(model(x), y, atol=1e-5)
+    assert seen == [1]
+
+
+class Remembering(nn.Module):
+    """Adds to what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = pruned(32, 32)
+
+    def forward(self, x: Tensor, before: list[Tensor]) -> Tensor:
+        before.append(self.inside(x))
+        return torch.stack(before).sum(0)
+
+
+@pytest.mark.usefixtures("_always")
+def test_what_the_model_would_change_is_not_changed() -> None:
+    model, before = Remembering(), [torch.ones(2, 32)]
+    sc.accelerate(model, torch.randn(2, 32), before=before)
+    assert len(before) == 1
+    sc.accelerate(Remembering(), torch.randn(2, 32), before)
+    assert len(before) == 1
+
+
+@pytest.mark.usefixtures("_always")
+def test_after_an_error_everything_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, timed = pruned(32, 32, 32), accelerating._timed
+    before = dict(model.named_modules())
+
+    def once(candidates: dict[str, accelerating.Candidate], rounds: int) -> list[Choice]:
+        if "1" in candidates:
+            assert isinstance(model[0], sc.PackedLinear)
+            raise MemoryError
+        return timed(candidates, rounds)
+
+    monkeypatch.setattr(accelerating, "GROUP", 1)
+    monkeypatch.setattr(accelerating, "_timed", once)
+    with pytest.raises(MemoryError):
+        sc.accelerate(model, torch.randn(2, 32))
+    assert dict(model.named_modules()) == before
+
+
+@pytest.mark.usefixtures("_always")
+def test_one_format_or_value_that_does_not_fit_stops_no_other() -> None:
+    model = pruned(32, 30)  # which blocks of 4 rows do not divide
+    (found,) = sc.accelerate(model, torch.randn(2, 32), formats=("blocks", "bitmask")).choices
+    assert found.chosen == "bitmask fp32"
+    model = pruned(32, 32)
+    with torch.no_grad():
+        model[0].weight[3, 3] = float("nan")
+    (found,) = sc.accelerate(model, torch.randn(2, 32), values=("fp32", "int8"), is_lossless=True).choices
+    assert found.chosen == "bitmask fp32"
+
+
+@pytest.mark.usefixtures("_always")
+def test_a_layer_with_two_names_is_left_alone() -> None:
+    model = pruned(32, 32, 32)
+    model[1] = model[0]
+    choices = sc.accelerate(model, torch.randn(2, 32)).choices
+    assert {each.reason for each in choices} == {"its weight is another layer's too"}
+
+
+def test_so_few_rounds_that_nothing_is_sure_are_refused() -> None:
+    with pytest.raises(InputError, match="Of fewer than 6 rounds nothing can be sure; got 5"):
+        sc.accelerate(pruned(32, 32), torch.randn(2, 32), rounds=5)
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
@@ -112,7 +223,7 @@ def test_convolutions_and_turned_layers_are_swapped_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
     model, x = Turned(), torch.randn(2, 8, 9, 9)
     y, before = model(x), dict(model.named_modules())
-    found = sc.accelerate(model, x, rounds=1)
+    found = sc.accelerate(model, x, rounds=6)
     assert {each.name: (each.shape, each.n_tokens, each.reason) for each in found.choices} == {
         "point": ((16, 8), 162, ""),
         "wide": ((16, 144), 162, ""),
@@ -128,7 +239,7 @@ def test_convolutions_and_turned_layers_are_swapped_too(monkeypatch: pytest.Monk
 
 
 def test_one_layer_can_be_timed_before_anything_is_pruned() -> None:
-    found = time_layer(64, 128, 2, 0.9, values="int8", rounds=2)
+    found = time_layer(64, 128, 2, 0.9, values="int8", rounds=6)
     assert found.shape == (64, 128)
     assert found.n_tokens == 2
     assert 0.85 < found.sparsity < 0.95
@@ -152,7 +263,7 @@ def test_layers_whose_weight_others_read_stay_as_they_are(monkeypatch: pytest.Mo
     """torch's TransformerEncoderLayer reads weights only when no hook is on them: when it is used."""
     monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
     model, x = Outside(), torch.randn(2, 32)
-    reasons = {each.name: each.reason for each in sc.accelerate(model, x, rounds=1).choices}
+    reasons = {each.name: each.reason for each in sc.accelerate(model, x, rounds=6).choices}
     assert reasons == {"called": "", "read": "the module around it reads its weight"}
     assert isinstance(model.called, sc.PackedLinear)
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
@@ -160,7 +271,7 @@ def test_layers_whose_weight_others_read_stay_as_they_are(monkeypatch: pytest.Mo
     tokens = torch.randn(1, 3, 32)
     with torch.inference_mode():
         before = layer(tokens)
-        choices = sc.accelerate(layer, tokens, rounds=1).choices
+        choices = sc.accelerate(layer, tokens, rounds=6).choices
         assert torch.equal(layer(tokens), before)
     assert {each.reason for each in choices} == {"the module around it reads its weight"}
 
@@ -171,8 +282,8 @@ def test_what_no_packed_layer_can_stand_for_is_told(monkeypatch: pytest.MonkeyPa
     double = nn.Sequential(nn.Linear(32, 32)).double()
     for each in (alone, double):
         sc.prune(each, "sparsity(0.9)")
-    assert "it is the model itself" in sc.accelerate(alone, torch.randn(2, 32), rounds=1).choices[0].reason
-    found = sc.accelerate(double, torch.randn(2, 32, dtype=torch.float64), rounds=1, is_lossless=True)
+    assert "it is the model itself" in sc.accelerate(alone, torch.randn(2, 32), rounds=6).choices[0].reason
+    found = sc.accelerate(double, torch.randn(2, 32, dtype=torch.float64), rounds=6, is_lossless=True)
     assert found.choices[0].reason == "its weights are float64, which no packed format computes in"
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "[default: all]",
 )
 @click.option(
-    "--rounds", type=click.IntRange(2, 10_000), default=20, show_default=True, help="Turns that each one has per size."
+    "--rounds", type=click.IntRange(6, 10_000), default=20, show_default=True, help="Turns that each one has per size."
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of every contender.  [default: as many as torch uses]")
 @click.option(

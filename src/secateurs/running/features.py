@@ -1,6 +1,7 @@
 """Features: the vector instructions that compiled code may use, as numba is told.
 
-NUMBA_CPU_FEATURES and NUMBA_CPU_NAME=generic, numba's own settings, switch some of them off for a process.
+NUMBA_CPU_FEATURES, NUMBA_CPU_NAME=generic and NUMBA_ENABLE_AVX=0, numba's own settings, switch some of them off for a
+process.
 """
 
 from functools import cache
@@ -21,7 +22,13 @@ def features() -> frozenset[str]:
         found = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM does not know this system
         return frozenset()
-    return frozenset(name for name, is_there in found.items() if is_there)
+    # Numba compiles without AVX where its setting ENABLE_AVX is off, as it is by itself on some virtual machines.
+    is_known = bool(getattr(config, "ENABLE_AVX", True))
+    return frozenset(name for name, is_there in found.items() if is_there and (is_known or not _is_avx(name)))
+
+
+def _is_avx(name: str) -> bool:
+    return name.startswith("avx") or name in ("fma", "f16c", "vaes", "vpclmulqdq", "gfni")
 
 
 def has_avx512() -> bool:

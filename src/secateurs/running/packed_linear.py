@@ -37,7 +37,7 @@ class PackedLinear(nn.Module):
         for key in self._arrays:
             self.register_buffer(key, torch.from_numpy(getattr(weight, key)))
         self.bias: Tensor | None
-        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().float().cpu().clone())
         self._ready: Ready | None = None
 
     @classmethod

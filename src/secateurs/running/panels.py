@@ -177,7 +177,7 @@ def rounded(tokens: Any, columns: int, x: Any, units: Any, n_tokens: int, planes
         if largest >= np.int32(0x7F800000):
             units[t] = np.nan
             continue
-        largest = max(largest, np.int32(0x20000000))  # 2**-63: what a unit of it is must have an inverse
+        largest = max(largest, np.int32(0x0B800000))  # 2**-104, of whose unit, 2**-126, there is an inverse
         if len(planes) == 1:
             unit = np.int32(largest).view(np.float32) / np.float32(127)
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,20 +42,21 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
         raise InputError(
             f"The weight has {weight.columns} columns; x is {tuple(x.shape)}. Its last dimension must match."
         )
-    if not x.is_cpu:
-        raise InputError(f"Packed weights run on the CPU; x is on {x.device}.")
+    if not x.is_cpu or not x.is_floating_point():
+        raise InputError(f"Packed weights run on the CPU with floating inputs; x is {x.dtype} on {x.device}.")
     # Steps of torch are saved where they can be: one token of a small layer takes less than ten of them.
     floats = x.detach() if x.requires_grad else x
     if x.dtype != torch.float32:
         floats = floats.float()
-    tokens: Floats = (floats if floats.is_contiguous() else floats.contiguous()).numpy().reshape(-1, weight.columns)
-    added = _NOTHING if bias is None else (bias.detach() if bias.requires_grad else bias).numpy()
+    n = prod(x.shape[:-1])
+    tokens: Floats = (floats if floats.is_contiguous() else floats.contiguous()).numpy().reshape(n, weight.columns)
+    added = _NOTHING if bias is None else _as_floats(bias)
     if bias is not None and added.shape != (weight.rows,):
         raise InputError(
             f"The weight has {weight.rows} rows; the bias is {tuple(added.shape)}. It needs one for each row."
         )
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
-        y = np.zeros((len(tokens), weight.rows), np.float32)
+        y = np.zeros((n, weight.rows), np.float32)
     elif isinstance(weight, Panels | Slabs):
         y, added = _panels(weight, tokens, added), _NOTHING
     elif isinstance(weight, Left):
@@ -70,6 +72,14 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 _NOTHING: Floats = np.zeros(0, np.float32)
+
+
+def _as_floats(bias: Tensor) -> Floats:
+    found = bias.detach() if bias.requires_grad else bias
+    if found.dtype != torch.float32 or not found.is_cpu:
+        found = found.float().cpu()
+    floats: Floats = found.numpy()
+    return floats
 
 
 def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -90,7 +100,7 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
             tiles.append((first, n, tile(width), taken.reshape(-1), np.empty(weight.rows * width, np.float32)))
         _rows(weight, 8 * len(tiles), partial(_by_tile_beside, weight, tiles, y))
     if bias is not None:
-        out += bias.detach().numpy()[:, None]
+        out += _as_floats(bias)[:, None]
     return torch.from_numpy(out.reshape(*x.shape[:-2], *out.shape[1:])).to(x.dtype)
 
 
@@ -113,7 +123,7 @@ def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
         n_parts = min(weight.starts.size - 1, PARTS * threads)
         given = n_parts, *weight.known, x, units, bias, out, wide, parts
         together([partial(loop, i, *given) for i in range(n_parts)], threads)
-    return y if y.shape == (n, weight.rows) else y[:n, : weight.rows]
+    return np.ascontiguousarray(y[:n, : weight.rows])
 
 
 @cache

@@ -378,7 +378,7 @@ def ready(packed: Packed, n_planes: int = EXACT) -> Ready:
     if packed.format == "nm":
         mask = np.packbits(keep_of(places, (rows, columns)).reshape(rows, columns), axis=1, bitorder="little")
     elif packed.format == "bitmask":
-        mask = places["mask"].reshape(rows, -1)
+        mask = places["mask"].reshape(rows, -(-columns // 8))
     else:
         raise InputError(f"Weights packed as {packed.format} do not run; {', '.join(RUNNING)} do.")
     whole = np.ascontiguousarray(np.pad(mask, ((0, 0), (0, -mask.shape[1] % 4)))).view(np.uint32)

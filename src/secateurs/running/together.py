@@ -75,9 +75,12 @@ def gnu_openmp() -> Any:
         words = [line.split() for line in Path("/proc/self/maps").read_text("utf-8").splitlines()]
     except OSError:
         return None
-    paths = {Path(each[5]) for each in words if len(each) == 6 and Path(each[5]).name.startswith("libgomp")}
+    loaded = {Path(each[5]) for each in words if len(each) == 6}
+    paths = {path for path in loaded if path.name.startswith("libgomp")}
     own = {path for path in paths if path.is_relative_to(Path(torch.__file__).parent)}
-    if len(own or paths) != 1:
+    # Another library may have brought a libgomp while torch runs on Intel's or LLVM's.
+    is_other_there = any(path.name.startswith(("libiomp", "libomp")) for path in loaded)
+    if len(own or paths) != 1 or (is_other_there and not own):
         return None
     library = ctypes.CDLL(str(*(own or paths)))
     library.GOMP_parallel.argtypes = [_Callback, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

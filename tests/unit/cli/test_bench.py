@@ -23,7 +23,7 @@ def test_a_receipt_in_processes_of_their_own(secateurs, source, tmp_path):
     pytest.importorskip("altair")
     out = tmp_path / "receipt"
     words = ["bench", str(source), "--batch", "1", "--batch", "4", "--contender", "torch-bf16"]
-    said = secateurs(*words, "--rounds", "2", "--threads", "1", "-o", str(out))
+    said = secateurs(*words, "--rounds", "6", "--threads", "1", "-o", str(out))
     assert said.code == 0, said.err
     lines = said.out.splitlines()
     assert lines[0].startswith(f"{source}: 35,503 parameters, no zeros, 0.14 MB")

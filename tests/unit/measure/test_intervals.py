@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from secateurs.measure.intervals import Interval, half_width, over_seeds, paired_ratio, wilson
+from secateurs.measure.intervals import LEAST, Interval, half_width, over_seeds, paired_ratio, wilson
 
 
 def test_three_seeds_by_hand() -> None:
@@ -77,3 +77,10 @@ def test_half_of_an_interval_is_the_side_that_no_bound_cut() -> None:
     assert half_width(found.within(0.0, 1.0).values()) == pytest.approx(half)
     assert half_width(Interval(0.9, 0.7, 1.0, 3).values()) == pytest.approx(0.2)
     assert half_width(over_seeds([0.5]).values()) is None
+
+
+def test_of_fewer_than_six_pairs_nothing_is_sure() -> None:
+    assert 2 * 0.5**LEAST < 0.05 < 2 * 0.5 ** (LEAST - 1)
+    few, enough = (paired_ratio([2.0] * n, [1.0] * n) for n in (LEAST - 1, LEAST))
+    assert (few.mean, few.low, few.high) == (2.0, 0.0, math.inf)
+    assert (enough.mean, enough.low, enough.high) == (2.0, 2.0, 2.0)

@@ -43,6 +43,10 @@ class Session:
         """Get ready for inputs of this shape; returns what was decided for its layers, if anything was."""
         return []
 
+    def reshape(self, inputs: Inputs) -> None:
+        """Get ready for inputs of another shape with what was decided: the network that was timed answers them."""
+        self.fit(inputs)
+
     def bind(self, inputs: Inputs) -> Call:
         """The run on these inputs; what it returns is an array or `answer` makes one of it."""
         raise NotImplementedError
@@ -182,6 +186,9 @@ class Accelerated(Session):
         found = accelerate(network, *tensors, values=self.values, is_reversible=False)
         self.network = network
         return [{**asdict(each), "name": each.name.removeprefix("inside.")} for each in found.choices]
+
+    def reshape(self, inputs: Inputs) -> None:
+        """Packed layers take any number of rows."""
 
     def bind(self, inputs: Inputs) -> Call:
         import torch

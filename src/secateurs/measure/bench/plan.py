@@ -6,21 +6,25 @@
 Random weights with that many zeros are timed beside the dense product, in one process, call by call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateurs.accelerating import time_layer
+from secateurs.accelerating import is_known, time_layer
 from secateurs.errors import InputError
 from secateurs.evaluating import evaluating
+from secateurs.evaluating import threads as threads_of
+from secateurs.layout import layout_of
 from secateurs.measure.bench.prepared import sizes_of
 from secateurs.measure.bench.results import size_text
 from secateurs.measure.bench.running import Progress
 from secateurs.measure.intervals import Interval
+from secateurs.running.packed_conv2d import why_not
 from secateurs.structure.opening import Opened, open_network
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
@@ -71,8 +75,15 @@ def plan(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Line]:
-    """A line for each distinct shape of linear layer, size and kind of values. InputError where there is no layer."""
-    torch.set_num_threads(threads or torch.get_num_threads())
+    """A line for each distinct shape of layer, size and kind of values. InputError where there is no layer.
+
+    A convolution is planned as the product that it is, of what each position sees, without the gathering of that.
+    """
+    with threads_of(threads or torch.get_num_threads()):
+        return _planned(model, batches, tokens, progress)
+
+
+def _planned(model: str | Path, batches: Sequence[int], tokens: Sequence[int], progress: Progress | None) -> list[Line]:
     opened = open_network(Path(model))
     sizes = sizes_of(opened, str(model), batches, tokens)
     groups: dict[tuple[str, tuple[int, int], int], list[str]] = {}
@@ -80,7 +91,7 @@ def plan(
         for name, shape, n in _linear_layers(opened, opened.inputs(batch, n_tokens)):
             groups.setdefault((size_text(batch, n_tokens), shape, n), []).append(name)
     if not groups:
-        raise InputError(f"'{model}' has no linear layer: there is nothing to plan.")
+        raise InputError(f"'{model}' has no linear layer or convolution: there is nothing to plan.")
     progress = progress or Progress()
     jobs = list(dict.fromkeys((shape, n, values) for _, shape, n in groups for values in VALUES))
     progress.n_turns = len(jobs) * len(SPARSITIES)
@@ -101,18 +112,20 @@ def plan(
 
 @torch.inference_mode()
 def _linear_layers(opened: Opened, inputs: Any) -> list[tuple[str, tuple[int, int], int]]:
-    """(name, shape, rows of input) of each linear layer that a run uses, in the order of use."""
+    """(name, shape of its product, rows of input) of each layer that a run uses, in the order of use."""
     found: dict[str, tuple[str, tuple[int, int], int]] = {}
 
-    def look(name: str, layer: nn.Linear, x: Tensor) -> None:
-        shape = layer.out_features, layer.in_features
-        found[name] = (name, shape, x.numel() // layer.in_features)
+    def look(name: str, rows: int, columns: int) -> Callable[..., None]:
+        def hook(part: nn.Module, given: Any, found_y: Tensor) -> None:
+            found[name] = (name, (rows, columns), found_y.numel() // rows)
 
-    handles = [
-        part.register_forward_pre_hook(lambda part, given, name=name: look(name, part, given[0]))
-        for name, part in opened.module.named_modules()
-        if isinstance(part, nn.Linear)
-    ]
+        return hook
+
+    handles = []
+    for name, part in opened.module.named_modules():
+        if is_known(part) and not (isinstance(part, nn.Conv2d) and why_not(part)):
+            rows, *of_row = layout_of(part, "weight").seen(tuple(part.get_parameter("weight").shape))
+            handles.append(part.register_forward_hook(look(name, rows, prod(of_row))))
     try:
         with evaluating(opened.module):
             _ = opened.module(**inputs) if isinstance(inputs, dict) else opened.module(inputs)

@@ -27,7 +27,7 @@ from secateurs.measure.bench.contenders import CONTENDERS, Contender
 from secateurs.measure.bench.processes import Process, WorkerError
 from secateurs.measure.bench.results import Bench, Latency, Model, Outcome, Row, size_text
 from secateurs.measure.environment import machine
-from secateurs.measure.intervals import paired_ratio
+from secateurs.measure.intervals import LEAST, paired_ratio
 from secateurs.words import a_count
 
 REFERENCE = "torch-fp32"
@@ -101,6 +101,7 @@ def bench(
     tokens      of each text; by default 1, 16, 128
     data        test examples for the accuracy: for networks of this package
     contenders  names of CONTENDERS; by default all
+    rounds      at least LEAST: of fewer no interval is sure
     threads     by default as many as torch uses
 
     InputError where a network cannot be opened or run; what only one contender cannot do is told in its row.
@@ -108,7 +109,8 @@ def bench(
     for name in contenders:
         if name not in CONTENDERS:
             raise RecipeError(f"There is no contender {name!r}. {nearest(name, CONTENDERS)}")
-    for what, values in (("A batch", batches), ("A number of tokens", tokens), ("rounds", [rounds])):
+    a_count("rounds", rounds, LEAST)
+    for what, values in (("A batch", batches), ("A number of tokens", tokens)):
         for value in values:
             a_count(what, value, 1)
     n_threads = torch.get_num_threads() if threads is None else a_count("threads", threads, 1)

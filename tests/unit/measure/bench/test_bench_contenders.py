@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from secateurs import accelerating
 from secateurs.data import InputShape
 from secateurs.measure.bench import prepared
 from secateurs.measure.bench.contenders import CONTENDERS, answer, difference
 from secateurs.measure.bench.worker import Worker
+from secateurs.measure.intervals import Interval
 from secateurs.models import ModelSpec, build, save_model
 from secateurs.pruning import zero_out
 from secateurs.recipe import Recipe
@@ -93,3 +96,26 @@ def test_packed_layers_are_chosen_for_each_size_and_say_so(values: str, tmp_path
         assert all(
             choice["chosen"] == "dense" or choice["chosen"].endswith(f" {values}") for choice in found["choices"]
         )
+
+
+def test_the_examples_are_answered_by_the_network_that_was_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shape, spec = InputShape(kind="image", size=(1, 4, 4), n_classes=3), ModelSpec.parse("lenet-300-100")
+    network = build(spec, shape, 0)
+    zero_out(network, Recipe.parse("magnitude element layer sparsity(0.95)"))
+    save_model(network, spec, shape, tmp_path)
+    prepared.prepare(str(tmp_path), str(tmp_path), (1,), (), None, (), threads=1)
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x_test.npy", rng.normal(size=(70, 1, 4, 4)).astype(np.float32))
+    np.save(tmp_path / "y_test.npy", np.zeros(70, np.int64))
+    ratio = [Interval(2.0, 2.0, 2.0, 15)]
+    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: ratio[0])
+    worker = Worker()
+    worker.choose("secateurs-int8", model=str(tmp_path), folder=str(tmp_path), threads=1)
+    assert {choice["chosen"] for choice in worker.fit(0)["choices"]} == {"bitmask int8"}
+    timed = worker.session.network
+    ratio[0] = Interval(0.5, 0.5, 0.5, 15)  # were it decided anew, all would be dense
+    found = worker.classify()
+    assert worker.session.network is timed
+    with torch.inference_mode():
+        right = timed(torch.from_numpy(np.load(tmp_path / "x_test.npy"))).argmax(1) == 0
+    assert found == {"n_correct": int(right.sum()), "n": 70}

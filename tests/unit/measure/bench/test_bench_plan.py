@@ -58,5 +58,5 @@ def test_a_network_without_linear_layers_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "_linear_layers", lambda opened, inputs: [])
     shape, spec = InputShape(kind="image", size=(1, 4, 4), n_classes=3), ModelSpec.parse("lenet-300-100")
     save_model(build(spec, shape, 0), spec, shape, tmp_path)
-    with pytest.raises(InputError, match="has no linear layer: there is nothing to plan"):
+    with pytest.raises(InputError, match="has no linear layer or convolution: there is nothing to plan"):
         plan(tmp_path)

@@ -111,7 +111,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_outcome_is_told(models: Path):
     progress = Progress()
-    found = bench(models / "dense", batches=(1, 3), rounds=3, threads=1, progress=progress)
+    found = bench(models / "dense", batches=(1, 3), rounds=6, threads=1, progress=progress)
     rows = {row.contender: row for row in found.rows}
     assert {name: row.outcome for name, row in rows.items()} == {
         "torch-fp32": "timed",
@@ -134,12 +134,12 @@ def test_every_outcome_is_told(models: Path):
     assert 0 < (rows["torch-bf16"].difference or 0) < 0.1
     assert rows["torch-fp32"].size_bytes == (models / "dense" / "model.safetensors").stat().st_size
     for at, batch in zip(rows["torch-bf16"].latencies, (1, 3), strict=True):
-        assert (at.batch, at.tokens, len(at.turns)) == (batch, None, 3)
+        assert (at.batch, at.tokens, len(at.turns)) == (batch, None, 6)
         assert at.speedup is not None
         assert at.speedup.low <= at.speedup.mean <= at.speedup.high
         assert at.quantile(0.1) <= at.quantile(0.5) <= at.quantile(0.9)
     assert rows["torch-fp32"].latencies[0].speedup is None
-    assert progress.n_turns_done == 2 * 3 * 2
+    assert progress.n_turns_done == 2 * 6 * 2
     values = found.values()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["schema"] == "secateurs.bench/1"
@@ -147,16 +147,18 @@ def test_every_outcome_is_told(models: Path):
 
 
 def test_they_take_turns_in_an_order_that_moves(models: Path):
-    bench(models / "dense", batches=(2,), contenders=("torch-bf16",), rounds=4, threads=1)
+    bench(models / "dense", batches=(2,), contenders=("torch-bf16",), rounds=6, threads=1)
     turns = [name for name, do in Here.asked if do == "run"][2:]
     one, other = ["torch-fp32", "torch-bf16"], ["torch-bf16", "torch-fp32"]
-    assert turns == one + other + other + one  # every second round turned round, every second pair moved by one
+    assert (
+        turns == one + other + other + one + one + other
+    )  # every second round turned round, every second pair moved by one
 
 
 def test_two_models_and_their_accuracy(models: Path):
     packed = models / "pruned" / "small.packed.safetensors"
     data = DataSpec(source=str(models / "examples.npz"), mean=(0.5,), std=(0.5,))
-    found = bench(models / "dense", packed, data=data, batches=(1,), contenders=("torch-bf16",), rounds=2, threads=1)
+    found = bench(models / "dense", packed, data=data, batches=(1,), contenders=("torch-bf16",), rounds=6, threads=1)
     assert [(row.model, row.contender) for row in found.rows] == [
         (0, "torch-fp32"),
         (0, "torch-bf16"),
@@ -193,7 +195,7 @@ def test_what_it_refuses(models: Path, tmp_path: Path):
 def test_texts_are_run_with_the_tokens_that_were_asked_for(tmp_path: Path):
     texts, spec = InputShape(kind="tokens", size=(50, 12), n_classes=2), ModelSpec.parse("cls-transformer(dim=8)")
     save_model(build(spec, texts, 0), spec, texts, tmp_path)
-    found = bench(tmp_path, contenders=("torch-fp32",), rounds=2, threads=1)
+    found = bench(tmp_path, contenders=("torch-fp32",), rounds=6, threads=1)
     assert [at.size for at in found.rows[0].latencies] == ["1 × 1 token", "1 × 12 tokens"]
     with pytest.raises(RecipeError, match="reads at most 12 tokens; got --tokens 13"):
         bench(tmp_path, tokens=(4, 13))

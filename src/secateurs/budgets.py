@@ -137,7 +137,8 @@ class Top(Simple):
 
     def at(self, p: float, schedule: Schedule = LINEAR) -> "Top":
         """The same, on the way; how far depends on the size of the pool."""
-        return Top(self.n, p, schedule)
+        # No density has a smaller share than 1: where that is all of the budget, it is the final one.
+        return Top(self.n) if schedule.share(p, 1.0) == 1.0 else Top(self.n, p, schedule)
 
     def __str__(self) -> str:
         return f"top({self.n})"

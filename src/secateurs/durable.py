@@ -6,9 +6,10 @@ is respected, and what goes wrong is one OutputError.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,8 @@ from secateurs.errors import OutputError
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write; when the block ends without an error, it replaces `path`, all or nothing."""
     target = Path(os.path.realpath(path))
+    if os.path.isdir(target):
+        raise OutputError(f"Cannot write {path}: it is a directory. Name a file.")
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     except OSError as error:
@@ -40,6 +43,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(target.parent)
 
 
+def sweep(path: Path) -> None:
+    """Remove what killed runs left of `path`: the temporary files that `replacing` makes beside it."""
+    target = Path(os.path.realpath(path))
+    temporary = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            if temporary.fullmatch(name):
+                (target.parent / name).unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, all or nothing."""
     with replacing(path) as file:
@@ -54,13 +67,13 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in UTF-8, all or nothing."""
-    write_bytes(path, text.encode())
+    """Replace `path` by `text` in UTF-8, all or nothing; what is no text, as in an odd file name, is written out."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON, all or nothing; NaN and Infinity are refused."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def make_directory(path: Path) -> None:

@@ -18,6 +18,10 @@ class PatternError(RecipeError):
     """A unit, pool or budget that does not fit the shape of a weight (exit 2)."""
 
 
+class ScalingError(RecipeError):
+    """A mean and standard deviation that do not belong to the data (exit 2)."""
+
+
 class InputError(SecateursError):
     """A file, data set or model that is missing, corrupt, foreign or unusable (exit 3)."""
 

@@ -86,15 +86,19 @@ class Quantized:
         return asdict(self)
 
 
-class _Named(nn.Module):
-    """A network that is called with names, as one that takes its inputs in order; its answer is one tensor."""
+class _InOrder(nn.Module):
+    """A network as one that takes its inputs in order and gives one tensor, the first of what it gives.
 
-    def __init__(self, inside: nn.Module, names: tuple[str, ...]) -> None:
+    names  of its inputs, where it is called with names
+    """
+
+    def __init__(self, inside: nn.Module, names: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.inside, self.names = inside, names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        found = self.inside(**dict(zip(self.names, inputs, strict=True)))
+        named = dict(zip(self.names, inputs, strict=True)) if self.names else {}
+        found = self.inside(**named) if named else self.inside(*inputs)
         out: Tensor = found if isinstance(found, Tensor) else found[0]
         return out
 
@@ -118,12 +122,15 @@ def export_onnx(
             "Packed layers cannot be exported to ONNX. Restore the dense ones (`Accelerated.restore()`), or load the "
             "network again without example inputs."
         )
-    network = module if isinstance(example_inputs, Tensor) else _Named(module, tuple(inputs))
+    network = module if isinstance(example_inputs, Tensor) else _InOrder(module, tuple(inputs))
     make_directory(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder, evaluating(network):
         file = Path(folder) / out.name
         traced = {name: _traced(tensor) for name, tensor in inputs.items()}
         try:
+            with torch.inference_mode():
+                is_tensor = isinstance(network(*traced.values()), Tensor)
+            network = network if is_tensor else _InOrder(network)
             write_onnx(network, traced, file, opset)
         except Exception as error:  # of torch's exporter: it raises types of its own
             raise InputError(f"torch.onnx.export cannot export {type(module).__name__}: {cause_of(error)}") from error

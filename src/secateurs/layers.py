@@ -60,11 +60,17 @@ class Layer:
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The network inside what torch.compile, DataParallel and moving averages put around it. InputError: it is none."""
+    return list(wrapped(module))[-1]
+
+
+def wrapped(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, what it wraps, what that wraps, and so on to the network."""
     if not isinstance(module, nn.Module):
         raise InputError(f"Expected a network, a torch.nn.Module; got {type(module).__name__}.")
+    yield module
     inside = module.module if isinstance(module, _WRAPPERS) else getattr(module, "_orig_mod", module)
-    assert isinstance(inside, nn.Module)
-    return module if inside is module else unwrap(inside)
+    if inside is not module:
+        yield from wrapped(inside)
 
 
 def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

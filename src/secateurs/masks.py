@@ -33,7 +33,7 @@ from secateurs.exact.parts import PIECE
 from secateurs.layer_report import Count, LayerReport, Status
 from secateurs.layers import Layer, layers, local, local_like, named_parameters, whole
 from secateurs.recipe import Recipe
-from secateurs.selection import select
+from secateurs.selection import assert_among, select
 
 _FORMAT = "secateurs.masks/1"
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)  # what bad values lead to
@@ -81,7 +81,7 @@ class Masks(Mapping[str, Tensor]):
 
         Warns (CollapseWarning) of every layer that is left with nothing. Raises RecipeError where the recipe names
         nothing, PatternError where `only` names a layer that cannot be cut so, InputError for weights
-        that are not finite.
+        that are not finite, or where `among` lacks a layer.
         """
         budget = recipe.budget if budget is None else budget
         found = layers(module, recipe.skip, recipe.only)
@@ -93,7 +93,10 @@ class Masks(Mapping[str, Tensor]):
             {name: tuple(value.shape) for name, value in values.items()},
             lambda name: frozen[name] if name in frozen else sigma_of(values[name]),
         )
-        alive = None if among is None else {layer.name: layer.layout.turn(among[layer.name]) for layer in candidates}
+        alive = None
+        if among is not None:
+            assert_among(among, values)
+            alive = {layer.name: layer.layout.turn(among[layer.name]) for layer in candidates}
         with torch.no_grad():
             # The scores have no name here, so that `select` can let go of each as soon as it is ranked.
             chosen = select(

@@ -63,9 +63,15 @@ def take(checkpoint: ModuleCheckpoint, chosen: Mapping[str, Values]) -> tuple[Qu
     lines = []
     for entry in entries:
         weight, each = checkpoint.tensors[entry.name], chosen[entry.name]
-        found = rounded(weight, each)
+        try:
+            found = rounded(weight, each)
+        except InputError as refused:
+            raise InputError(f"'{entry.name}': {refused}") from None
         if not bool(found.isfinite().all()):
-            raise InputError(f"'{entry.name}' holds weights too large for a scale. Only exact values can store them.")
+            raise InputError(
+                f"'{entry.name}': The weights are too large for a scale in {entry.dtype}. Only exact values can store "
+                "them."
+            )
         error = float((found.double() - weight.double()).abs().max())
         n_zero_before, n_zero = (weight.numel() - int(each.count_nonzero()) for each in (weight, found))
         weight.copy_(found)

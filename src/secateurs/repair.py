@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateurs.checks import nearest
 from secateurs.errors import InputError
 from secateurs.evaluating import evaluating
+from secateurs.layers import named_parameters, owners_of, unwrap
 from secateurs.masks import Masks
 from secateurs.norms import norms_behind
 
@@ -92,15 +93,20 @@ def repair(
     running mean: weights that have to make it of their inputs' means are worse, also to train on. A layer of another
     kind, a tied one, and one the network does not call are left, with the reason.
     """
-    parts, others = dict(module.named_modules()), dict(dense.named_modules())
+    module, dense = unwrap(module), unwrap(dense)
+    networks = named_parameters(module), named_parameters(dense)
+    parts = owners_of(module)
     found: dict[str, Repaired] = {}
     targets: dict[str, str] = {}  # module name -> the masks' name
     for name in masks:
-        owner = name.removesuffix(".weight")
-        if owner not in parts or owner not in others:
-            raise InputError(f"The masks name '{name}', which a network does not have. {nearest(owner, parts)}")
-        part = parts[owner]
-        if not isinstance(part, nn.Linear | nn.Conv2d):
+        for by_name in networks:
+            if name not in by_name:
+                raise InputError(f"The masks name '{name}', which a network does not have. {nearest(name, by_name)}")
+        owner, _, kind = name.rpartition(".")
+        part = parts[name]
+        if kind != "weight":
+            found[name] = Repaired(name, reason="it is not the weight of a linear layer or convolution")
+        elif not isinstance(part, nn.Linear | nn.Conv2d):
             found[name] = Repaired(name, reason=f"a {type(part).__name__} is not repaired")
         elif isinstance(part, nn.Conv2d) and (part.padding_mode != "zeros" or isinstance(part.padding, str)):
             found[name] = Repaired(name, reason="only zero padding given in numbers is repaired")
@@ -131,7 +137,7 @@ def _repair(
     name: str,
     norm: _BatchNorm | None,
 ) -> Repaired:
-    part = module.get_submodule(owner)
+    part = unwrap(module.get_submodule(owner))
     assert isinstance(part, nn.Linear | nn.Conv2d)
     weight, bias = part.weight, part.bias
     if bias is None and norm is not None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from secateurs.checks import nearest
 from secateurs.errors import RecipeError
-from secateurs.words import Argument, Word, a_count, a_number, format_call, parse_call
+from secateurs.words import Argument, Word, a_count, a_number, by_name, format_call, parse_call
 
 
 def one_shot(p: float, density: float = 0.0) -> float:
@@ -118,7 +118,7 @@ class Schedule(Word):
         known = (*first, "begin", "end", "every")
         if len(positional) > len(known) or not set(named) <= set(known):
             raise RecipeError(f"Schedule {value!r}: '{name}' takes {', '.join(known)}.")
-        given: dict[str, Argument] = dict(zip(known, positional, strict=False)) | named
+        given = by_name(value, known, positional, named)
         return cls(name, **given)  # type: ignore[arg-type]
 
     def __str__(self) -> str:

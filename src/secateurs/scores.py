@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from secateurs.checks import nearest, shown
 from secateurs.errors import RecipeError
-from secateurs.words import Argument, Word, format_call, parse_call
+from secateurs.words import Argument, Word, by_name, format_call, parse_call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ class Score(Word):
         known = cls._settings(name)
         if len(positional) > len(known) or not set(named) <= set(known):
             raise RecipeError(f"Score {value!r}: '{name}' takes {', '.join(known) or 'no settings'}.")
-        given = dict(zip(known, positional, strict=False)) | named
+        given = by_name(value, known, positional, named)
         for key, setting in given.items():
             if type(setting) is not type(known[key]):
                 raise RecipeError(f"Score {value!r}: {key} must be like {known[key]!r}; got {shown(setting)}.")

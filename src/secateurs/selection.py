@@ -7,7 +7,7 @@ of the scores, whose order as integers is their order as numbers, so no device o
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from secateurs.budgets import Budget, PerLayer, Simple, Threshold
-from secateurs.errors import PatternError, RecipeError
+from secateurs.errors import InputError, PatternError, RecipeError
 from secateurs.exact.choose import place_key
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.parts import Part
@@ -69,14 +69,17 @@ def select(scores: Any, unit: Any, pool: Any, budget: Any, min_keep: float = 0, 
     among     only units with a True here may survive, within the same total
 
     Raises PatternError where unit, pool or budget do not fit a shape or leave no room for min_keep, RecipeError where
-    they do not fit each other or a score is negative or NaN.
+    they do not fit each other or a score is negative or NaN, InputError where `among` lacks a layer.
     """
     unit, pool, budget = Unit.parse(unit), Pool.parse(pool), Budget.parse(budget)
     check_words(pool, budget, min_keep)
     if isinstance(scores, Mapping):
         is_numpy = {name: isinstance(score, np.ndarray) for name, score in scores.items()}
         tensors = {name: torch.as_tensor(score) for name, score in scores.items()}
-        alive = None if among is None else {name: torch.as_tensor(among[name]) for name in scores}
+        alive = None
+        if among is not None:
+            assert_among(among, scores)
+            alive = {name: torch.as_tensor(among[name]) for name in scores}
         del scores
         keep = _select(tensors, unit, pool, budget, min_keep, alive)
         return {name: value.numpy() if is_numpy[name] else value for name, value in keep.items()}
@@ -89,6 +92,15 @@ def select(scores: Any, unit: Any, pool: Any, budget: Any, min_keep: float = 0, 
     return _select({"scores": scores}, unit, pool, budget, min_keep, alive)["scores"]
 
 
+def assert_among(among: Mapping[str, object], names: Iterable[str]) -> None:
+    """InputError unless `among` speaks of all these layers."""
+    if lost := [name for name in names if name not in among]:
+        raise InputError(
+            f"The masks among which weights are chosen lack {', '.join(map(repr, lost))}. Give masks of these layers, "
+            "too, or skip them in the recipe."
+        )
+
+
 def _select(
     scores: dict[str, Tensor],
     unit: Unit,
@@ -99,6 +111,7 @@ def _select(
 ) -> dict[str, Tensor]:
     """What `select` gives; `scores` is emptied on the way, so that none is held longer than it is needed."""
     order, names = list(scores), sorted(scores)
+    among = None if among is None else {name: among[name].to(scores[name].device) for name in names}
     shapes = {name: tuple(scores[name].shape) for name in names}
     simple = budget.for_layers(shapes)
     if isinstance(budget, PerLayer) and (lost := [name for name in names if name not in simple]):

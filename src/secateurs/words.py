@@ -46,6 +46,8 @@ def parse_call(text: str) -> tuple[str, tuple[Argument, ...], dict[str, Argument
         key, is_named, value = part.partition("=")
         if not _PLAIN.fullmatch((value if is_named else key).strip()):
             raise RecipeError(f"{text!r}: cannot read the argument {part.strip()!r}.")
+        if is_named and key.strip() in named:
+            raise RecipeError(f"{text!r}: {key.strip()!r} is given twice.")
         if is_named:
             named[key.strip()] = parse_argument(value)
         elif named:
@@ -60,6 +62,17 @@ def format_call(name: str, positional: tuple[Argument, ...], named: Mapping[str,
     parts = [str(value) for value in positional]
     parts += [f"{key}={value}" for key, value in named.items()]
     return f"{name}({', '.join(parts)})" if parts else name
+
+
+def by_name(
+    text: str, known: Iterable[str], positional: tuple[Argument, ...], named: Mapping[str, Argument]
+) -> dict[str, Argument]:
+    """All arguments by their names, those without one in the order of `known`; RecipeError where one comes twice."""
+    given = dict(zip(known, positional, strict=False))
+    for key in named:
+        if key in given:
+            raise RecipeError(f"{text!r}: {key!r} is given twice, once without its name.")
+    return given | dict(named)
 
 
 def split_outside(text: str, separator: str) -> list[str]:

@@ -1,12 +1,15 @@
 """Laws of the Pruner: exact zeros after every step of every optimizer, exact resume, schedules kept."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
 import secateurs as sc
@@ -640,3 +643,25 @@ def test_zeros_that_came_back_without_a_counted_step_go_again_with_a_warning(rev
     with pytest.warns(RequestWarning, match="took no step"):
         pruner.step()
     assert all(not module.get_parameter(name)[~keep].any() for name, keep in pruner.masks.items())
+
+
+def test_a_network_that_processes_share_is_noticed_inside_other_wrappers():
+    module = small()
+    spread = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(spread)
+    spread.module = module
+    optimizer = SGD(module.parameters(), lr=0.1)
+    for each, is_shared in ((module, False), (spread, True)):
+        compiled = torch.compile(each, backend="eager")
+        assert sc.Pruner(compiled, sc.Recipe(budget="sparsity(0.5)"), optimizer, 4).is_shared is is_shared
+
+
+def test_an_optimizer_does_not_keep_its_pruners_alive():
+    module = small()
+    optimizer = SGD(module.parameters(), lr=0.1)
+    pruner = sc.Pruner(module, sc.Recipe(budget="sparsity(0.5)"), optimizer, 4)
+    gone = weakref.ref(pruner)
+    del pruner
+    gc.collect()
+    assert gone() is None
+    optimizer.step()

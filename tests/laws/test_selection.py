@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import secateurs as sc
 from laws.judge import InfeasibleError, judge, units_of
 from laws.strategies import NAMES, convs, fractions, mappings, matrices, scores
-from secateurs.errors import PatternError, RecipeError
+from secateurs.errors import InputError, PatternError, RecipeError
 from secateurs.pools import POOLS
 from secateurs.units import UNITS
 
@@ -424,3 +424,21 @@ def test_selection_takes_little_memory_beside_the_scores():
         pytest.skip("needs Linux")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 13
+
+
+def test_among_has_to_speak_of_every_layer():
+    recipe = sc.Recipe(budget="sparsity(0.5)")
+    scores = {name: torch.rand(2, 4) for name in ("a", "b")}
+    with pytest.raises(InputError, match="The masks among which weights are chosen lack 'b'"):
+        sc.select(scores, sc.element, sc.model, sc.sparsity(0.5), among={"a": torch.ones(2, 4, dtype=torch.bool)})
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    some = sc.Masks.make(module, sc.Recipe(budget="sparsity(0.5)", skip=["1.*"]))
+    with pytest.raises(InputError, match=r"lack '1\.weight'\. Give masks of these layers"):
+        sc.Masks.make(module, recipe, among=some)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_masks_of_a_cpu_go_with_weights_of_a_gpu():
+    recipe, module = sc.Recipe(budget="sparsity(0.5)"), torch.nn.Linear(8, 8)
+    masks = sc.Masks.make(module, recipe)
+    assert sc.Masks.make(module.cuda(), recipe, among=masks) == masks

@@ -33,6 +33,7 @@ def test_it_opens_quietly_and_fits(browser, page_file: Path, width: int, theme: 
     assert page.title().startswith("cls-transformer on </title><script>")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.locator("#tried svg").count() == 1
+    assert page.evaluate("document.querySelector('#tried .scroll').scrollWidth") >= 560, "the chart was cut off"
     assert page.locator("#weights svg").count() == 2
     assert page.locator("#all tbody tr").count() == 3
     assert page.locator("#steps tbody tr").count() == 3

@@ -12,6 +12,7 @@ from secateurs.errors import (
     OutputError,
     PatternError,
     RecipeError,
+    ScalingError,
     SecateursError,
 )
 
@@ -41,6 +42,7 @@ def test_a_broken_one_is_not_called_missing(tmp_path: object, monkeypatch: pytes
 
 
 def test_every_error_knows_its_documented_exit_code() -> None:
-    codes = {RecipeError: 2, PatternError: 2, MissingExtraError: 2, InputError: 3, OutputError: 4, LockedError: 5}
+    codes = {RecipeError: 2, PatternError: 2, ScalingError: 2, MissingExtraError: 2}
+    codes |= {InputError: 3, OutputError: 4, LockedError: 5}
     assert {kind: kind("x").exit_code for kind in codes} == codes
     assert all(issubclass(kind, SecateursError) for kind in codes)

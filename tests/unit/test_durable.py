@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_text
+from secateurs.durable import make_directory, replacing, sweep, sync_directory, write_bytes, write_json, write_text
 from secateurs.errors import OutputError
 
 
@@ -149,3 +149,24 @@ def test_a_directory_that_cannot_be_synced_is_an_output_error_and_windows_needs_
         sync_directory(tmp_path / "missing")
     monkeypatch.setattr("secateurs.durable.os.name", "nt")
     sync_directory(tmp_path / "missing")
+
+
+def test_a_name_that_is_no_text_is_written_out(tmp_path: Path) -> None:
+    name = os.fsdecode(b"mod\xe9l")
+    write_json(tmp_path / "j", {name: "é"})
+    assert json.loads((tmp_path / "j").read_bytes()) == {name: "é"}
+    write_text(tmp_path / "t", f"{name} é")
+    assert (tmp_path / "t").read_text("utf-8") == r"mod\udce9l é"
+
+
+def test_a_directory_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"it is a directory\. Name a file"), replacing(tmp_path):
+        pytest.fail("the work began")
+
+
+def test_what_killed_runs_left_of_a_file_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    others = ["a.b", ".a.b.x.tmp", ".a.b.c.d0000000.tmp", ".a.d0000000.tmp", ".a.b.d0000000.tmp.txt"]
+    for name in (*others, ".a.b.d_0abcd9.tmp"):
+        (tmp_path / name).touch()
+    sweep(tmp_path / "a.b")
+    assert names_in(tmp_path) == sorted(others)

@@ -167,3 +167,19 @@ def test_the_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     ):
         with pytest.raises(MissingExtraError, match=r"secateurs\[onnx\]"):
             call()
+
+
+class Several(nn.Module):
+    """One input, and more answers than the first."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, x.sum(1)
+
+
+@pytest.mark.usefixtures("_has_onnx")
+def test_of_several_answers_the_first_is_exported(tmp_path: Path) -> None:
+    """Bug: a TypeError, where the network was given a tensor."""
+    x = torch.arange(12.0).reshape(3, 4)
+    found = export_onnx(Several(), x, tmp_path / "model.onnx")
+    assert (found.max_difference, found.n) == (0.0, 3)
+    assert onnx_answers(found.path, x).tolist() == (2 * x).tolist()

@@ -144,3 +144,33 @@ def test_a_batch_norm_that_two_layers_feed_takes_no_constant() -> None:
     module, x = Shared().eval(), torch.randn(8, 4)
     assert norms_behind(module, ["a", "b"], lambda: module(x)) == {}
     assert norms_behind(module, ["a"], lambda: module(x)) == {}
+
+
+def test_wrapped_networks_are_repaired_and_weights_of_other_parts_are_left() -> None:
+    """Bug: both ended in "a network does not have" a weight that it has."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.attention(x, x, x)[0])
+            return out
+
+    dense, x = Attending(), torch.randn(30, 3, 4)
+    module = copy.deepcopy(dense)
+    masks = prune(
+        module, Recipe(budget="sparsity(0.5)", pool="layer", only=["attention.in_proj_weight", "head.weight"])
+    )
+    found = repair(torch.compile(module, backend="eager"), masks, nn.DataParallel(dense), x)
+    assert [(line.name, line.reason) for line in found] == [
+        ("attention.in_proj_weight", "it is not the weight of a linear layer or convolution"),
+        ("head.weight", ""),
+    ]
+    assert found[1].after < found[1].before
+    alone, x = nn.Linear(4, 4), torch.randn(30, 4)
+    cut = copy.deepcopy(alone)
+    (line,) = repair(cut, prune(cut, Recipe(budget="sparsity(0.5)")), alone, x)
+    assert (line.name, line.reason) == ("weight", "")

@@ -132,8 +132,8 @@ def test_what_is_missing_is_named() -> None:
 
 
 def test_an_experiment_needs_seeds_that_differ() -> None:
-    for seeds in ([], [1, 1], [-1]):
-        with pytest.raises(RecipeError, match=r"seeds must be different numbers of at least 0; got \["):
+    for seeds in ([], [1, 1], [-1], [0, 2**63]):
+        with pytest.raises(RecipeError, match=r"seeds must be different numbers from 0 to 9223372036854775807; got \["):
             Experiment(**{**EXPERIMENT.values(), "seeds": seeds})
 
 

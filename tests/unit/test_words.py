@@ -1,9 +1,15 @@
 """The small language of recipes: read, written, read back the same; never code."""
 
+from collections.abc import Callable
+
 import pytest
 from pydantic import TypeAdapter
 
+from secateurs.budgets import Budget
 from secateurs.errors import RecipeError
+from secateurs.models import ModelSpec
+from secateurs.schedules import Schedule
+from secateurs.scores import Score
 from secateurs.words import a_count, a_number, call, format_call, parse_argument, parse_call, split_outside
 
 
@@ -36,6 +42,7 @@ def test_a_call_is_read_and_reads_back(text: str, said: tuple[str, tuple[object,
         ("block(4,)", "cannot read the argument ''"),
         ("cubic(every=)", "cannot read the argument 'every='"),
         ("cubic(every=50, 0.1)", "'0.1' stands after a named argument; give it a name too"),
+        ("sparsity(s=0.7, s=0.1)", "'s' is given twice"),
         ("f(g(1))", r"cannot read the argument 'g\(1\)'"),
     ],
 )
@@ -87,9 +94,23 @@ def test_a_count_is_a_whole_number(value: object) -> None:
 
 
 def test_words_have_a_schema_that_documents_them() -> None:
-    from secateurs.schedules import Schedule
-
     schema = TypeAdapter(Schedule).json_schema()
     assert schema["type"] == "string"
     assert "cubic(0.1, 0.75, every=50)" in schema["examples"]
     assert schema["description"].startswith("When the budget is reached")
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "name"),
+    [
+        (Schedule.parse, "cubic(0.1, 0.6, end=0.9)", "end"),
+        (Schedule.parse, "rounds(3, n=4)", "n"),
+        (Score.parse, "random(7, seed=8)", "seed"),
+        (Budget.parse, "sparsity(s=0.7, s=0.1)", "s"),
+        (ModelSpec.parse, "cls-transformer(dim=32, dim=64)", "dim"),
+    ],
+)
+def test_an_argument_that_is_given_twice_is_refused(parse: Callable[[str], object], text: str, name: str) -> None:
+    """Bug: the last one counted, without a word."""
+    with pytest.raises(RecipeError, match=f"'{name}' is given twice"):
+        parse(text)

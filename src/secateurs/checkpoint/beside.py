@@ -77,9 +77,10 @@ def _why_left(item: "os.DirEntry[str]", path: Path, home: Path, is_module: bool)
         return "a link to another place"
     if item.name in _OURS:
         return "describes this directory; the new one gets its own"
+    if is_folder and len(path.relative_to(home).parts) > MAX_DEPTH:
+        return "too deep"
     if is_module:
         return ""
     if is_folder:
-        is_too_deep = len(path.relative_to(home).parts) > MAX_DEPTH
-        return "other copies of the weights" if _FOLDERS.match(item.name) else "too deep" if is_too_deep else ""
+        return "other copies of the weights" if _FOLDERS.match(item.name) else ""
     return "weights or the state of a training in another file" if _WEIGHTS.search(item.name) else ""

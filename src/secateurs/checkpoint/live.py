@@ -38,8 +38,7 @@ class ModuleCheckpoint(Checkpoint):
     def stored(self, entry: Entry) -> Stored:
         """The bits of one tensor: a view where they lie in order in the CPU's memory, else a copy of this one."""
         tensor = self.tensors[entry.name]
-        why = _no_values(tensor)
-        if why:
+        if why := self.unreadable(entry):
             raise InputError(f"{shown(entry.name)} of this network cannot be read: {why}.")
         try:
             plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
@@ -48,6 +47,10 @@ class ModuleCheckpoint(Checkpoint):
             raise InputError(f"{shown(entry.name)} of this network cannot be read: {error}.") from error
         found.flags.writeable = False
         return found
+
+    def unreadable(self, entry: Entry) -> str:
+        """Why a tensor has no values in order, or ""."""
+        return _no_values(self.tensors[entry.name])
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -9,6 +9,7 @@ small/secateurs.json                the manifest, written last: a directory that
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,11 @@ from secateurs import __version__
 from secateurs.checkpoint import manifest
 from secateurs.checkpoint.cutting import n_zeros
 from secateurs.checkpoint.opening import open_checkpoint
-from secateurs.checkpoint.packing import Progress, pack, unpack
+from secateurs.checkpoint.packing import Progress, pack, unpack, values_of
 from secateurs.checkpoint.plain_files import read_json, unreadable
 from secateurs.checkpoint.receipt import Receipt
 from secateurs.checkpoint.shards import carried
-from secateurs.checkpoint.streamed import WORK
+from secateurs.checkpoint.streamed import WORK, refusing
 from secateurs.checkpoint.tensors import Checkpoint, Entry
 from secateurs.durable import make_directory, sync_directory, write_bytes, write_json, write_pieces
 from secateurs.errors import InputError, OutputError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PLAIN, PACKED = "model.safetensors", "weights.packed.safetensors"
-MARK = "packing"  # in WORK: what stands here was written by a run of this, which did not end
+MARK = "packing"  # in WORK: the request whose run wrote what stands here, and did not end
 
 
 def pack_beside(
@@ -52,10 +53,10 @@ def pack_beside(
     Both hold the same bits: with values other than exact the plain weights are what became of them. `verify(out)`
     checks both and that they agree. A run that was ended starts anew with the same call, to the same bytes.
 
-    OutputError where `out` holds anything else, and what `pack` raises.
+    OutputError where `out` holds anything else, also of another request, and what `pack` raises.
     """
     place = Path(out)
-    with open_checkpoint(source) as checkpoint, _alone(place, checkpoint):
+    with open_checkpoint(source) as checkpoint, _alone(place, checkpoint, _request(checkpoint, values, smallest)):
         receipt = pack(source, place / PACKED, values, smallest=smallest, zstd=zstd, progress=progress)
         unpack(place / PACKED, place / PLAIN)
         names = [PACKED, PLAIN]
@@ -72,17 +73,27 @@ def pack_beside(
     return receipt
 
 
+def _request(checkpoint: Checkpoint, values: str | Mapping[str, str], smallest: bool) -> bytes:
+    """What a run was asked to do; an unfinished directory is only written by the same."""
+    chosen = {name: str(each) for name, each in values_of(checkpoint, values).items()}
+    found = {"source": manifest.fingerprint(checkpoint), "values": chosen, "smallest": smallest}
+    return json.dumps({"version": __version__, **found}, indent=1).encode()
+
+
 @contextmanager
-def _alone(place: Path, checkpoint: Checkpoint) -> Iterator[None]:
+def _alone(place: Path, checkpoint: Checkpoint, request: bytes) -> Iterator[None]:
     """Hold a directory that is new, empty or of a run that was ended; where nothing was written, leave it as it was."""
-    _assert_apart(place, checkpoint)
-    work, is_new = place / WORK, not place.exists()
-    make_directory(place)
-    if any(item.name != WORK for item in place.iterdir()) and not (work / MARK).is_file():
-        raise OutputError(f"{place} is not empty and holds no unfinished run. Name a new directory.")
-    make_directory(work)
+    with refusing(place):
+        _assert_apart(place, checkpoint)
+        work, is_new = place / WORK, not place.exists()
+        make_directory(place)
+        _assert_ours(place, request)
+        make_directory(work)
     with held(work / "lock", of=place):
-        write_bytes(work / MARK, b"")
+        with refusing(place):
+            _assert_ours(place, request)  # another run may have ended between our look and our lock
+            write_bytes(work / MARK, request)
+            _clear(place)
         try:
             yield
         except BaseException:
@@ -94,6 +105,30 @@ def _alone(place: Path, checkpoint: Checkpoint) -> Iterator[None]:
             raise
         shutil.rmtree(work, ignore_errors=True)
     sync_directory(place)
+
+
+def _assert_ours(place: Path, request: bytes) -> None:
+    """OutputError unless a directory is empty or of an unfinished run of this request."""
+    mark = place / WORK / MARK
+    if mark.is_file():
+        if mark.read_bytes() != request:
+            raise OutputError(
+                f"{place} holds an unfinished run of another request, or its source has changed since. Name a new "
+                "directory, or delete this one."
+            )
+    elif any(item.name != WORK for item in place.iterdir()):
+        raise OutputError(f"{place} is not empty and holds no unfinished run. Name a new directory.")
+
+
+def _clear(place: Path) -> None:
+    """Remove what an unfinished run wrote, the manifest first: a directory that has one is complete."""
+    (place / manifest.NAME).unlink(missing_ok=True)
+    for item in place.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            if item.name != WORK:
+                shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def _assert_apart(place: Path, checkpoint: Checkpoint) -> None:

@@ -99,6 +99,10 @@ class PackedCheckpoint(Checkpoint):
 
         return stored, list(dict.fromkeys(each for each in spread(check, _tasks(record, stored)) if each))
 
+    def assert_unchanged(self) -> None:
+        """InputError where the file was written to since it was opened."""
+        self.maps.assert_unchanged()
+
     def close(self) -> None:
         """Let go of the map."""
         self.maps.close()

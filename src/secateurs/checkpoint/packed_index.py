@@ -42,7 +42,8 @@ FORMAT = "secateurs.packed/1"
 STREAMS, INDEX = "secateurs.packed.streams", "secateurs.packed.index"
 N_HEADER = 320
 FREE_BYTES, MOST_RATIO = 64 << 20, 1 << 14
-MAX_NAME, MAX_DIMS, MAX_INDEX = 4096, 64, 64 << 20
+MAX_NAME, MAX_ALIASES, MAX_DIMS, MAX_INDEX = 4096, 4096, 64, 64 << 20
+MAX_REPEATED = 64  # letters that names share with the names before them, for every byte of the index
 FEATURES: frozenset[str] = frozenset()  # the required features that this version knows
 DTYPE_NAMES = (
     *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
@@ -128,12 +129,15 @@ def index_bytes(index: Index) -> bytes:
     before = b""
     for record in index.records:
         name = record.entry.name.encode()
-        n_same = next(
-            (i for i, (a, b) in enumerate(zip(before, name, strict=False)) if a != b), min(len(before), len(name))
-        )
+        n_same = n_shared(before, name)
         found += [number(n_same), _text(name[n_same:]), *_rest(record)]
         before = name
     return b"".join(found)
+
+
+def n_shared(before: bytes, name: bytes) -> int:
+    """How many bytes a name begins with as the one before does."""
+    return next((i for i, (a, b) in enumerate(zip(before, name, strict=False)) if a != b), min(len(before), len(name)))
 
 
 def checked(header: bytes, rest: bytes) -> bytes:
@@ -167,7 +171,7 @@ def read_index(header: bytes, data: Stored, n_streams: int, n_file: int) -> Inde
         n_same = reader.number(len(before))
         before = before[:n_same] + reader.take(reader.number(MAX_NAME - n_same)).tobytes()
         n_letters += n_same
-        if n_letters > 64 * data.size:
+        if n_letters > MAX_REPEATED * data.size:
             raise DamageError("its names are longer than an index of this size can mean")
         record, at = _read_record(reader, _decoded(before), at)
         n_dense += record.entry.n_bytes
@@ -201,7 +205,7 @@ def _rest(record: Record) -> list[bytes]:
 
 def _read_record(reader: Reader, name: str, at: int) -> tuple[Record, int]:
     """(the record, where its parts end in the streams)."""
-    aliases = tuple(_texts(reader, MAX_NAME))
+    aliases = tuple(_texts(reader, MAX_ALIASES))
     place = reader.byte()
     if place >= len(DTYPE_NAMES):
         raise DamageError(f"{shown(name)} has the unknown dtype {place}")

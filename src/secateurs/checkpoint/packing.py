@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,22 +24,28 @@ from secateurs.checkpoint.packed_file import SUFFIX, PackedCheckpoint
 from secateurs.checkpoint.packed_index import (
     FREE_BYTES,
     LOSSY,
+    MAX_ALIASES,
+    MAX_INDEX,
+    MAX_NAME,
+    MAX_REPEATED,
     MOST_RATIO,
     N_HEADER,
     Index,
     Part,
     Record,
     checked,
+    grids,
     header_bytes,
     index_bytes,
+    n_shared,
     pieces_of,
 )
 from secateurs.checkpoint.prunable import assert_known, entry_reason
 from secateurs.checkpoint.receipt import Line, Receipt, bound_of, csr_bytes
-from secateurs.checkpoint.shards import shards_of
+from secateurs.checkpoint.shards import assert_holds, shards_of
 from secateurs.checkpoint.tensors import Checkpoint, Entry, Stored
-from secateurs.checks import extra, nearest
-from secateurs.durable import replacing
+from secateurs.checks import extra, nearest, shown
+from secateurs.durable import replacing, sweep
 from secateurs.errors import InputError, OutputError, RecipeError
 from secateurs.exact.kinds import KINDS
 from secateurs.exact.parts import aligned
@@ -49,6 +56,7 @@ from secateurs.formats.values import EXACT, Values, assert_finite, codebook_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_LARGEST_PART = Part(0, (1 << 28) - 1, 0, 0)
 N_ERRORS = 1 << 15  # weights whose errors are looked at together: as doubles, they stay in the cache
 SMALL = 1 << 19  # weights of a tensor up to which no coder is too slow
 
@@ -87,11 +95,13 @@ def pack(
         )
     squeeze = None if zstd is None else _squeezer(zstd)
     with open_checkpoint(source) as checkpoint:
-        _assert_apart(path, checkpoint)
+        checkpoint.assert_apart(path)
         chosen = values_of(checkpoint, values)
+        metadata = next(iter(checkpoint.metadata.values()), {})
+        assert_packable(checkpoint, chosen, metadata)
         progress = progress or Progress()
         progress.n_bytes = sum(entry.n_bytes for entry in checkpoint.entries)
-        metadata = next(iter(checkpoint.metadata.values()), {})
+        sweep(path)
         with replacing(path) as file:
             return _Writing(checkpoint, path, file, progress, squeeze, smallest).run(chosen, metadata)
 
@@ -107,15 +117,17 @@ def unpack(source: str | os.PathLike[str], out: str | os.PathLike[str], *, progr
     with open_checkpoint(source) as packed:
         if not isinstance(packed, PackedCheckpoint):
             raise InputError(f"'{source}' is not a packed file. Give one that `pack` wrote.")
-        _assert_apart(path, packed)
+        packed.assert_apart(path)
         (shard,) = shards_of(packed)
         progress = progress or Progress()
         progress.n_bytes = sum(entry.n_bytes for entry in packed.entries)
+        sweep(path)
         with replacing(path) as file:
             file.write(shard.header)
             for _, part in packed.parts(shard.entries):
                 file.write(part.data)
                 progress.n_bytes_done += part.nbytes
+            packed.assert_unchanged()
 
 
 def load(source: "str | os.PathLike[str] | nn.Module", names: Sequence[str] = ()) -> "dict[str, Tensor]":
@@ -151,16 +163,6 @@ def _tensor(entry: Entry, stored: Stored) -> "Tensor":
     return torch.from_numpy(stored.view(np.uint8)).view(dtype).reshape(entry.shape)
 
 
-def _assert_apart(path: Path, checkpoint: Checkpoint) -> None:
-    """OutputError where writing would change what is read."""
-    source = checkpoint.path
-    if source is None or not path.exists():
-        return
-    home = source if source.is_dir() else source.parent
-    if any((home / name).exists() and path.samefile(home / name) for name in (*checkpoint.files, source.name)):
-        raise OutputError(f"{path} is the source itself, and inputs are never modified. Name another file.")
-
-
 def values_of(checkpoint: Checkpoint, values: str | Mapping[str, str]) -> dict[str, Values]:
     """How each tensor's values are stored, by `values` as `pack` takes them.
 
@@ -177,6 +179,29 @@ def values_of(checkpoint: Checkpoint, values: str | Mapping[str, str]) -> dict[s
             if is_meant and entry.dtype in LOSSY and entry.n:
                 found[entry.name] = each
     return found
+
+
+def assert_packable(checkpoint: Checkpoint, chosen: Mapping[str, Values], metadata: Mapping[str, str]) -> None:
+    """InputError for what no reader would take: tensors that safetensors cannot hold, an index beyond its limits."""
+    assert_holds(checkpoint)
+    records = []
+    names = [entry.name.encode() for entry in checkpoint.entries]
+    for entry, name in zip(checkpoint.entries, names, strict=True):
+        if len(name) > MAX_NAME or len(entry.aliases) > MAX_ALIASES:
+            raise InputError(
+                f"{shown(entry.name)} has a name of {len(name):,} bytes and {len(entry.aliases):,} other names; a "
+                f"packed file takes {MAX_NAME:,} bytes and {MAX_ALIASES:,} names. Rename it."
+            )
+        codebook = None if chosen[entry.name].name != "codebook" else _LARGEST_PART
+        records.append(Record(entry, chosen[entry.name], codebook, (_LARGEST_PART,) * len(grids(entry))))
+    n_most = 8 + len(index_bytes(Index(tuple(records), metadata)))
+    n_repeated = sum(n_shared(*pair) for pair in pairwise(names))
+    # The sizes of parts are not known yet; with the real ones the index is smaller, by a quarter at most.
+    if n_most > MAX_INDEX or n_repeated > MAX_REPEATED * n_most * 3 // 4:
+        raise InputError(
+            f"The names and sizes of these {len(names):,} tensors take more than the {MAX_INDEX:,} bytes that a packed "
+            "file has for them, or repeat each other too much. Pack parts of the source, or rename them."
+        )
 
 
 @dataclass(eq=False)
@@ -222,6 +247,7 @@ class _Writing:
         tasks = self._tasks(chosen, tensors)
         for tensor, piece, done in flow(lambda task: (*task[:2], _encoded(*task)), tasks):
             self._write(tensor, piece, done)
+        self.checkpoint.assert_unchanged()
         records = tuple(replace(tensor.record, pieces=tuple(tensor.parts)) for tensor in tensors)
         rest = index_bytes(Index(records, metadata))
         n_dense = sum(record.entry.n_bytes for record in records)
@@ -272,7 +298,10 @@ class _Writing:
 
 def _encoded(tensor: _Tensor, piece: Piece, stored: Stored) -> _Done:
     bits = aligned(stored)
-    coded = encode(piece, bits, tensor.codebook)
+    try:
+        coded = encode(piece, bits, tensor.codebook)
+    except InputError as refused:
+        raise InputError(f"'{tensor.record.entry.name}': {refused}") from None
     crc = zlib.crc32(coded.data)
     if piece.values.is_exact:
         return _Done(coded, crc, zlib.crc32(bits.data))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 MAX_STEPS = 10_000_000
 MAX_BYTES = 64_000_000
+FREE_COPIES = 1 << 16  # letters and pairs that a pickle of any size may use more than once
 
 
 class PickleError(ValueError):
@@ -101,9 +102,12 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
+        self.n_copied = 0
+        self.most_copied = FREE_COPIES
 
     def run(self, window: Window) -> Any:
         """Every step until STOP."""
+        self.most_copied += min(window.end - window.at, MAX_BYTES)
         for n, (step, argument, _) in enumerate(pickletools.genops(window)):  # type: ignore[arg-type]
             if n >= MAX_STEPS:
                 raise PickleError(f"it has more than {MAX_STEPS:,} steps")
@@ -147,6 +151,7 @@ class _Machine:
             self.stack.append(Named(argument.replace(" ", ".", 1)))
         elif step == "STACK_GLOBAL":
             name, module = self.pop(), self.pop()
+            self.count_copied(len(module) + len(name))
             self.stack.append(Named(f"{module:s}.{name:s}"))
         elif step in ("PERSID", "BINPERSID"):
             self.stack.append(Persistent(argument if step == "PERSID" else self.pop()))
@@ -180,8 +185,10 @@ class _Machine:
         name = function.name if isinstance(function, Named) else type(function).__name__
         if name == "collections.OrderedDict":
             made: dict[Any, Any] = {}
-            for pair in arguments[0] if arguments else ():
-                self.put(made, list(pair))
+            pairs = arguments[0] if arguments else ()
+            self.count_copied(len(pairs))
+            for key, value in pairs:
+                self.put(made, [key, value])
             self.stack.append(made)
         else:
             self.stack.append(Call(name, arguments))
@@ -194,6 +201,12 @@ class _Machine:
             for key, value in zip(pairs[::2], pairs[1::2], strict=True):
                 # Hashing a tuple nested a million times deep would end the process.
                 target[key if isinstance(key, _SCALARS) else f"({type(key).__name__} {len(target)})"] = value
+
+    def count_copied(self, n: int) -> None:
+        """What is copied out of the memory costs no bytes of the pickle; PickleError where it is more than these."""
+        self.n_copied += n
+        if self.n_copied > self.most_copied:
+            raise PickleError("it says the same again and again")
 
     def top(self) -> Any:
         """The last value."""

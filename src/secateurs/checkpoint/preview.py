@@ -38,6 +38,7 @@ def preview(checkpoint: Checkpoint, recipe: Recipe) -> Preview:
     """Choose as a run would, and write nothing. Raises what a run raises before it writes."""
     start = time.monotonic()
     plan = make_plan(checkpoint, recipe)
+    size = sum(shard.n_bytes for shard in shards_of(checkpoint))
     cutter = Cutter(checkpoint, plan)
     cutter.prepare()
     rows = []
@@ -57,7 +58,6 @@ def preview(checkpoint: Checkpoint, recipe: Recipe) -> Preview:
             }
         )
     choosing = time.monotonic() - start
-    size = sum(shard.n_bytes for shard in shards_of(checkpoint))
     return Preview(str(recipe), tuple(rows), size, _memory(plan), choosing + _seconds_to_zero(cutter, plan))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateurs.checkpoint.dtypes import BITS, DTYPES
+from secateurs.checkpoint.safetensors_file import METADATA
 from secateurs.checkpoint.tensors import Checkpoint, Entry
 from secateurs.checks import shown
 from secateurs.errors import InputError
@@ -42,8 +43,7 @@ def shards_of(checkpoint: Checkpoint) -> tuple[Shard, ...]:
             Shard(name, _header_of(home / name), tuple(sorted(entries, key=lambda entry: (entry.start, entry.n_bytes))))
             for name, entries in by_file.items()
         )
-    for entry in checkpoint.entries:
-        _assert_holds(checkpoint, entry)
+    assert_holds(checkpoint)
     names = _names(len(by_file))
     about = next(iter(checkpoint.metadata.values()), {})
     return tuple(_made(name, entries, about) for name, entries in zip(names, by_file.values(), strict=True))
@@ -79,16 +79,25 @@ def _header_of(path: Path) -> bytes:
         raise InputError(f"Cannot read '{path}': {error.strerror or error}.") from error
 
 
-def _assert_holds(checkpoint: Checkpoint, entry: Entry) -> None:
-    """InputError unless safetensors has this dtype and can write the names."""
+def assert_holds(checkpoint: Checkpoint) -> None:
+    """InputError unless every tensor can be read, and safetensors has its dtype and can write its names."""
     where = f"'{checkpoint.path}': " if checkpoint.path is not None else ""
-    if entry.dtype not in DTYPES:
-        raise InputError(f"{where}{shown(entry.name)} is {entry.dtype}, which safetensors does not have. Leave it out.")
-    for name in entry.names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{where}{shown(name)} is a name that is no text ({error.reason}). Rename it.") from error
+    for entry in checkpoint.entries:
+        if why := checkpoint.unreadable(entry):
+            raise InputError(f"{where}{shown(entry.name)} cannot be read: {why}. Leave it out of the source.")
+        if entry.dtype not in DTYPES:
+            raise InputError(
+                f"{where}{shown(entry.name)} is {entry.dtype}, which safetensors does not have. Leave it out."
+            )
+        for name in entry.names:
+            if name == METADATA:
+                raise InputError(f"{where}{shown(name)} is a name that safetensors keeps for itself. Rename it.")
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{where}{shown(name)} is a name that is no text ({error.reason}). Rename it."
+                ) from error
 
 
 def _names(n: int) -> list[str]:

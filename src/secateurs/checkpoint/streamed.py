@@ -78,8 +78,7 @@ class Streaming:
         shards = shards_of(self.checkpoint)
         n_threads()  # refuses a setting that makes no sense, before anything is made
         request = manifest.request_of(self.checkpoint, plan)
-        with _refusing(self.out):
-            self.check()
+        self.check()
         if (found := self._finished_for_all(request)) is not None:
             return found
         work = self.out / WORK
@@ -87,7 +86,7 @@ class Streaming:
             if (found := self._finished_for_all(request)) is not None:
                 return found  # of another run, between our look and our lock
             if self.ranks.index == 0:
-                with _refusing(self.out):
+                with refusing(self.out):
                     self._begin(work, request, shards)
             self.ranks.wait()
             mine = _share(shards, self.ranks)
@@ -104,19 +103,20 @@ class Streaming:
     def check(self) -> None:
         """OutputError unless the output directory can be written and would not touch the source."""
         path, out = self.checkpoint.path, self.out
-        if path is not None:
-            home = (path if path.is_dir() else path.parent).resolve()
-            if out.resolve() == home:
-                raise OutputError(
-                    f"{out} is where the source lies, and inputs are never modified. Name another directory."
-                )
-            if path.is_dir() and home in out.resolve().parents:
-                raise OutputError(f"{out} lies inside the source {path}. Name a directory outside of it.")
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file; name a directory for the pruned checkpoint.")
-        existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise OutputError(f"{out} cannot be written: no permission in {existing}.")
+        with refusing(out):
+            if path is not None:
+                home = (path if path.is_dir() else path.parent).resolve()
+                if out.resolve() == home:
+                    raise OutputError(
+                        f"{out} is where the source lies, and inputs are never modified. Name another directory."
+                    )
+                if path.is_dir() and home in out.resolve().parents:
+                    raise OutputError(f"{out} lies inside the source {path}. Name a directory outside of it.")
+            if out.exists() and not out.is_dir():
+                raise OutputError(f"{out} is a file; name a directory for the pruned checkpoint.")
+            existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+                raise OutputError(f"{out} cannot be written: no permission in {existing}.")
 
     def _finished_for_all(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """As `_finished` where the first rank looks, so that all ranks go the same way."""
@@ -156,7 +156,7 @@ class Streaming:
     @contextmanager
     def _alone(self, work: Path) -> Iterator[None]:
         """Hold the output directory; the ranks of one run hold it together, through their first."""
-        with _refusing(self.out):
+        with refusing(self.out):
             is_new = not self.out.exists()
             make_directory(self.out)
             if self.ranks.index == 0:
@@ -362,7 +362,7 @@ _REPORTED = _COUNTS | {"name", "shape", "dtype", "status", "reason", "aliases", 
 
 
 @contextmanager
-def _refusing(out: Path) -> Iterator[None]:
+def refusing(out: Path) -> Iterator[None]:
     """Turns what the system says to a name that cannot be, or to what lies in the way, into an OutputError."""
     try:
         yield

@@ -31,6 +31,7 @@ WITHOUT_KERNELS = 1 << 25  # weights of a checkpoint up to which numpy alone cou
 LARGE = 1 << 21  # weights from which all threads may share a tensor; smaller ones have one each
 MOST_PARTS = 16  # of a large tensor: every part has tables of a few megabytes
 _PIECE = 1 << 22  # elements looked at at a time where only zeros are counted
+_UNSIGNED = {"C32": 0x7FFF7FFF, "C64": 0x7FFFFFFF_7FFFFFFF, "C128": 0x7FFFFFFF_FFFFFFFF}  # all bits but the signs
 _EMBEDDING = "embedding"  # how the reason of a table begins
 
 
@@ -98,7 +99,7 @@ class Tensor:
     @property
     def is_floating(self) -> bool:
         """Whether its weights are read as numbers here."""
-        return self.dtype in KINDS
+        return self.dtype in KINDS and self.n_zero is not None
 
     @property
     def largest(self) -> float | None:
@@ -260,6 +261,8 @@ def _look(checkpoint: Checkpoint, entry: Entry, taus: tuple[Tau, ...], how: How)
         "n": entry.n,
         "n_bytes": entry.n_bytes,
     }
+    if why := checkpoint.unreadable(entry):
+        return Tensor(**about | {"reason": why})
     if entry.dtype not in KINDS:
         return Tensor(**about, n_zero=_n_zero(checkpoint, entry))
     kind, stored = KINDS[entry.dtype], checkpoint.stored(entry)
@@ -310,10 +313,14 @@ def _n_zero(checkpoint: Checkpoint, entry: Entry) -> int | None:
     if entry.dtype.startswith(("F4", "F6", "F8_E8M0")):
         return None
     stored = checkpoint.stored(entry)
-    signs = stored.dtype.type(0x7FFFFFFF_7FFFFFFF) if entry.dtype == "C64" else None
+    if entry.dtype == "C128":
+        stored = stored.view(np.uint64)
     pieces: Iterable[Stored] = (stored[start : start + _PIECE] for start in range(0, stored.size, _PIECE))
-    n_other = sum(int(np.count_nonzero(piece if signs is None else piece & signs)) for piece in pieces)
-    return int(stored.size) - n_other
+    if entry.dtype == "C128":
+        pieces = (piece[::2] | piece[1::2] for piece in pieces)
+    if entry.dtype in _UNSIGNED:
+        pieces = (piece & piece.dtype.type(_UNSIGNED[entry.dtype]) for piece in pieces)
+    return entry.n - sum(int(np.count_nonzero(piece)) for piece in pieces)
 
 
 def _total(tensors: Sequence[Tensor], taus: Sequence[str]) -> Total:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from secateurs.checkpoint.dtypes import BITS
+from secateurs.errors import OutputError
 
 Stored = np.ndarray[Any, Any]  # one dimension of uint8, uint16, uint32 or uint64
 
@@ -95,6 +96,19 @@ class Checkpoint:
         InputError where it cannot be read.
         """
         raise NotImplementedError
+
+    def unreadable(self, entry: Entry) -> str:
+        """Why a tensor has no bits to read, or "", known without reading."""
+        return ""
+
+    def assert_apart(self, path: Path) -> None:
+        """OutputError where writing the file `path` would change what is read."""
+        if self.path is None or not path.exists():
+            return
+        home = self.path if self.path.is_dir() else self.path.parent
+        ours = (*(home / name for name in (*self.files, self.path.name)), *self.others)
+        if any(each.exists() and path.samefile(each) for each in ours):
+            raise OutputError(f"{path} is the source itself, and inputs are never modified. Name another file.")
 
     def assert_unchanged(self) -> None:
         """InputError where a file of the source was written to since it was opened; a live network has none."""

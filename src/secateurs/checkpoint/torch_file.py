@@ -72,6 +72,8 @@ _STORAGES = {
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before torch 1.6
 MAX_TENSORS = 1_000_000
 MAX_DEPTH = 32
+MAX_NAME = 1 << 16  # letters of one dotted name
+MAX_NAMES = 1 << 27  # of all of them
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,9 @@ class TorchCheckpoint(Checkpoint):
 
     def stored(self, entry: Entry) -> Stored:
         """A view of the file; a copy of this one tensor where its elements do not lie in order."""
-        place = self.places.get(entry.name)
-        if place is None:
-            raise InputError(f"'{self.path}': {shown(entry.name)} cannot be read: {entry.unfit}.")
+        if why := self.unreadable(entry):
+            raise InputError(f"'{self.path}': {shown(entry.name)} cannot be read: {why}.")
+        place = self.places[entry.name]
         storage = storage_of(entry.dtype)
         if not entry.n:
             return np.empty(0, storage)
@@ -123,6 +125,10 @@ class TorchCheckpoint(Checkpoint):
         copy = np.ascontiguousarray(apart).reshape(-1).view(storage)
         copy.flags.writeable = False
         return copy
+
+    def unreadable(self, entry: Entry) -> str:
+        """Why a tensor has no place in the file, or ""."""
+        return "" if entry.name in self.places else entry.unfit
 
     def assert_unchanged(self) -> None:
         """InputError where a file was written to since it was opened."""
@@ -320,7 +326,7 @@ def _described_by(value: Any, spans: Mapping[str, _Span], seen: Seen, file: str)
         wrapper = next((key for key in WRAPPERS if isinstance(value.get(key), dict)), None)
         if wrapper is None or not any(_is_tensor(each) for each in _inside(value[wrapper])):
             break
-        beside = [str(key) for key in value if key != wrapper]
+        beside = [_short(key) for key in value if key != wrapper]
         notes.append(f"'{seen.path.name}': the weights are those under '{wrapper}'.")
         ignored += [(name, f"beside '{wrapper}'") for name in beside]
         value = value[wrapper]
@@ -343,21 +349,34 @@ def _described_by(value: Any, spans: Mapping[str, _Span], seen: Seen, file: str)
 def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
     """(dotted name, leaf) of everything in nested containers, in order; a container that stands twice counts once."""
     seen: set[int] = set()
-    waiting: list[tuple[str, Any, int]] = [("", value, 0)]
+    waiting: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
+    n_letters = 0
     while waiting:
-        name, each, depth = waiting.pop()
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+            continue
+        name, each = found
+        n_letters += len(name)
+        if len(name) > MAX_NAME or n_letters > MAX_NAMES:
+            raise PickleError(f"its names are too long, {shown(name)} among them")
         if not isinstance(each, dict | list | tuple) or not each:
             yield name or "tensor", each
             continue
         if id(each) in seen:
             yield name, "the same as another part"
             continue
-        if depth > MAX_DEPTH:
+        if len(waiting) > MAX_DEPTH + 1:
             raise PickleError(f"its containers are nested more than {MAX_DEPTH} deep")
         seen.add(id(each))
-        items = each.items() if isinstance(each, dict) else enumerate(each)
-        prefix = f"{name}." if name else ""
-        waiting.extend(reversed([(f"{prefix}{_short(key)}", inner, depth + 1) for key, inner in items]))
+        waiting.append(_parts(name, each))
+
+
+def _parts(name: str, container: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of what a container holds."""
+    prefix = f"{name}." if name else ""
+    for key, inner in container.items() if isinstance(container, dict) else enumerate(container):
+        yield f"{prefix}{_short(key)}", inner
 
 
 def _short(key: Any) -> str:

@@ -345,7 +345,7 @@ class _Manifest:
         if layer.status != "pruned" or not isinstance(recipe, dict) or recipe.get("unit") != "element":
             return None
         pool = str(recipe.get("pool"))
-        if not pool.isdigit() or len(layer.shape) < 2:
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", pool) or len(layer.shape) < 2:
             return None
         try:
             # Of all that were cut: a budget that shares out, as erk does, gives one layer what the others leave.
@@ -354,8 +354,8 @@ class _Manifest:
             if budget is None or isinstance(budget, Threshold):
                 return None
             return int(pool) - budget.n_pruned(int(pool)), int(pool)
-        except SecateursError:
-            return None
+        except (SecateursError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
+            return None  # what the words of a changed manifest, and the shapes in it, can do to a budget
 
 
 class _OddError(Exception):

@@ -43,7 +43,7 @@ MARK = "compression.yaml"
 @click.option(
     "--trim-vocabulary", is_flag=True, help="Of a pretrained network: drop the tokens that the training data lack."
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and dropout.")
+@options.SEED
 @options.out("runs/compress")
 @options.JOBS
 @options.BACKEND

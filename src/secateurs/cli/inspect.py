@@ -68,10 +68,14 @@ def inspect(
     outputs = [Path(out) for out in (html, png) if out is not None]
     for out in outputs:
         _check_output(out)
+    if len({os.path.realpath(out) for out in outputs}) < len(outputs):
+        raise OutputError(f"--html and --png both name {html}. Name two files.")
     if outputs:
         extra("altair", "explore")
         extra("vl_convert", "explore")
     with open_checkpoint(path) as checkpoint:
+        for out in outputs:
+            checkpoint.assert_apart(out)
         survey = survey_of(checkpoint, [str(tau) for tau in asked], only=only, skip=skip)
         survey = replace(survey, tensors=tuple(sorted(survey.tensors, key=SORTS[sort])))
         if outputs:

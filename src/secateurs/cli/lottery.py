@@ -14,6 +14,7 @@ from secateurs.cli.runs import command, print_work, shown
 from secateurs.cli.safe import plain, plain_console
 from secateurs.cli.screen import watch
 from secateurs.data import DataSpec, load_data
+from secateurs.errors import ScalingError
 from secateurs.experiments.backends import connected
 from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.exploration import Experiment
@@ -80,7 +81,11 @@ def lottery(
     """
     model = ModelSpec.parse(model_text)
     spec = DataSpec(source=source, directory=data_dir, **TICKETS.data)
-    data = load_data(spec)
+    try:
+        data = load_data(spec)
+    except ScalingError:  # the paper's is for grey pixels from 0 to 1
+        spec = DataSpec(**{**spec.values(), "mean": None, "std": None})
+        data = load_data(spec)
     network = build(model, data.shape, 0)
     head = network.tracked["cls-head"]
     default = Recipe(pool="layer", budget={head: "sparsity(0.1)", "*": "sparsity(0.2)"})

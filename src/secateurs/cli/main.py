@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from types import FrameType, ModuleType
+from typing import Any
 
 import click
 
@@ -35,12 +37,32 @@ COMMANDS = {
 }
 
 
+@contextmanager
+def _read_enough() -> Iterator[None]:
+    """Whoever reads the output may close it: exit 0, where click would exit 1, which is for gates."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
+
+
 class Commands(click.Group):
     """The commands by name; `--help` lists them without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the story."""
         return list(COMMANDS)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, which prints the help there."""
+        with _read_enough():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with _read_enough():
+            return super().invoke(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now."""
@@ -104,9 +126,6 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         _fail("Interrupted. Run the same command again to go on.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'Input or output'}: {error.strerror or error}.", 4)
     sys.exit(code if isinstance(code, int) else 0)

@@ -7,7 +7,7 @@ from typing import Any
 from secateurs.data import Dataset, DataSpec, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.presets import Preset, data_for, preset
-from secateurs.measure.drop import read_as
+from secateurs.measure.drop import check_reads, read_as
 from secateurs.models import ModelConfig, ModelSpec, Network, build, load_model
 from secateurs.models.files import CONFIG_FILE, network_directory, reading
 from secateurs.structure.files import ABOUT_FILE
@@ -28,10 +28,10 @@ class Given:
     is_new: bool
 
 
-def named(model: str, source: str, data_dir: str | None, seed: int) -> Given:
-    """A reference network with first weights."""
+def named(model: str, source: str, data_dir: str | None, seed: int, **read_by: Any) -> Given:
+    """A reference network with first weights; read_by: fields of its DataSpec that are not the preset's."""
     spec = ModelSpec.parse(model)
-    chosen, data_spec = preset(spec.name), data_for(spec, source=source, directory=data_dir)
+    chosen, data_spec = preset(spec.name), data_for(spec, source=source, directory=data_dir, **read_by)
     data = load_data(data_spec)
     return Given(spec, build(spec, data.shape, seed), data_spec, data, chosen, True)
 
@@ -47,16 +47,10 @@ def opened(directory: str, source: str, data_dir: str | None) -> Given:
     read_by = reading(config, network_directory(directory))
     data_spec = data_for(config.model, source=source, directory=data_dir, **read_by)
     data = load_data(data_spec)
-    check_shape(directory, config.shape, data)
+    check_reads(config, data, directory)
     return Given(config.model, network, data_spec, data, preset(config.model.name), False)
 
 
 def data_of(config: ModelConfig, directory: Path, source: str, data_dir: str | None) -> Dataset:
     """The data as the network of a directory reads them; split as `train` splits them: a part is what it was then."""
     return read_as(config, DataSpec(source=source, directory=data_dir, **preset(config.model.name).data), directory)
-
-
-def check_shape(where: str, shape: Any, data: Dataset) -> None:
-    """RecipeError unless the network in `where` reads such data."""
-    if shape != data.shape:
-        raise RecipeError(f"The network in {where} reads {shape}; the data are {data.shape}. Give the data it is for.")

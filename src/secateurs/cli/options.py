@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from secateurs.experiments.backends import BACKENDS
+from secateurs.experiments.exploration import LARGEST_SEED
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -19,6 +20,13 @@ RECIPE = click.option(
 )
 EPOCHS = click.option(
     "--epochs", type=click.FloatRange(0, min_open=True), help="Of the training; fine-tuning gets half as many."
+)
+SEED = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, LARGEST_SEED),
+    help="Of weights, order and dropout.",
 )
 SEEDS = click.option(
     "--seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many; the first is 0."

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Console
 
+from secateurs.cli.safe import Stdout
 from secateurs.cli.screen import Shown
 from secateurs.data import Dataset
 from secateurs.errors import RecipeError
@@ -69,7 +69,7 @@ def print_work(
     if as_json:
         click.echo(json.dumps(plan))
         return
-    Console(highlight=False, markup=False).print(
+    Stdout(highlight=False, markup=False).print(
         f"{plan['n_networks']} networks, {work.n_steps:,} training steps in {work.n_jobs} processes: about "
         f"{plan['estimated_s']:.0f} s (estimated from a few steps now); {plan['size_bytes'] / 1e6:.0f} MB of weights "
         f"in {work.out}/."

@@ -27,6 +27,14 @@ def warnings_told() -> Iterator[None]:
         yield
 
 
-def plain_console() -> Console:
+class Stdout(Console):
+    """A console on stdout; that it was closed is for `main` to tell, where rich alone would exit 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled."""
+        raise
+
+
+def plain_console() -> Stdout:
     """A console on stdout that takes text as it is: the terminal's width, or wide enough where a program reads it."""
-    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 1000)
+    return Stdout(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 1000)

@@ -36,7 +36,7 @@ BATCH = 100  # examples that scores and repairs look at together
 @click.option("-o", "--out", help="The directory to write.")
 @click.option("--params", type=float, help="The share of the parameters that is left at most, such as 0.5.")
 @click.option("--macs", type=float, help="The share of the multiply-adds that is left at most.")
-@click.option("--latency", help="The time that one run takes at most, measured here: 8ms.")
+@click.option("--latency", help="The time that a batch of 2 takes at most, measured here: 8ms.")
 @click.option("--sparsity", type=float, help="The share of the units that goes.")
 @click.option(
     "--unit",
@@ -114,7 +114,7 @@ def shrink(
     if recipes or dead:
         _assert_not_given("--recipe" if recipes else "--dead", "unit", "score", "pool")
     if data is None:
-        _assert_not_given("no --data", "examples")
+        _assert_not_given("no --data", "data-dir", "examples")
     if picture is None:
         _assert_not_given("no --picture", "block")
     elif dry_run:
@@ -136,7 +136,7 @@ def shrink(
     from secateurs.errors import OutputError
     from secateurs.masks import Masks
     from secateurs.structure.files import save_shrunk
-    from secateurs.structure.opening import open_network
+    from secateurs.structure.opening import open_network, place_of
     from secateurs.structure.repairing import re_estimate
     from secateurs.structure.repairing import repair as repair_network
     from secateurs.structure.shrinking import shrink as shrink_network
@@ -146,6 +146,8 @@ def shrink(
     if picture is not None:
         _assert_place(Path(picture))
     opened = open_network(Path(source))
+    if picture is not None:
+        _assert_drawn(opened.module, block)
     shown = None if data is None else _shown(opened, Path(source), data, data_dir, examples)
     module, steps = opened.module, []
     hows: list[Recipe | Masks] = [*chosen] or [Masks({})]
@@ -161,7 +163,7 @@ def shrink(
     drop = None if shown is None else shown.drop(opened.module, module)
     if out is not None and not dry_run:
         save_shrunk(steps[-1], out, opened.reference)
-        _carry_over(Path(source), Path(out))
+        _carry_over(place_of(Path(source)), Path(out))
     if picture is not None:
         _draw(picture, block, opened.module, steps)
     words = [str(how) for how in chosen] or ["dead units"]
@@ -182,7 +184,7 @@ def shrink(
 def _assert_not_given(beside: str, *names: str) -> None:
     """RecipeError where one of these was said beside what leaves it without a meaning."""
     source = click.get_current_context().get_parameter_source
-    if said := [f"--{name}" for name in names if source(name) is ParameterSource.COMMANDLINE]:
+    if said := [f"--{name}" for name in names if source(name.replace("-", "_")) is ParameterSource.COMMANDLINE]:
         raise RecipeError(f"With {beside}, {' and '.join(said)} would mean nothing. Leave it out.")
 
 
@@ -253,12 +255,21 @@ def _shown(opened: "Opened", source: Path, data: str, data_dir: str | None, n: i
 def _carry_over(source: Path, out: Path) -> None:
     """Tokenizers and the like, which stock loaders look for beside the weights."""
     from secateurs.checkpoint.beside import beside
+    from secateurs.models.files import CONFIG_FILE
+    from secateurs.structure.files import ABOUT_FILE
 
     for path in beside(source, set())[0]:
         place = out / path.relative_to(source)
-        if path.name != "config.json" and not place.exists():
+        if path.name not in (CONFIG_FILE, ABOUT_FILE) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
+
+
+def _assert_drawn(module: "nn.Module", block: str) -> None:
+    """RecipeError where the picture would show no weight, before any work."""
+    from secateurs.see.block_picture import assert_shown
+
+    assert_shown([name for name, parameter in module.named_parameters() if parameter.dim() > 1], block)
 
 
 def _draw(path: str, block: str, first: "nn.Module", steps: "list[Shrunk]") -> None:
@@ -266,10 +277,14 @@ def _draw(path: str, block: str, first: "nn.Module", steps: "list[Shrunk]") -> N
     from dataclasses import replace
 
     from secateurs.durable import write_bytes
+    from secateurs.layers import layers
     from secateurs.see.block_picture import block_picture
 
-    before = {name: tuple(tensor.shape) for name, tensor in first.named_parameters()}
-    lines = [replace(line, before=before[line.name]) for line in steps[-1].report]
+    found = {layer.name: layer for layer in layers(first)}
+    lines = [
+        replace(line, before=found[line.name].seen, after=found[line.name].layout.seen(line.after))
+        for line in steps[-1].report
+    ]
     write_bytes(Path(path), block_picture(lines, block).encode())
 
 
@@ -279,7 +294,7 @@ def _values(words: str, step: "Shrunk") -> dict[str, Any]:
         "groups": [asdict(group) for group in step.groups],
         "weights": [asdict(line) for line in step.report],
         "n_parameters": step.n_parameters,
-        "macs": step.macs,
+        "macs": _per_example(step),
         "difference": step.difference,
         "why_not_stock": step.why_not_stock,
     }
@@ -295,8 +310,16 @@ def _print(words: str, step: "Shrunk") -> None:
     console.print(table)
     n_removed, n_units = sum(group.n_removed for group in step.groups), sum(group.n_units for group in step.groups)
     console.print(f"{n_removed:,} of {n_units:,} units are gone.")
-    for what, (old, new) in (("parameters", step.n_parameters), ("multiply-adds", step.macs)):
-        console.print(f"{what:>15}  {old:,} → {new:,}  ({new / old:.3f} is left)")
+    for what, (old, new) in (("parameters", step.n_parameters), ("multiply-adds of one example", _per_example(step))):
+        console.print(f"{what:>28}  {old:,} → {new:,}  ({new / old:.3f} is left)")
+
+
+def _per_example(step: "Shrunk") -> tuple[int, int]:
+    """Multiply-adds, before and after."""
+    from secateurs.structure.opening import BATCH
+
+    old, new = step.macs
+    return old // BATCH, new // BATCH
 
 
 def _print_drop(drop: "Drop") -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from secateurs.cli.runs import print_work
+from secateurs.cli.safe import Stdout
 from secateurs.cuttable import cuttable
 from secateurs.experiments.explore import Explorer
 from secateurs.layers import layers
@@ -18,7 +18,7 @@ MARKS = {"holds": "[green]holds[/]", "does not hold": "[red]does not hold[/]"}
 
 def print_results(results: dict[str, Any], out: Path) -> None:
     """Headline, stages, trade-off, claims, and where everything lies."""
-    console = Console(highlight=False)
+    console = Stdout(highlight=False)
     console.print(f"\n[bold]{escape(results['headline'])}[/]\n")
     stages = Table(
         "stage",
@@ -47,7 +47,7 @@ def print_results(results: dict[str, Any], out: Path) -> None:
     console.print(f"Pictures, models, results.json, recipe.yaml: {escape(str(out))}/")
 
 
-def _print_tradeoff(console: Console, results: dict[str, Any]) -> None:
+def _print_tradeoff(console: Stdout, results: dict[str, Any]) -> None:
     dense = results["dense"]
     n = len(results["seeds"])
     title = f"Test accuracy against sparsity, mean of {n} seed{'s' if n > 1 else ''}; dense {dense['mean']:.1%}"
@@ -82,7 +82,7 @@ def print_plan(explorer: Explorer, as_json: bool) -> None:
         for layer in found
     ]
     if not as_json:
-        console = Console(highlight=False)
+        console = Stdout(highlight=False)
         title = str(run.exploration.experiment.model)
         table = Table("weight", "shape", "n", "", "why", title=title, title_justify="left")
         for row in rows:

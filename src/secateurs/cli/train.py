@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 
 from secateurs.cli import options
-from secateurs.cli.networks import check_shape, named, opened
+from secateurs.cli.networks import named, opened
 from secateurs.cli.recipes import read_recipe, read_text
 from secateurs.cli.safe import plain, plain_console, warnings_told
 from secateurs.cli.screen import Shown, watch
@@ -20,14 +20,17 @@ from secateurs.experiments.directory import check_directory, locked
 from secateurs.experiments.perform import put_channels_last
 from secateurs.experiments.training_run import MARK, Run, TrainingRun
 from secateurs.masks import Masks
+from secateurs.measure.drop import check_reads
 from secateurs.measure.environment import environment
 from secateurs.models import ModelSpec, Network, load_model
-from secateurs.models.files import network_directory, weights_file
+from secateurs.models.files import network_directory, reading, weights_file
+from secateurs.recipe import Recipe
 from secateurs.see.style import percent
 from secateurs.train.distillation import Distillation, loss_with
 from secateurs.train.training import Training
 
 BY_CHANCE = 0.005  # of the weights may be zero without anybody having pruned them
+EVERYTHING = Recipe(pool="layer", budget="sparsity(0.0)", only=("*",))  # embeddings and tables, too
 
 
 @click.command(context_settings=options.SETTINGS)
@@ -40,7 +43,7 @@ BY_CHANCE = 0.005  # of the weights may be zero without anybody having pruned th
 @click.option("--training", "training_file", help="A YAML file of training settings; the rest is the network's preset.")
 @click.option("--epochs", type=click.FloatRange(0), help="In place of the training's.")
 @click.option("--teacher", help="The model/ directory of a run, whose answers are learned from.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights, order and dropout.")
+@options.SEED
 @click.option("--looks", default=20, show_default=True, type=click.IntRange(1), help="How often it measures and saves.")
 @click.option("-o", "--out", required=True, help="The directory to write; an interrupted run goes on there.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads that work.  [default: the number of cores]")
@@ -77,15 +80,17 @@ def train(
         raise RecipeError("--start says which network it is; drop --model.")
     if hold and (start is None or recipe is not None):
         raise RecipeError("--hold keeps the zeros of --start, and chooses no others: give --start, and no --recipe.")
+    master, read_by = None, {}
+    if teacher is not None:
+        master, taught = load_model(teacher)
+        read_by = reading(taught, network_directory(teacher))
     if start is None:
-        given = named(model_text or "cls-transformer", source, data_dir, seed)
+        given = named(model_text or "cls-transformer", source, data_dir, seed, **read_by)
     else:
         given = opened(start, source, data_dir)
     module, data = given.network, given.data
-    master = None
     if teacher is not None:
-        master, taught = load_model(teacher)
-        check_shape(teacher, taught.shape, data)
+        check_reads(taught, data, teacher)
     training = given.preset.training
     if training_file is not None:
         training = Training.from_yaml(read_text(training_file), training)
@@ -96,7 +101,7 @@ def train(
         values["distill"] = Distillation().values()
     training = Training(**values)
     loss_with(module, training.distill, master, data.x_train[:1])  # whether teacher and training go together
-    masks = Masks.of_zeros(module) if start is not None else None
+    masks = Masks.of_zeros(module, EVERYTHING) if start is not None else None
     trial = None if recipe is None else Masks.make(module, recipe, is_trial=True)
     if hold:
         trial = masks
@@ -114,11 +119,11 @@ def train(
         n_threads=n_threads,
     )
     check_directory(Path(out), run.to_yaml(), MARK)
-    share, asked = (0.0 if each is None else each.sparsity for each in (masks, trial))
-    if masks is not None and share > max(asked, BY_CHANCE):
+    n_zero, n_asked = (0 if each is None else each.n_weights - each.n_kept for each in (masks, trial))
+    if masks is not None and n_zero > max(n_asked, BY_CHANCE * masks.n_weights):
         click.echo(
-            f"secateurs: {masks.n_weights - masks.n_kept:,} weights in {plain(str(start))} are zero, and this training "
-            "lets them come back. --hold keeps them at zero.",
+            f"secateurs: {n_zero:,} weights in {plain(str(start))} are zero, and this training lets them come back. "
+            "--hold keeps them at zero.",
             err=True,
         )
     if dry_run:

@@ -45,7 +45,7 @@ class Dataset:
         """sha256 (hex) of the six arrays, with their names, types and shapes; computed when first asked for."""
         digest = hashlib.sha256()
         for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
-            array = getattr(self, name).contiguous().numpy()
+            array = getattr(self, name).cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.data)
         return digest.hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secateurs.checks import extra, first_line, nearest
+from secateurs.checks import extra, first_line, nearest, shown
 from secateurs.data.parts import Array, Part, Parts
 from secateurs.data.pixels import common_form, divisor, read_pixels
 from secateurs.data.spec import DataSpec
@@ -61,7 +61,14 @@ def _read(table: Any, spec: DataSpec, where: str) -> Part:
             raise InputError(f"{where}: column {spec.text_column!r} does not hold text only. Name another text_column.")
         return Part(texts, y)
     if spec.image_column in columns:
-        return Part(_pixels(list(table[spec.image_column]), where), y)
+        images = list(table[spec.image_column])
+        for i, image in enumerate(images):
+            if not hasattr(image, "mode"):
+                raise InputError(
+                    f"{where}: row {i + 1} of column {spec.image_column!r} is {shown(image)}, not an image. Drop the "
+                    "row, or name another image_column."
+                )
+        return Part(_pixels(images, where), y)
     raise InputError(
         f"{where} has neither a column {spec.text_column!r} nor {spec.image_column!r}; it has {', '.join(columns)}. "
         "Name one with text_column=... or image_column=..."

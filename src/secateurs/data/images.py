@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from secateurs.data.parts import Array, Part, Parts
-from secateurs.errors import InputError, RecipeError
+from secateurs.errors import InputError, ScalingError
 
 _CHUNK = 4096  # images per step, so that no float64 copy of a whole data set is made
 
@@ -101,12 +101,12 @@ def encode_images(
     if mean is None or std is None:
         return [standardise(x, measured) for x in arrays], measured
     if len(mean) != train.shape[1]:
-        raise RecipeError(
+        raise ScalingError(
             f"{where}: {len(mean)} value(s) of mean and std, but the images have {train.shape[1]} channels."
         )
     for m, s, asked_m, asked_s in zip(measured.mean, measured.std, mean, std, strict=True):
         if abs(m - asked_m) > 10 * asked_s or not 0.01 < s / asked_s < 100:
-            raise RecipeError(
+            raise ScalingError(
                 f"{where}: mean {asked_m:g} and std {asked_s:g} do not belong to these pixels, whose mean is {m:.4g} "
                 f"and std {s:.4g} (after division by {divisor:g}). Give both in the units of the scaled pixels."
             )

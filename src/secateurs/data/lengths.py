@@ -44,6 +44,7 @@ def drawn(n: int, lengths: Tensor | None, batch_size: int, generator: torch.Gene
     order = torch.randperm(n, generator=generator)
     if lengths is None:
         return order
+    lengths = lengths.cpu()
     groups = [part[lengths[part].argsort(stable=True)] for part in torch.split(order, N_SORTED * batch_size)]
     batches = [batch for group in groups for batch in torch.split(group, batch_size)]
     # One that is not full can only be the very last: those before it fill whole groups.

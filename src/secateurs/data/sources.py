@@ -25,7 +25,7 @@ from secateurs.data.tables import SUFFIXES as TABLES
 from secateurs.data.tables import read_tables, split_files
 from secateurs.data.texts import UNKNOWN, encode_texts
 from secateurs.data.tokenizing import tokenize
-from secateurs.errors import InputError, RecipeError
+from secateurs.errors import InputError, RecipeError, ScalingError
 
 NAMES = ("digits", "mnist")
 KINDS = "an .npz, .csv or .parquet file, a directory of them, of idx files or of images, or 'hub:org/name'"
@@ -42,7 +42,7 @@ def load_data(spec: DataSpec) -> Dataset:
     if is_image:
         check_images(parts)
     elif spec.mean is not None:
-        raise RecipeError(f"mean and std are for images; {parts.where} holds text. Leave them out.")
+        raise ScalingError(f"mean and std are for images; {parts.where} holds text. Leave them out.")
     if is_image and spec.tokenizer is not None:
         raise RecipeError(f"tokenizer is for texts; {parts.where} holds images. Leave it out.")
     parts, class_names = number_labels(parts)

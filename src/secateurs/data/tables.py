@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from secateurs.checks import extra, nearest
+from secateurs.checks import extra, nearest, shown
 from secateurs.data.parts import Array, Part, Parts
 from secateurs.errors import InputError
 
@@ -48,8 +49,9 @@ def read_table(path: Path, text: str, label: str) -> Part:
 def as_labels(labels: Sequence[Any], what: str) -> Array:
     """int64 where all labels are whole numbers (also as text), else text; InputError where one is missing."""
     for i, value in enumerate(labels):
-        if value is None or isinstance(value, bool | float) or value == "":
-            raise InputError(f"{what}: row {i + 1} is {value!r}; labels are whole numbers or text. Repair the row.")
+        if isinstance(value, bool) or not isinstance(value, str | Integral) or value == "":
+            found = shown(value)
+            raise InputError(f"{what}: row {i + 1} is {found}; labels are whole numbers or text. Repair the row.")
     try:
         numbers = [int(value) for value in labels]
         if all(str(n) == str(value) for n, value in zip(numbers, labels, strict=True)):  # "007" stays a name

@@ -14,6 +14,7 @@ from secateurs.exact.compiled import compiled
 from secateurs.exact.lanes import N_LANES, compare, first, keep_best, n_set
 
 FEW = 48  # are compared each with each
+BLOCK = 1 << 30  # weights that a counter of 32 bits counts
 TILE = 1024  # weights that are decided before any of them is written
 
 
@@ -164,17 +165,21 @@ def zero_groups(stored: Any, mask: Any, group: Any, n_keep: Any) -> None:
 
 
 @compiled
-def _n_below(row: Any, mask: Any, a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
+def _n_below(row: Any, mask: Any, a: Any, b: Any, c: Any, d: Any, block: int) -> tuple[int, int, int, int]:
     """How many keys of a row lie below each of four pivots; four cost little more than one."""
     cast = row.dtype.type
-    below_a, below_b, below_c, below_d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
-    for i in range(row.size):
-        key = cast(row[i] & mask)
-        below_a = np.int32(below_a + np.int32(key < a))
-        below_b = np.int32(below_b + np.int32(key < b))
-        below_c = np.int32(below_c + np.int32(key < c))
-        below_d = np.int32(below_d + np.int32(key < d))
-    return below_a, below_b, below_c, below_d
+    n_a, n_b, n_c, n_d = 0, 0, 0, 0
+    for start in range(0, row.size, block):
+        part = row[start : start + block]
+        below_a, below_b, below_c, below_d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+        for i in range(part.size):
+            key = cast(part[i] & mask)
+            below_a = np.int32(below_a + np.int32(key < a))
+            below_b = np.int32(below_b + np.int32(key < b))
+            below_c = np.int32(below_c + np.int32(key < c))
+            below_d = np.int32(below_d + np.int32(key < d))
+        n_a, n_b, n_c, n_d = n_a + int(below_a), n_b + int(below_b), n_c + int(below_c), n_d + int(below_d)
+    return n_a, n_b, n_c, n_d
 
 
 @compiled
@@ -202,12 +207,12 @@ def _kth(row: Any, mask: Any, place: int, guess: int, spread: int, found: Any) -
             min(max(guess + spread, low + 1), high),
             min(max(guess + far, low + 1), high),
         )
-        counts = _n_below(row, mask, cast(pivots[0]), cast(pivots[1]), cast(pivots[2]), cast(pivots[3]))
+        counts = _n_below(row, mask, cast(pivots[0]), cast(pivots[1]), cast(pivots[2]), cast(pivots[3]), BLOCK)
         for i in range(4):
             if counts[i] <= place and pivots[i] > low:
-                low, n_low = pivots[i], int(counts[i])
+                low, n_low = pivots[i], counts[i]
             elif counts[i] > place and pivots[i] - 1 < high:
-                high, n_high = pivots[i] - 1, int(counts[i])
+                high, n_high = pivots[i] - 1, counts[i]
         guess = -1
     width = (high - low) // max(1, n_high - n_low)
     if low == high:

@@ -21,7 +21,7 @@ from secateurs.data import Dataset
 from secateurs.data.shape import as_tuple
 from secateurs.durable import write_json, write_text
 from secateurs.errors import RecipeError
-from secateurs.experiments.cells import Cell, read
+from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Experiment
 from secateurs.experiments.facts import (
     about_data,
@@ -88,12 +88,12 @@ class Comparison(Settings):
                 f"'{self.experiment.recipe.budget}' names one for each layer. Give sparsity(0.9) or erk(0.9), and skip "
                 "or only for layers that stay."
             )
-        if n := self.experiment.recipe.pool.n:
+        if n := self.experiment.recipe.pool.n // self.experiment.recipe.unit.w:
             can = [k / n for k in range(1, n)]
             if odd := [s for s in self.sparsities if min((abs(s - each) for each in can), default=1.0) > 1e-9]:
                 raise RecipeError(
                     f"Of {n} neighbours {', '.join(f'{s:g}' for s in odd)} cannot go. Sparsities that can be are "
-                    f"{', '.join(f'{s:g}' for s in can)}."
+                    f"{', '.join(f'{s:g}' for s in can) or 'none'}."
                 )
         if self.n_rounds < 1:
             raise RecipeError(f"n_rounds must be at least 1; got {self.n_rounds}.")
@@ -269,18 +269,15 @@ def _costs(run: ComparisonRun, cells: Sequence[Cell], used: dict[str, int]) -> d
 
 
 def _cost(run: ComparisonRun, cell: Cell, used: dict[str, int]) -> dict[str, float]:
-    kept = cell.directory(run.out) / "cost.json"
-    if kept.exists():
-        known: dict[str, float] = read(kept)
-        return known
-    module = cell.load(run.out)
-    by_name = named_parameters(module)
-    n_kept = {layer.name: int(by_name[layer.name].count_nonzero()) for layer in layers(module)}
-    with tempfile.TemporaryDirectory() as folder:
-        receipt = pack(cell.directory(run.out) / "model.safetensors", Path(folder) / "x.packed.safetensors")
-    cost = {"packed_bytes": float(receipt.size_bytes), "multiply_adds": float(multiply_adds(n_kept, used))}
-    write_json(kept, cost)
-    return cost
+    def measure() -> dict[str, float]:
+        module = cell.load(run.out)
+        by_name = named_parameters(module)
+        n_kept = {layer.name: int(by_name[layer.name].count_nonzero()) for layer in layers(module)}
+        with tempfile.TemporaryDirectory() as folder:
+            receipt = pack(cell.directory(run.out) / "model.safetensors", Path(folder) / "x.packed.safetensors")
+        return {"packed_bytes": float(receipt.size_bytes), "multiply_adds": float(multiply_adds(n_kept, used))}
+
+    return measured_once(cell.directory(run.out) / "cost.json", measure)
 
 
 def _latency(run: ComparisonRun) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from secateurs.budgets import Sparsity, Threshold, sparsity, threshold
+from secateurs.checks import shown
 from secateurs.data import DataSpec
 from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell
@@ -17,6 +18,7 @@ from secateurs.settings import Settings
 from secateurs.train.training import Training
 
 HELD = "one_shot(end=0.0)"
+LARGEST_SEED = 2**63 - 1  # that torch takes for certain
 Rule = Sparsity | Threshold
 LADDER = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
@@ -42,8 +44,11 @@ class Experiment(Settings):
 
     def model_post_init(self, context: Any) -> None:
         """At least one seed, none twice; and data that the network can read."""
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise RecipeError(f"seeds must be different numbers of at least 0; got {list(self.seeds)}.")
+        is_odd = not self.seeds or len(set(self.seeds)) != len(self.seeds)
+        if is_odd or not all(0 <= seed <= LARGEST_SEED for seed in self.seeds):
+            raise RecipeError(
+                f"seeds must be different numbers from 0 to {LARGEST_SEED}; got {shown(list(self.seeds))}."
+            )
         if self.model.name == PRETRAINED and self.data.tokenizer is None:
             raise RecipeError("A pretrained network reads the ids of its own tokenizer: give data.tokenizer.")
 

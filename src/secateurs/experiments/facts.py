@@ -112,7 +112,7 @@ def latency(first: nn.Module, second: nn.Module, x: Tensor) -> dict[str, Any]:
 
 def measured_once(kept: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `measure` gives: from the file that the same machine and versions kept, else measured now and kept."""
-    if kept.exists() and same_environment((found := read(kept))["environment"], environment()):
+    if kept.exists() and same_environment((found := read(kept)).get("environment", {}), environment()):
         known: dict[str, Any] = found["measured"]
         return known
     measured = measure()

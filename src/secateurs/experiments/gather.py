@@ -25,6 +25,7 @@ from secateurs.measure.environment import environment
 from secateurs.measure.intervals import over_seeds
 from secateurs.models import Network
 from secateurs.recipe import Recipe
+from secateurs.scores import Score
 from secateurs.see import pictures, stats
 from secateurs.see.style import STRATEGIES, percent
 from secateurs.units import element
@@ -228,9 +229,10 @@ def _caption(run: Run, stage: str, rule: Rule | None, result: Mapping[str, Any])
     """What was done to get here, in one or two sentences."""
     training, fine_tune, whole = run.exploration.experiment.training, run.exploration.fine_tune, run.plan.whole
     if isinstance(rule, Threshold):
-        each = run.recipe.unit if stage != "absolute" else element
+        each, score = (element, Score("magnitude")) if stage == "absolute" else (run.recipe.unit, run.recipe.score)
         what = "everything with" if each == element else f"every {each} with mean"
-        goes = f"{what} |w| <= {rule_text(rule).replace('sigma', ' sigma')}"
+        worth = "|w|" if score.name == "magnitude" else score
+        goes = f"{what} {worth} <= {rule_text(rule).replace('sigma', ' sigma')}"
     else:
         goes = "" if rule is None else f"the least worth {rule.s:.0%} ({run.recipe.score}, {run.recipe.unit})"
     captions = {

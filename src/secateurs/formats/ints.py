@@ -32,7 +32,7 @@ def code(kind: Kind, stored: Stored, n_columns: int, width: int, n_bits: int) ->
 
     stored  (rows * n_columns,), at least one weight
     """
-    n_groups = -(-n_columns // width)
+    n_groups, largest = -(-n_columns // width), 2 ** (n_bits - 1) - 1
     codes = np.empty(stored.size, np.uint8)
     scales = np.empty((stored.size // n_columns, n_groups), np.uint16)
 
@@ -41,9 +41,12 @@ def code(kind: Kind, stored: Stored, n_columns: int, width: int, n_bits: int) ->
         keys = numbers.view(f"i{numbers.itemsize}")
         peaks = np.empty(scales[rows].shape, keys.dtype)
         _peaks(keys, keys.dtype.type(np.iinfo(keys.dtype).max), n_columns, width, peaks)
-        scales[rows] = _scales(peaks.view(numbers.dtype).astype(np.float64), 2 ** (n_bits - 1) - 1)
-        if scales[rows].max() >= 0x7F80:
-            raise InputError("Weights of more than 1e38 need exact values: their scale is beyond bfloat16.")
+        scales[rows] = _scales(peaks.view(numbers.dtype).astype(np.float64), largest)
+        step = _bf16_values(scales[rows].max(keepdims=True)).astype(numbers.dtype)
+        with np.errstate(over="ignore"):
+            is_finite = bool(np.isfinite(kind.values(stored_as(kind, largest * step))).all())
+        if not is_finite:
+            raise InputError(f"The weights are too large for a scale in {kind.name}. Only exact values can store them.")
         _code(numbers, n_columns, width, _bf16_values(scales[rows]).astype(np.float64), codes[weights])
 
     spread(lambda run: some(*run), _runs(stored.size, n_columns))

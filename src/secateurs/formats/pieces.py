@@ -373,6 +373,8 @@ def _read_positions(reader: Reader, what: int, grid: Grid, depth: int) -> _Where
         keep[places[~inner.zeros(places.size)]] = True
         return _of_keep(keep)
     if what == MODEL:
+        if not n:
+            raise DamageError("a model is of no weights")
         coded = reader.take(reader.number(reader.data.size))
         return _of_keep(adaptive.decode_mask(coded, n, grid[1]).view(np.bool_))
     raise DamageError(f"positions of the unknown kind {what}")

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateurs.groups.operations import RULES, attention, convolution, linear, matrix_product, tensors_in
-from secateurs.groups.tracing import call, evaluating
+from secateurs.groups.tracing import by_feature, call, evaluating
 
 _PRODUCTS = [name for name, rule in RULES.items() if rule in (linear, matrix_product, convolution)]
 _ATTENTIONS = [name for name, rule in RULES.items() if rule is attention]
@@ -32,11 +32,13 @@ def inputs_that_are_known(module: nn.Module, example_inputs: Any, names: Iterabl
     """
     seen: dict[str, list[Tensor]] = {}
 
-    def remember(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        is_conv = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        seen.setdefault(name, []).append(inputs[0].transpose(0, 1 if is_conv else -1).flatten(1).clone())
+    def remember(name: str, layer: nn.Module, *given: Any) -> None:
+        seen.setdefault(name, []).append(by_feature(layer, given).clone())
 
-    hooks = [module.get_submodule(name).register_forward_pre_hook(partial(remember, name)) for name in names]
+    layers = {name: module.get_submodule(name) for name in names}
+    hooks = [
+        layer.register_forward_pre_hook(partial(remember, name), with_kwargs=True) for name, layer in layers.items()
+    ]
     mode = _Unknowns()
     unknown = tree_map(mode.unknown, example_inputs)
     try:
@@ -45,10 +47,10 @@ def inputs_that_are_known(module: nn.Module, example_inputs: Any, names: Iterabl
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: _common(torch.cat(values, 1)) for name, values in seen.items()}
+    return {name: common(torch.cat(values, 1)) for name, values in seen.items()}
 
 
-def _common(values: Tensor) -> Tensor:
+def common(values: Tensor) -> Tensor:
     """The one value of each row; NaN where it has several, or a NaN."""
     low, high = values.amin(1), values.amax(1)
     return torch.where((high - low).abs() <= 1e-6 * high.abs(), high, torch.nan)

@@ -112,6 +112,17 @@ def call(module: nn.Module, example_inputs: Any) -> Any:
         ) from error
 
 
+def first_tensor(values: Any) -> Tensor:
+    """The first tensor of nested values."""
+    return next(value for value in tree_leaves(values) if isinstance(value, Tensor))
+
+
+def by_feature(layer: nn.Module, given: Any) -> Tensor:
+    """What a layer was given first: (features, all else); a convolution's are dimension 1, of others the last one."""
+    dim = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
+    return first_tensor(given).detach().transpose(0, dim).flatten(1)
+
+
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation and applies its rule; is the `Flow` of the rules."""
 

@@ -145,15 +145,22 @@ def _network(source: Path, data: DataSpec | Dataset, model: ModelSpec | None) ->
 
 def read_as(config: ModelConfig | None, data: DataSpec | Dataset, source: Path) -> Dataset:
     """The data, with images scaled as the network of `source` was trained on them; InputError where they do not fit."""
-    scaling = config.about.get("scaling") if config is not None else None
     if isinstance(data, DataSpec):
         if config is not None and data.mean is None and data.tokenizer is None:
             data = DataSpec(**{**data.values(), **reading(config, source if source.is_dir() else source.parent)})
         data = load_data(data)
-    if config is not None and config.shape != data.shape:
+    if config is not None:
+        check_reads(config, data, source)
+    return data
+
+
+def check_reads(config: ModelConfig, data: Dataset, source: str | Path) -> None:
+    """InputError unless the data are such as the network of `source` was trained on."""
+    if config.shape != data.shape:
         raise InputError(
             f"'{source}' reads {config.shape}; the data are {data.shape}. Give the data it was trained on."
         )
+    scaling = config.about.get("scaling")
     found = json.loads(json.dumps(asdict(data.scaling))) if data.scaling is not None else None
     if scaling is not None and scaling != found:
         raise InputError(
@@ -161,9 +168,8 @@ def read_as(config: ModelConfig | None, data: DataSpec | Dataset, source: Path) 
             "would mean nothing. Leave mean and std out, and give pixels of the same range."
         )
     for key, what in (("class_names", "classes"), ("vocabulary", "words")):
-        if config is not None and key in config.about and config.about[key] != data.about.get(key):
+        if key in config.about and config.about[key] != data.about.get(key):
             raise InputError(f"'{source}' knows other {what} than the data have. Give the data it was trained on.")
-    return data
 
 
 def _config(source: Path) -> Any:

@@ -13,7 +13,8 @@ Table = tuple[tuple[str, ...], list[list[str]]]
 
 def milliseconds(seconds: float) -> str:
     """Three digits, or all before the point."""
-    return number(1e3 * seconds) if seconds < 1 else f"{1e3 * seconds:,.0f}"
+    ms = 1e3 * seconds
+    return number(ms) if ms < 999.5 else f"{ms:,.0f}"
 
 
 def megabytes(n_bytes: int | None) -> str:

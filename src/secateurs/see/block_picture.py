@@ -2,8 +2,9 @@
 
     block_picture(lines, prefix) -> SVG
 
-Each weight is a rectangle, outputs downwards and inputs to the right (kernels left out). What is left is dark; what is
-gone is light. The units themselves lie anywhere, the picture puts what is left at the top left.
+Each weight is a rectangle, outputs downwards and inputs to the right (kernels left out); its shapes are given as (out,
+in, *kernel). What is left is dark; what is gone is light. The units themselves lie anywhere, the picture puts what is
+left at the top left.
 """
 
 from collections.abc import Sequence
@@ -29,11 +30,9 @@ class Line(Protocol):
 
 def block_picture(lines: Sequence[Line], prefix: str = "", palette: Palette = PRINT) -> str:
     """The weights whose names begin with `prefix`; RecipeError where there is none."""
-    shown = [line for line in lines if line.name.startswith(prefix) and len(line.before) > 1]
-    if not shown:
-        raise RecipeError(
-            f"No weight's name begins with {prefix!r}; there are {', '.join(line.name for line in lines)}."
-        )
+    lines = [line for line in lines if len(line.before) > 1]
+    assert_shown([line.name for line in lines], prefix)
+    shown = [line for line in lines if line.name.startswith(prefix)]
     scale = LARGEST / max(size for line in shown for size in line.before[:2])
     parts, x = [], GAP
     for line in shown:
@@ -47,7 +46,7 @@ def block_picture(lines: Sequence[Line], prefix: str = "", palette: Palette = PR
             parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}">{escape(text)}</text>')
         x += max(inputs * scale, 0.58 * TEXT * max(map(len, words))) + GAP
     height = GAP + LARGEST + 5 * TEXT
-    title = escape(f"{prefix}: outputs down, inputs across; orange is gone")
+    title = escape(f"{prefix}{': ' if prefix else ''}outputs down, inputs across; orange is gone")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {x:.1f} {height:.1f}" width="{x:.0f}" '
         f'height="{height:.0f}" font-family="{escape(palette.font)}" font-size="{TEXT}">\n'
@@ -58,5 +57,13 @@ def block_picture(lines: Sequence[Line], prefix: str = "", palette: Palette = PR
     )
 
 
+def assert_shown(names: Sequence[str], prefix: str) -> None:
+    """RecipeError where none of these weights would be in the picture."""
+    if not any(name.startswith(prefix) for name in names):
+        raise RecipeError(f"No weight's name begins with {prefix!r}; there are {', '.join(names)}.")
+
+
 def _box(x: float, width: float, height: float, colour: str) -> str:
+    if not width or not height:
+        return ""
     return f'<rect x="{x:.1f}" y="{GAP}" width="{max(width, 1):.1f}" height="{max(height, 1):.1f}" fill="{colour}"/>'

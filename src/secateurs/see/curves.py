@@ -252,7 +252,7 @@ def training_chart(results: Results, palette: Palette, width: int) -> Any:
     ]
     color = alt.Color(
         "part:N",
-        scale=alt.Scale(domain=list(parts), range=[palette.kept, palette.removed]),
+        scale=alt.Scale(domain=list(parts), range=[palette.kept, palette.second]),
         legend=alt.Legend(orient="top", direction="horizontal", labelLimit=300, offset=8, symbolType="square"),
     )
     return (

@@ -42,7 +42,7 @@ def _panel(rows: list[dict[str, Any]], size: str, models: list[str], domain: lis
     axis = alt.Axis(title=None, grid=True, format="~g", tickCount=5, labelOverlap=True)
     color = alt.Color(
         "model:N",
-        scale=alt.Scale(domain=models, range=[palette.kept, palette.removed][: len(models)]),
+        scale=alt.Scale(domain=models, range=[palette.kept, palette.second][: len(models)]),
         legend=None,
     )
     base = alt.Chart(data)

@@ -37,9 +37,11 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
     ]
     front = [row for row, each in zip(rows, results["tried"], strict=True) if each["is_front"]]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    limit = error + results["goal"]["max_drop"]
+    goal, size = results["goal"]["max_drop"], results["goal"]["size_bytes"]
+    heights = [max(least, at) for at in (error, error + goal)]
     ends = [row[end] for row in front for end in ("low", "high")]
-    ys, xs = [limit, error, *ends, *(row["y"] for row in rows)], [dense["size_bytes"], *(row["x"] for row in rows)]
+    ys = [*heights, *ends, *(row["y"] for row in rows)]
+    xs = [dense["size_bytes"], *(row["x"] for row in rows), *([size] if size is not None else [])]
     x_scale = alt.Scale(type="log", domain=[max(xs) * 1.25, min(xs) / 1.25], nice=False)
     y_scale = alt.Scale(
         type="log", domain=[max(least, min(v for v in ys if v > 0)) / 1.5, min(1.0, max(ys) * 1.2)], nice=False
@@ -49,7 +51,7 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
     )
     y_axis = alt.Axis(title="validation error", values=TICKS, labelExpr=PERCENT_LABEL, domain=False)
     x, y = alt.X("x:Q", scale=x_scale, axis=x_axis), alt.Y("y:Q", scale=y_scale, axis=y_axis)
-    colors = [palette.kept, palette.removed, palette.other, palette.muted][: len(kinds)]
+    colors = [palette.kept, palette.second, palette.other, palette.muted][: len(kinds)]
     place = {"orient": "top", "direction": "horizontal", "columns": 2, "labelLimit": 240, "offset": 8}
     legend, shapes = alt.Legend(**place), alt.Legend(**place, symbolFillColor=palette.muted)
     color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend)
@@ -62,10 +64,10 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
         text = chart.mark_text(text=words, align="left", baseline="middle", dx=6, dy=dy, color=ink, fontSize=11.5)
         return [rule, text.encode(x=alt.value("width"), y=alt.Y("y:Q", scale=y_scale))]
 
-    asked = [f"at most {100 * results['goal']['max_drop']:.3g} points", "more than dense"]
+    asked = [f"at most {100 * goal:.3g} points", "more than dense"]
     layers = [
-        *line(error, ["dense", percent(error, 2)], [1, 0], palette.ink, 10),
-        *line(limit, asked, [5, 3], palette.zero, -12),
+        *line(heights[0], ["dense", percent(error, 2)], [1, 0], palette.ink, 10),
+        *line(heights[1], asked, [5, 3], palette.zero, -12),
         alt.Chart(data_rows(front))
         .mark_line(color=palette.muted, strokeWidth=1, interpolate="step-before")
         .encode(x=x, y=y),
@@ -79,8 +81,8 @@ def pareto_chart(results: Results, palette: Palette, width: int = 640, height: i
         .mark_point(size=210, strokeWidth=2, color=palette.ink, filled=False)
         .encode(x=x, y=y),
     ]
-    if results["goal"]["size_bytes"] is not None:
-        wanted = alt.Chart(data_rows([{"x": results["goal"]["size_bytes"]}]))
+    if size is not None:
+        wanted = alt.Chart(data_rows([{"x": size}]))
         layers.append(wanted.mark_rule(color=palette.zero, strokeDash=[5, 3]).encode(x=alt.X("x:Q", scale=x_scale)))
     return alt.layer(*layers).resolve_scale(x="shared", y="shared").properties(width=width, height=height)
 

@@ -23,7 +23,10 @@ FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert carries the
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a chart by what they mean; dark, middle and light enough to differ in grey."""
+    """The colours of a chart by what they mean; dark, middle and light enough to differ in grey.
+
+    second  the marks of a second series, beside those of `kept`
+    """
 
     ink: str
     muted: str
@@ -32,6 +35,7 @@ class Palette:
     band: str
     kept: str
     removed: str
+    second: str
     zero: str
     strategies: tuple[str, str, str]
     other: str
@@ -46,6 +50,7 @@ PRINT = Palette(
     band="#f2ede4",
     kept="#27567f",
     removed="#e3a35c",
+    second="#b9721f",
     zero="#bf3f26",
     strategies=("#c9812f", "#4f86b8", "#16324f"),
     other="#2f8a6a",
@@ -59,6 +64,7 @@ PAGE = Palette(
     band="var(--band)",
     kept="var(--kept)",
     removed="var(--removed)",
+    second="var(--one-shot)",
     zero="var(--zero)",
     strategies=("var(--one-shot)", "var(--fine-tuned)", "var(--in-loop)"),
     other="var(--other)",

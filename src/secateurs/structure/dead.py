@@ -3,7 +3,8 @@
     bury(module, structure) -> {group: bool per unit}      True = dead; its constant is folded, its weights are zeroed
 
 A unit is dead where every layer that reads it multiplies it by zeros, or reads the same value whatever the input (a row
-of zeros: its bias, through the activation) and can take that value into its own bias.
+of zeros: its bias, through the activation) and can take that value into its own bias. Layers with one weight between
+them take one value, or none.
 """
 
 from collections.abc import Mapping
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from secateurs.groups.axes import Bools
-from secateurs.groups.constants import inputs_that_are_known
+from secateurs.groups.constants import common, inputs_that_are_known
 from secateurs.groups.finding import Group, Slice, Structure
 from secateurs.layers import unwrap
 from secateurs.layout import layout_of
 
+Readers = Mapping[str, Mapping[str, Any]]  # {weight: {name of a layer that holds it: the layer}}
 Constants = Mapping[str, Tensor]
 
 
@@ -29,16 +31,16 @@ def bury(module: nn.Module, structure: Structure, example_inputs: Any) -> dict[s
     """
     module = unwrap(module)
     dead: dict[str, Bools] = {group.name: np.zeros(group.n_units, bool) for group in structure.groups}
-    readers = {name.rpartition(".")[0] for name, _ in structure.trace.consumed}
+    readers = {name: _readers(module, structure, name) for name, _ in structure.trace.consumed}
     while True:
-        known = inputs_that_are_known(module, example_inputs, sorted(readers))
+        known = _known(module, readers, example_inputs)
         found = False
         for group in structure.groups:
-            new = _dead(module, structure, group, known) & ~dead[group.name]
+            new = _dead(module, group, readers, known) & ~dead[group.name]
             if (new | dead[group.name]).all():
                 new[np.flatnonzero(~dead[group.name])[0]] = False
             if new.any():
-                fold(module, group, new, known)
+                _fold(group, new, readers, known)
                 zero(module, structure, group, new)
                 dead[group.name] |= new
                 found = True
@@ -56,27 +58,24 @@ def zero(module: nn.Module, structure: Structure, group: Group, units: Bools) ->
                 tensor.index_fill_(each.dim, _indices(each.units, units).to(tensor.device), 0.0)
 
 
-def fold(module: nn.Module, group: Group, units: Bools, known: Constants) -> None:
+def _fold(group: Group, units: Bools, readers: Readers, known: Constants) -> None:
     """Add to the bias of every reader what these units contribute to it."""
     for each in group.slices:
-        if not each.is_consumed:
+        if not each.is_consumed or each.tensor not in known:  # what is not known is read with weights of zero
             continue
-        layer, weight = _reader(module, each.tensor)
-        if weight is None:
-            continue
+        layers = list(readers[each.tensor].values())
+        weight = layout_of(layers[0], "weight").turn(layers[0].weight.detach())
         at = _indices(each.units, units).to(weight.device)
-        values = known.get(each.tensor.rpartition(".")[0])
-        if values is None:  # the example does not reach it: its weights for these units are zero
-            continue
-        constant = values.index_select(0, at)
+        constant = known[each.tensor].index_select(0, at)
         columns = weight.index_select(1, at)  # (out, units, *kernel)
         contributed = (columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ constant.nan_to_num(0.0)
         if bool((contributed != 0).any()):  # then there is a bias, or the units would not be dead
             with torch.no_grad():
-                layer.bias.add_(contributed)
+                for bias in {id(layer.bias): layer.bias for layer in layers}.values():
+                    bias.add_(contributed)
 
 
-def _dead(module: nn.Module, structure: Structure, group: Group, known: Constants) -> Bools:
+def _dead(module: nn.Module, group: Group, readers: Readers, known: Constants) -> Bools:
     """Which units of a group no reader needs."""
     dead = np.ones(group.n_units, bool)
     tensors = dict(module.named_parameters())
@@ -85,32 +84,52 @@ def _dead(module: nn.Module, structure: Structure, group: Group, known: Constant
             continue
         weight = tensors[each.tensor].detach()
         nonzero = (weight != 0).transpose(0, each.dim).flatten(1).any(1).cpu().numpy()
-        needed = nonzero & ~_is_foldable(module, each, known)
+        needed = nonzero & ~_is_foldable(each, readers, known)
         dead[each.units[needed & (each.units >= 0)]] = False
     return dead
 
 
-def _is_foldable(module: nn.Module, read: Slice, known: Constants) -> Bools:
-    """Which input features of a reader are constants that its bias can take."""
-    layer, weight = _reader(module, read.tensor)
-    values = known.get(read.tensor.rpartition(".")[0])
-    if layer is None or weight is None or values is None:
+def _is_foldable(read: Slice, readers: Readers, known: Constants) -> Bools:
+    """Which input features of a weight's readers are constants that their biases can take."""
+    if read.tensor not in known:
         return np.zeros(len(read.units), bool)
-    # Beside zero padding a constant is not the same everywhere.
-    has_edges = getattr(layer, "padding_mode", "") == "zeros" and layer.padding not in ("valid", (0,), (0, 0))
-    has_place = layer.bias is not None and not has_edges
+    values, has_place = known[read.tensor], all(map(_has_place, readers[read.tensor].values()))
     foldable: Bools = ((values == 0) | (~values.isnan() & has_place)).cpu().numpy()
     return foldable
 
 
-def _reader(module: nn.Module, name: str) -> tuple[Any, Tensor | None]:
-    """The layer that reads with this weight, and the weight as (out, in, *kernel); (None, None) if it is no layer."""
-    prefix, _, own = name.rpartition(".")
-    layer = module.get_submodule(prefix)
-    is_layer = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or type(layer).__name__ == "Conv1D"
-    if not is_layer or own != "weight":
-        return None, None
-    return layer, layout_of(layer, own).turn(dict(layer.named_parameters())[own].detach())
+def _has_place(layer: Any) -> bool:
+    """Whether its bias can take a constant: beside zero padding it is not the same everywhere."""
+    has_edges = getattr(layer, "padding_mode", "") == "zeros" and layer.padding not in ("valid", (0,), (0, 0))
+    return layer.bias is not None and not has_edges
+
+
+def _readers(module: nn.Module, structure: Structure, name: str) -> dict[str, Any]:
+    """Every layer that holds a weight, by its name; {} where one of them is no layer."""
+    found = {}
+    for each in (name, *structure.trace.aliases.get(name, ())):
+        prefix, _, own = each.rpartition(".")
+        layer = module.get_submodule(prefix)
+        is_layer = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or type(layer).__name__ == "Conv1D"
+        if not is_layer or own != "weight":
+            return {}
+        found[prefix] = layer
+    return found
+
+
+def _known(module: nn.Module, readers: Readers, example_inputs: Any) -> dict[str, Tensor]:
+    """Of each weight the value of every feature that it meets, where that is the same in all of its readers, else NaN.
+
+    None of a weight that the example does not bring to all of them.
+    """
+    found = inputs_that_are_known(
+        module, example_inputs, sorted({layer for each in readers.values() for layer in each})
+    )
+    return {
+        name: common(torch.stack([found[layer] for layer in layers], 1))
+        for name, layers in readers.items()
+        if layers and all(layer in found for layer in layers)
+    }
 
 
 def _indices(units: "np.ndarray[Any, Any]", chosen: Bools) -> Tensor:

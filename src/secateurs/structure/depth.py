@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from secateurs.checkpoint.prunable import assert_known
 from secateurs.errors import RecipeError
 from secateurs.groups.axes import Bools
 from secateurs.groups.finding import Structure
-from secateurs.groups.tracing import Run, call, evaluating
+from secateurs.groups.tracing import Run, call, evaluating, first_tensor
 from secateurs.recipe import Recipe
 from secateurs.structure.cutting import CHANGED
 from secateurs.structure.unit_scores import Evidence
@@ -137,9 +136,10 @@ def layer_scores(
     if name == "random":
         return {stack.name: recipe.score(torch.empty(stack.n_units), name=stack.name) for stack in stacks}
     changes = _changes(module, stacks, batches) if name == "activation" else {}
+    names = {id(p): key for key, p in module.named_parameters()}  # a tied one is known by its first
 
     def worth(layer: str) -> float:
-        inside = {f"{layer}.{key}": p.detach().double() for key, p in module.get_submodule(layer).named_parameters()}
+        inside = {names[id(p)]: p.detach().double() for p in module.get_submodule(layer).parameters()}
         sizes = torch.cat([p.flatten() for p in inside.values() if p.dim() > 1])
         return {
             "magnitude": lambda: float(sizes.abs().mean()),
@@ -167,11 +167,6 @@ def _changes(module: nn.Module, stacks: Sequence[Stack], batches: Sequence[Any])
         for batch in batches:
             call(module, batch)
     return {layer: sum(each) / len(each) for layer, each in found.items()}
-
-
-def first_tensor(values: Any) -> Tensor:
-    """The first tensor of nested values."""
-    return next(value for value in tree_leaves(values) if isinstance(value, Tensor))
 
 
 @contextmanager

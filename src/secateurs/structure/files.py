@@ -120,6 +120,9 @@ def load_shrunk(directory: str | os.PathLike[str], into: nn.Module | None = None
     try:
         resize(module, {name: tuple(shape) for name, shape in about.shapes.items()}, _attributes(about))
         tensors = _tensors(folder)
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if name in tensors and tensor.is_floating_point() and tensors[name].is_floating_point():
+                tensor.data = tensor.data.to(tensors[name].dtype)
         missing, unexpected = module.load_state_dict(tensors, strict=False)
     except (SafetensorError, OSError, RuntimeError, AttributeError) as error:
         raise InputError(f"'{folder / WEIGHTS_FILE}' cannot be loaded: {error}") from error

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from secateurs.checkpoint.packing import load
-from secateurs.checks import extra
+from secateurs.checks import extra, first_line
 from secateurs.data.shape import InputShape
 from secateurs.errors import InputError
 from secateurs.models.files import (
@@ -33,6 +34,7 @@ from secateurs.models.files import (
 from secateurs.structure.files import ABOUT_FILE, load_shrunk, shrunk_config
 
 BATCH, TOKENS = 2, 16
+SIDE = 224  # of an image, where a configuration has no size for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class Opened:
             return self.reference.shape.size[1] if self.reference.shape.kind == "tokens" else None
         module: Any = self.module
         if module.main_input_name == "input_ids":
-            return int(getattr(module.config, "max_position_embeddings", 1 << 20))
+            return int(_said(module.config, "text_config", "max_position_embeddings") or 1 << 20)
         return None
 
     def inputs(self, batch: int, tokens: int | None = None) -> Any:
@@ -82,10 +84,14 @@ def open_network(path: Path) -> Opened:
     if _config(folder).get("schema") == SCHEMA:
         return _ours(path, folder)
     found = stock_class(folder)
-    if path.is_dir():
-        return Opened(found.from_pretrained(path, local_files_only=True).eval(), None)
-    config = found.config_class.from_pretrained(folder, local_files_only=True)
-    return Opened(found.from_pretrained(None, config=config, state_dict=load(path)).eval(), None)
+    tensors = None if path.is_dir() else load(path)
+    try:
+        if tensors is None:
+            return Opened(found.from_pretrained(path, local_files_only=True).eval(), None)
+        config = found.config_class.from_pretrained(folder, local_files_only=True)
+        return Opened(found.from_pretrained(None, config=config, state_dict=tensors).eval(), None)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"transformers cannot open '{path}': {first_line(error)}") from error
 
 
 def place_of(path: Path) -> Path:
@@ -140,13 +146,20 @@ def _stock_inputs(module: Any, batch: int, tokens: int | None, generator: torch.
     """By what the network says it takes first."""
     config = module.config
     if module.main_input_name == "pixel_values":
-        side = config.image_size
+        side = _said(config, "vision_config", "image_size") or SIDE
         height, width = side if isinstance(side, list | tuple) else (side, side)
-        return {"pixel_values": torch.randn(batch, config.num_channels, height, width, generator=generator)}
-    if module.main_input_name != "input_ids":
+        n_channels = _said(config, "vision_config", "num_channels") or 3
+        return {"pixel_values": torch.randn(batch, n_channels, height, width, generator=generator)}
+    n_words = _said(config, "text_config", "vocab_size")
+    if module.main_input_name != "input_ids" or n_words is None:
         raise InputError(
             f"{type(module).__name__} takes {module.main_input_name!r}, for which no example can be made here. Use "
             "secateurs.shrink in Python with example inputs of your own."
         )
-    n = tokens or min(TOKENS, getattr(config, "max_position_embeddings", TOKENS))
-    return {"input_ids": torch.randint(1, config.vocab_size, (batch, n), generator=generator)}
+    n = tokens or min(TOKENS, _said(config, "text_config", "max_position_embeddings") or TOKENS)
+    return {"input_ids": torch.randint(1, n_words, (batch, n), generator=generator)}
+
+
+def _said(config: Any, part: str, name: str) -> Any:
+    """What a configuration says, itself or in its part for texts or images; None where neither does."""
+    return getattr(config, name, None) or getattr(getattr(config, part, None), name, None)

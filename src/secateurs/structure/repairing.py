@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateurs.groups.tracing import call, evaluating
+from secateurs.errors import InputError
+from secateurs.groups.tracing import call, evaluating, first_tensor
 from secateurs.layers import unwrap
 from secateurs.structure.shrinking import Shrunk
 
@@ -47,19 +48,33 @@ def repair(before: nn.Module, shrunk: Shrunk, batches: Sequence[Any]) -> tuple[s
 
 
 def re_estimate(module: nn.Module, batches: Iterable[Any]) -> None:
-    """The means and variances of every BatchNorm over the batches, in place; each batch counts the same."""
+    """The means and variances of every BatchNorm over the batches, in place; each batch counts the same.
+
+    InputError where there are no batches or the network refuses one; they are then as they were.
+    """
     norms = [each for each in unwrap(module).modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    n = 0
     with evaluating(module), torch.no_grad():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average
-            norm.train()
-        for batch in batches if norms else ():
-            call(module, batch)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain average
+                norm.train()
+            for batch in batches if norms else ():
+                call(module, batch)
+                n += 1
+            if norms and not n:
+                raise InputError("The statistics of BatchNorm need batches of inputs; there are none. Give some.")
+        except BaseException:
+            for buffer, value in before:
+                buffer.copy_(value)
+            raise
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.eval()
 
 
 def _pairs(
@@ -74,11 +89,11 @@ def _stop_at(module: nn.Module, layer: nn.Module, batch: Any) -> tuple[Tensor, T
     """The input and the output of a layer, at its first call."""
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def look(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        seen.append((inputs[0].detach(), output.detach()))
+    def look(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        seen.append((first_tensor((args, kwargs)).detach(), output.detach()))
         raise _Arrived
 
-    hook = layer.register_forward_hook(look)
+    hook = layer.register_forward_hook(look, with_kwargs=True)
     try:
         with evaluating(module), torch.no_grad():
             call(module, batch)
@@ -116,6 +131,7 @@ def _rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Tensor:
     """The layer's inputs as rows, one per place it looks at."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1])
-    assert not isinstance(layer.padding, str)
-    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode)  # "same" and "valid" are numbers there
+    patches = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
     return patches.transpose(1, 2).reshape(-1, patches.shape[1])

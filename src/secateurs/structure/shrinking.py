@@ -39,7 +39,7 @@ from secateurs.structure.depth import (
     n_parameters_of,
     thin,
 )
-from secateurs.structure.stock import evenly, is_stock, say_depth, say_it, sayable, says_depth
+from secateurs.structure.stock import evenly, is_stock, other_shapes, say_depth, say_it, sayable, says_depth
 from secateurs.structure.unit_scores import Loss, calibrate, unit_scores
 
 Outcome = Literal["shrunk", "skipped", "impossible"]
@@ -224,6 +224,8 @@ def _without_layers(
     lists = left_of(stacks, gone)
     why_not_stock = say_depth(small, lists) if lists else ""
     thin(small, lists, is_said=is_stock(small) and not why_not_stock)
+    if is_stock(small) and not why_not_stock:
+        why_not_stock = other_shapes(small, small.config)
     try:
         difference = _difference(outputs, outputs_of(small, example_inputs)[:1])
     except (InputError, AssertionError) as error:

@@ -4,6 +4,7 @@
     evenly(module, ..., dead)    of the dead units, as many in each layer as all layers have
     says_depth, say_depth        the same for whole layers
     say_it(module, ...)          set the configuration of a network that was cut; returns why it cannot be said, or ""
+    other_shapes(module, config) why a configuration does not say the shapes that the network has, or ""
 
 Whether a configuration says the right thing is never guessed: a network is built from it, without memory, and its
 shapes are compared. Nothing here imports transformers.
@@ -35,7 +36,8 @@ def sayable(module: nn.Module, groups: Sequence[Group]) -> list[Group]:
     """The groups that the network's configuration has a size for: all, where it has no configuration."""
     if not is_stock(module):
         return list(groups)
-    return [group for group in groups if group.kind == "head" or _width(module.config, group.n_units)]
+    has_heads = hasattr(module.config, HEADS)
+    return [group for group in groups if (has_heads if group.kind == "head" else _width(module.config, group.n_units))]
 
 
 def evenly(module: nn.Module, structure: Structure, dead: Mapping[str, Bools]) -> dict[str, Bools]:
@@ -77,20 +79,22 @@ def say_depth(module: Any, left: Mapping[str, Sequence[int]]) -> str:
 
 def say_it(module: nn.Module, structure: Structure, counts: Mapping[Axis, int]) -> str:
     """Change the configuration of a network that was cut to what it is now, if that can be said; else why not."""
-    if not is_stock(module) or all(counts[group.axis] == group.n_units for group in structure.groups):
+    if not is_stock(module):
         return ""
-    changes: dict[str, set[int]] = defaultdict(set)
     old: Any = module.config
+    if all(counts[group.axis] == group.n_units for group in structure.groups):
+        return other_shapes(module, old)
+    changes: dict[str, set[int]] = defaultdict(set)
     for group in structure.groups:
         now = counts[group.axis]
-        if group.kind == "head":
+        if group.kind == "head" and hasattr(old, HEADS):
             heads, kv = getattr(old, HEADS), getattr(old, KV_HEADS, None)
             changes[HEADS].add(heads * now // group.n_units)
             if kv is not None:
                 changes[KV_HEADS].add(now if kv == group.n_units else kv)
             if now != group.n_units:
                 changes[HEAD_DIM].add(getattr(old, HEAD_DIM, None) or old.hidden_size // heads)
-        elif name := _width(old, group.n_units):
+        elif group.kind != "head" and (name := _width(old, group.n_units)):
             changes[name].add(now)
         elif now != group.n_units:
             return f"the configuration has no size for '{group.name}'"
@@ -100,18 +104,25 @@ def say_it(module: nn.Module, structure: Structure, counts: Mapping[Axis, int]) 
     new = copy.deepcopy(old)
     for name, sizes in changes.items():
         setattr(new, name, next(iter(sizes)))
-    try:
-        with torch.device("meta"):
-            built = type(module)(new)
-    except ValueError as error:
-        return f"the configuration refuses it: {error}"
-    now_shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    if {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()} != now_shapes:
+    if why := other_shapes(module, new):
         said = ", ".join(f"{name}={next(iter(sizes))}" for name, sizes in changes.items())
-        return f"{type(module).__name__} with {said} has other shapes"
+        return f"with {said} {why}"
     for name, sizes in changes.items():
         setattr(old, name, next(iter(sizes)))
     return ""
+
+
+def other_shapes(module: nn.Module, config: Any) -> str:
+    """Why this configuration does not say the shapes of a network, whatever was cut from it when; "" where it does."""
+    kind: Any = type(module)
+    try:
+        with torch.device("meta"):
+            built = kind(config)
+    except (ValueError, TypeError) as error:
+        return f"the configuration refuses it: {error}"
+    said, now = ({name: tuple(t.shape) for name, t in each.state_dict().items()} for each in (built, module))
+    odd = next((name for name in [*now, *said] if now.get(name) != said.get(name)), None)
+    return "" if odd is None else f"'{odd}' of {kind.__name__} has another shape"
 
 
 def _width(config: Any, n: int) -> str:

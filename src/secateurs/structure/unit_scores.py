@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from secateurs.errors import RecipeError
 from secateurs.groups.finding import Group, Slice, Structure
-from secateurs.groups.tracing import call, evaluating
+from secateurs.groups.tracing import by_feature, call, evaluating
 from secateurs.recipe import Recipe
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -153,8 +153,8 @@ def calibrate(
     if score == "taylor":
         if loss is None:
             raise RecipeError("The score taylor needs loss=function(network, batch), and calibration batches.")
-        with evaluating(module), torch.enable_grad():
-            names, parameters = zip(*((n, p) for n, p in module.named_parameters() if p.requires_grad), strict=True)
+        names, parameters = zip(*((n, p) for n, p in module.named_parameters() if p.is_floating_point()), strict=True)
+        with evaluating(module), _learning(parameters), torch.enable_grad():
             for batch in batches:
                 found = torch.autograd.grad(loss(module, batch), parameters, allow_unused=True)
                 for name, parameter, gradient in zip(names, parameters, found, strict=True):
@@ -170,18 +170,34 @@ def calibrate(
 
 
 @contextmanager
+def _learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Frozen ones have gradients, too."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
 def _listening(module: nn.Module, structure: Structure, inputs: dict[str, Tensor]) -> Iterator[None]:
     """Add up the mean |input| of every feature of the layers that read units."""
 
-    def listen(name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
-        if not given[0].is_floating_point():
+    def listen(name: str, layer: nn.Module, *given: Any) -> None:
+        values = by_feature(layer, given)
+        if not values.is_floating_point():
             return  # an embedding whose weight the head has, too, reads numbers of tokens
-        is_conv = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        sizes = given[0].detach().abs().transpose(0, 1 if is_conv else -1).flatten(1).mean(1)
+        sizes = values.abs().mean(1)
         inputs[name] = inputs[name] + sizes if name in inputs else sizes
 
     readers = sorted({name.rpartition(".")[0] for name, _ in structure.trace.consumed})
-    hooks = [module.get_submodule(name).register_forward_pre_hook(partial(listen, name)) for name in readers]
+    hooks = [
+        module.get_submodule(name).register_forward_pre_hook(partial(listen, name), with_kwargs=True)
+        for name in readers
+    ]
     try:
         yield
     finally:

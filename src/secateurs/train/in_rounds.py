@@ -24,7 +24,7 @@ from secateurs.structure.repairing import re_estimate
 from secateurs.structure.shrinking import Shrunk, shrink
 from secateurs.structure.unit_scores import Loss
 from secateurs.train.loop import Look, train
-from secateurs.train.state import load_state, save_state
+from secateurs.train.state import checksum, load_state, save_state
 from secateurs.train.training import Training
 
 BATCHES, BATCH = 8, 128  # of training examples, for BatchNorm's statistics after a cut
@@ -62,7 +62,8 @@ def shrink_in_rounds(
     recipe    with budget params(p), macs(p) or sparsity(s); of a sparsity each round takes its share of the units left
     training  of one round; where it distils, the given network, which is not changed, is the teacher
     calibration, loss  for the scores that need them, as of `shrink`
-    work      a directory for what is done: a run that was killed goes on from there, to the same bits
+    work      a directory for what is done: a run that was killed goes on from there, to the same bits.
+              InputError where it is another's: of another network, data, recipe, training or seed
     """
     budget, n = recipe.budget, recipe.schedule.n
     if recipe.schedule.name != "rounds" or not isinstance(budget, Sparsity | Target) or _is_latency(budget):
@@ -71,9 +72,13 @@ def shrink_in_rounds(
             "or sparsity(s)."
         )
     calibration = list(calibration)
-    about = {"recipe": recipe.hash, "training": training.hash, "seed": seed}
+    about: dict[str, Any] = {"recipe": recipe.hash, "training": training.hash, "seed": seed}
     if work is not None:
         make_directory(work)
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        about |= {"data": data.fingerprint, "network": checksum(", ".join(tensors), tensors)}
+        if load_state(work / "begun", about) is None:
+            save_state(work / "begun", about, {})
     teacher = module if training.distill is not None else None
     now, left = module, (1.0, 1.0)
     for k in range(1, n + 1):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,9 +87,12 @@ def train(
     loss_of = loss_with(module, training.distill, teacher, data.x_train, training.is_moving)
     parts = Parts.make(module, training, recipe, n_steps, seed)
     machine = {**environment(), "cores": 0}  # the same bits are promised where the rest is the same
-    whose = {"training": training.hash, "recipe": recipe and recipe.hash, "seed": seed, "data": n_examples}
-    about = {**whose, "environment": machine}
-    state = load_state(state_file, about) if state_file else None
+    about: dict[str, Any] = {"training": training.hash, "recipe": recipe and recipe.hash, "seed": seed}
+    state = None
+    if state_file is not None:
+        sizes = {name: list(tensor.shape) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+        about |= {"data": data.fingerprint, "network": sizes, "environment": machine}
+        state = load_state(state_file, about)
     if state is not None:
         parts.restore(state)
     else:

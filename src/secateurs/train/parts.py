@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateurs.masks import Masks
-from secateurs.recipe import Recipe
+from secateurs.recipe import Recipe, with_words
 from secateurs.train.pruner import Pruner
 from secateurs.train.quantizer import Quantizer
 from secateurs.train.sharpness import uphill
@@ -30,8 +30,10 @@ class Parts:
 
     @classmethod
     def make(cls, module: nn.Module, training: Training, recipe: Recipe | None, n_steps: int, seed: int) -> "Parts":
-        """For a training of so many steps; seeds torch's numbers, too."""
+        """For a training of so many steps; seeds torch's numbers, too. Without a step, a recipe prunes at once."""
         optimizer = training.make_optimizer(module)
+        if recipe is not None and not n_steps:
+            recipe = with_words(recipe, schedule="one_shot")
         pruner = Pruner(module, recipe, optimizer, max(n_steps, 1), training.revive) if recipe else None
         quantizer = Quantizer(module, training.quantize, optimizer, pruner) if training.is_quantized else None
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ pruner.step()          # pruned weights are exactly zero from here to the next o
 
 import math
 import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, get_args
@@ -18,7 +19,7 @@ from secateurs.budgets import Budget, PerLayer, Threshold
 from secateurs.checks import nearest, shown
 from secateurs.errors import InputError, RecipeError, RequestWarning
 from secateurs.layer_report import LayerReport
-from secateurs.layers import local, local_like, named_parameters
+from secateurs.layers import local, local_like, named_parameters, wrapped
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe, as_recipe
 from secateurs.train.ranks import assert_same_on_all_ranks
@@ -76,7 +77,8 @@ class Pruner:
                 "revive='dense' keeps a second copy of every weight, which is not spread over processes as FSDP2 "
                 "spreads the weights. Use revive='never' or 'forget', or DistributedDataParallel."
             )
-        self.is_shared = is_shared or is_sharded or isinstance(module, nn.parallel.DistributedDataParallel)
+        is_spread = any(isinstance(each, nn.parallel.DistributedDataParallel) for each in wrapped(module))
+        self.is_shared = is_shared or is_sharded or is_spread
         self.masks: Masks | None = None
         self.n_steps = 0
         self._n_pending = 0
@@ -88,12 +90,22 @@ class Pruner:
         self._bits: dict[str, Tensor] = {}
         self._bits_of: Masks | None = None
         self._versions: dict[str, int] = {}  # torch's counts of changes, as they were when the zeros were last laid
-        optimizer.register_step_post_hook(self._count)
+        self._hook()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a copy or unpickling: an optimizer's copy has lost its hooks, so count its steps anew."""
         self.__dict__.update(state)
-        self.optimizer.register_step_post_hook(self._count)
+        self._hook()
+
+    def _hook(self) -> None:
+        """Count the optimizer's steps, which does not keep the pruner alive."""
+        count = weakref.WeakMethod(self._count)
+
+        def after_step(*step: Any) -> None:
+            if (found := count()) is not None:
+                found(*step)
+
+        self.optimizer.register_step_post_hook(after_step)
 
     @property
     def sparsity(self) -> float:

@@ -46,7 +46,8 @@ class Shared:
 class Sharing:
     """Shares the weights of `module` that are not zero: 2**n_bits numbers per layer, by k-means.
 
-    n_bits      2 to 8, for every layer that could be pruned; or {layer name: 2 to 8}, and other layers are left alone
+    n_bits      2 to 8, for every layer that could be pruned, frozen ones aside; or {layer name: 2 to 8}, and other
+                layers are left alone
     skip, only  patterns of names, as a recipe has them
 
     The gradient of a shared number is the sum of those of its weights: a hook gives each weight that sum, so that
@@ -64,10 +65,13 @@ class Sharing:
         only: Iterable[str] = (),
     ) -> None:
         found = {layer.name: layer.parameter for layer in layers(module, skip, only) if layer.is_prunable}
-        bits = dict(n_bits) if isinstance(n_bits, Mapping) else dict.fromkeys(found, n_bits)
+        free = [name for name, parameter in found.items() if parameter.requires_grad]
+        bits = dict(n_bits) if isinstance(n_bits, Mapping) else dict.fromkeys(free, n_bits)
         for name, each in bits.items():
             if name not in found:
                 raise RecipeError(f"No layer that could be shared is named {name!r}. There are: {', '.join(found)}.")
+            if name not in free:
+                raise RecipeError(f"'{name}' is frozen, so its numbers would not learn. Train it, or leave it out.")
             if isinstance(each, bool) or not isinstance(each, int) or not 2 <= each <= 8:
                 raise RecipeError(f"The bits of shared numbers go from 2 to 8; got {shown(each)} for '{name}'.")
             if not bool(found[name].isfinite().all()):

@@ -28,7 +28,7 @@ def save_state(path: Path, about: Mapping[str, Any], state: Any) -> None:
     """Write the state, all or nothing; OutputError where it cannot be written."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps([_FORMAT, dict(about), _plain(state, tensors)])
-    header = {"text": text, "sha256": _checksum(text, tensors)}
+    header = {"text": text, "sha256": checksum(text, tensors)}
     write_bytes(path, save(tensors, {"secateurs": json.dumps(header)}))
 
 
@@ -38,7 +38,7 @@ def load_state(path: Path, about: Mapping[str, Any]) -> Any:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["secateurs"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if header["sha256"] != _checksum(header["text"], tensors):
+        if header["sha256"] != checksum(header["text"], tensors):
             raise ValueError("its checksum does not match")
         name, whose, state = json.loads(header["text"])
         if name != _FORMAT:
@@ -76,8 +76,9 @@ def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return [_whole(each, tensors) for each in value] if isinstance(value, list) else value
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of the text and of what the tensors hold, wherever they are."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].view(-1).view(torch.uint8).numpy().data)
+        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

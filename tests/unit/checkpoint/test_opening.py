@@ -129,6 +129,15 @@ def hub_cache(tmp_path: Path) -> Path:
     return snapshot
 
 
+def test_a_module_nested_without_end_is_left_where_it_is_too_deep(tmp_path: Path) -> None:
+    write_f32(tmp_path / "model.safetensors", {"a": ones(2, 2)})
+    (tmp_path / "1_Pooling" / "/".join("d" * 9)).mkdir(parents=True)
+    (tmp_path / "1_Pooling" / "/".join("d" * 9) / "config.json").write_text("{}")
+    found = open_checkpoint(tmp_path)
+    assert found.others == ()
+    assert found.left == (("1_Pooling/d/d/d/d/d/d/d/d", "too deep"),)
+
+
 def test_the_hubs_cache_keeps_its_files_behind_links(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(hub_cache(tmp_path))
     assert names(checkpoint) == ["w"]

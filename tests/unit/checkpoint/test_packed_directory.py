@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,3 +171,56 @@ def test_what_is_refused_leaves_nothing(source, pruned, tmp_path):
     (tmp_path / "forged" / "secateurs.json").write_text(text.replace('"top(2)"', '"top(1)"'))
     with pytest.raises(InputError, match="is damaged or was changed"):
         pack_beside(tmp_path / "forged", tmp_path / "out")
+
+
+def ended(source, out, monkeypatch, **more):
+    """An unfinished run: the packed file is there, the plain one is not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_directory, "unpack", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack_beside(source, out, **more)
+
+
+def test_an_unfinished_run_is_bound_to_its_request(source, pruned, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    ended(source, out, monkeypatch)
+    before = (out / PACKED).read_bytes()
+    for other in ({"values": "int8"}, {"smallest": True}):
+        with pytest.raises(OutputError, match="unfinished run of another request"):
+            pack_beside(source, out, **other)
+    with pytest.raises(OutputError, match="unfinished run of another request"):
+        pack_beside(pruned, out)
+    assert (out / PACKED).read_bytes() == before
+    pack_beside(source, out, {"": "exact"})
+    assert verify(out).is_ok
+
+
+def test_nothing_of_an_ended_run_is_left(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    ended(source, out, monkeypatch)
+    (out / "secateurs.json").write_text("{}")
+    (out / "0_Old").mkdir()
+    (out / "0_Old" / "model.bin").write_bytes(b"old")
+    pack_beside(source, out)
+    assert {path.name for path in out.iterdir()} == {PLAIN, PACKED, "config.json", "1_Pooling", "secateurs.json"}
+    assert verify(out).is_ok
+
+
+@pytest.mark.parametrize("at", ["packing._Writing._write", "packed_directory._about"])
+def test_a_killed_run_leaves_nothing_once_it_is_run_again(at, source, tmp_path):
+    out = tmp_path / "out"
+    code = (
+        "import os; from secateurs.checkpoint import packed_directory, packing; "
+        f"{at} = lambda *_: os.kill(os.getpid(), 9); packed_directory.pack_beside({str(source)!r}, {str(out)!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert (out / WORK).is_dir()
+    pack_beside(source, out)
+    assert {path.name for path in out.iterdir()} == {PLAIN, PACKED, "config.json", "1_Pooling", "secateurs.json"}
+    assert verify(out).is_ok
+
+
+def test_links_in_a_circle_are_refused(source, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OutputError, match="cannot be written"):
+        pack_beside(source, tmp_path / "loop")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import runpy
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 
+import secateurs as sc
 from secateurs.checkpoint import packed_file, packed_index, packing
 from secateurs.checkpoint.opening import open_checkpoint
 from secateurs.checkpoint.packed_index import FORMAT, INDEX, N_HEADER, STREAMS, checked, header_bytes
@@ -310,6 +312,81 @@ class TestNames:
             pack(source, source.with_name("a.packed.safetensors"))
         assert sorted(path.name for path in source.parent.iterdir()) == ["model.safetensors"]
 
+    def test_a_source_that_is_written_to_meanwhile_is_noticed(self, source, monkeypatch):
+        def meanwhile(*task):
+            os.utime(source, ns=(1, 1))
+            return encoded(*task)
+
+        encoded = packing._encoded
+        monkeypatch.setattr(packing, "_encoded", meanwhile)
+        with pytest.raises(InputError, match="was written to while it was read"):
+            pack(source, source.with_name("a.packed.safetensors"))
+        assert [path.name for path in source.parent.iterdir()] == ["model.safetensors"]
+
+    def test_a_directory_is_refused_before_anything_is_read(self, source, packed, monkeypatch):
+        monkeypatch.setattr(packing._Writing, "run", lambda *_: pytest.fail("the work began"))
+        monkeypatch.setattr(packed_file.PackedCheckpoint, "parts", lambda *_: pytest.fail("the work began"))
+        for call, of, name in ((pack, source, "d.packed.safetensors"), (unpack, packed, "d.safetensors")):
+            source.with_name(name).mkdir()
+            with pytest.raises(OutputError, match="it is a directory"):
+                call(of, source.with_name(name))
+
+    def test_a_killed_run_leaves_nothing_once_it_is_run_again(self, source):
+        out = source.with_name("a.packed.safetensors")
+        kill = "import os; packing._Writing._write = lambda *_: os.kill(os.getpid(), 9)"
+        code = f"from secateurs.checkpoint import packing; {kill}; packing.pack({str(source)!r}, {str(out)!r})"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+        assert len([path.name for path in source.parent.iterdir() if path.suffix == ".tmp"]) == 1
+        pack(source, out)
+        assert {path.name for path in source.parent.iterdir()} == {source.name, out.name}
+
+
+class TestWhatNoReaderTakes:
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            ({"n" * 4097: torch.ones(2, 2)}, "has a name of 4,097 bytes"),
+            (dict.fromkeys(map(str, range(4098)), torch.ones(2, 2)), "and 4,097 other names"),
+            ({f"{'n' * 4000}{i}": torch.ones(1) for i in range(200)}, "repeat each other too much"),
+            ({"odd\ud800": torch.ones(2, 2)}, "is a name that is no text"),
+            ({"w": torch.ones(2, 2, dtype=torch.complex128)}, "is C128, which safetensors does not have"),
+            ({"__metadata__": torch.ones(2, 2)}, "a name that safetensors keeps for itself"),
+            ({"w": torch.eye(3).to_sparse()}, "cannot be read: not a strided tensor"),
+        ],
+        ids=["a long name", "many aliases", "names alike", "a surrogate", "complex128", "metadata", "sparse"],
+    )
+    def test_it_is_refused_before_anything_is_written(self, value, words, tmp_path, monkeypatch):
+        monkeypatch.setattr(packing, "replacing", lambda *_: pytest.fail("the work began"))
+        torch.save({"a": torch.ones(3, 3), **value}, tmp_path / "a.pt")
+        with pytest.raises(InputError, match=words):
+            pack(tmp_path / "a.pt", tmp_path / "a.packed.safetensors")
+
+    def test_an_index_that_is_too_large(self, source, monkeypatch):
+        monkeypatch.setattr(packing, "MAX_INDEX", 100)
+        with pytest.raises(InputError, match="take more than the 100 bytes"):
+            pack(source, source.with_name("a.packed.safetensors"))
+
+    def test_what_is_just_allowed_comes_back(self, tmp_path):
+        names = ["n" * 4096, *(f"{'m' * 600}{i}" for i in range(40))]
+        torch.save({name: torch.ones(2, 2) for name in names}, tmp_path / "a.pt")
+        pack(tmp_path / "a.pt", tmp_path / "a.packed.safetensors")
+        assert [*load(tmp_path / "a.packed.safetensors")] == names
+
+    @pytest.mark.parametrize(
+        ("dtype", "largest", "values"),
+        [(torch.float16, 65504.0, "int8"), (torch.float16, 65504.0, "int4/2"), (torch.float32, 3.402e38, "int4/2")],
+    )
+    def test_weights_whose_multiples_would_be_infinite(self, dtype, largest, values, tmp_path):
+        module = nn.Linear(4, 2, bias=False).to(dtype)
+        module.weight.data[1, 3] = largest
+        for call in (sc.quantize, lambda each, values: pack(each, tmp_path / "a.packed.safetensors", values)):
+            with pytest.raises(InputError, match="'weight': The weights are too large for a scale"):
+                call(module, values)
+        assert not list(tmp_path.iterdir())
+        module.weight.data[1, 3] = 60000.0
+        pack(module, tmp_path / "a.packed.safetensors", values)
+        assert load(tmp_path / "a.packed.safetensors")["weight"].isfinite().all()
+
 
 class TestStockLoaders:
     def test_they_see_two_tensors_of_bytes_and_no_weight(self, packed):
@@ -451,6 +528,7 @@ STREAM_BOMBS = {
     "blocks of nothing": b"\x04\x00\x00",
     "rows within rows": b"\x05\x00\xff\xff\x00\xff\xff\x05",
     "a model longer than the file": b"\x06" + number(BIG),
+    "a model of rows without columns": b"\x05\x00\xff\xff\x00\x00\x00\x06\x04\x00\x00\x00\x00",
     "minus zeros twice": b"\x81\x00" + b"\x00" * 32 + b"\x00",
     "a number without end": b"\x02" + b"\xff" * 30,
     "values that are not there": b"\x00\x00",

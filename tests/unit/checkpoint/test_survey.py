@@ -271,6 +271,7 @@ def test_other_dtypes_have_shape_and_zeros_alone() -> None:
         "i": ("I64", (3,), np.array([0, 5, 0], np.uint64)),
         "b": ("BOOL", (2, 2), np.array([0, 1, 1, 1], np.uint8)),
         "c": ("C64", (2,), np.array([0x80000000_00000000, 1], np.uint64)),
+        "half": ("C32", (3,), np.array([0x80008000, 0x00018000, 0], np.uint32)),
         "packed": ("F4", (4,), np.array([0, 1], np.uint8)),
         "scale": ("F8_E8M0", (2,), np.array([0, 1], np.uint8)),
     }
@@ -279,6 +280,7 @@ def test_other_dtypes_have_shape_and_zeros_alone() -> None:
         "i": 2,
         "b": 1,
         "c": 1,
+        "half": 2,
         "packed": None,
         "scale": None,
     }

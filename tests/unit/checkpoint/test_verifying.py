@@ -245,6 +245,24 @@ def test_a_manifest_that_cannot_be_read_is_refused(values, message, output):
         verify(output)
 
 
+@pytest.mark.parametrize("pool", ["0", "²", "9" * 400, "-4", "4.0", 0])
+def test_a_pool_that_is_no_number_of_neighbours_is_no_pattern(pool, output):
+    change(output, lambda manifest: manifest["recipe"].update(pool=pool, budget="sparsity(0.5)"))
+    found = verify(output)
+    assert (found.problems, found.n_nm) == ((), 0)
+
+
+@pytest.mark.parametrize("budget", ["erk(0.5)", "sparsity(0.5)", "top(2)", None, {}, {"a": 1}, [1], {"b": "top(2)"}])
+@pytest.mark.parametrize("shape", [[-1, 8], [0, 0], [10**400, 8], [True, 8], []])
+def test_shapes_that_cannot_be_are_problems_and_no_crash(budget, shape, output):
+    def edit(manifest):
+        manifest["recipe"]["budget"] = budget
+        manifest["layers"][0]["shape"] = shape
+
+    change(output, edit)
+    assert any("the manifest says F32" in problem for problem in said(output))
+
+
 def test_a_file_that_does_not_open_is_one_of_the_problems(output):
     (output / "model.safetensors.index.json").write_text("{")
     problems = said(output)

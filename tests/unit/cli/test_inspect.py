@@ -159,6 +159,21 @@ def test_errors(path: str, secateurs: Call, arguments: list[str], code: int, sai
     assert said in found.err
 
 
+def test_the_source_and_a_file_written_already_are_never_overwritten(
+    path: str, secateurs: Call, tmp_path: Path
+) -> None:
+    before = Path(path).read_bytes()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "link.html").symlink_to(path)
+    for source, out in ((path, path), (path, "link.html"), (str(tmp_path), path), (str(tmp_path), "config.json")):
+        for option in ("--html", "--png"):
+            found = secateurs("inspect", source, option, str(tmp_path / out))
+            assert (found.code, "is the source itself" in found.err) == (4, True)
+    found = secateurs("inspect", path, "--html", str(tmp_path / "p"), "--png", str(tmp_path / "." / "p"))
+    assert (found.code, "--html and --png both name" in found.err) == (4, True)
+    assert Path(path).read_bytes() == before
+
+
 def test_a_missing_extra_is_told_before_the_work(path: str, secateurs: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "altair", None)
     page = Path(path).with_suffix(".html")

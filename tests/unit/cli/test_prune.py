@@ -311,3 +311,29 @@ def test_a_safetensors_source_needs_no_torch(words: list[str], source: str, out:
     command = [sys.executable, "-c", code, "prune", source, "-o", out, *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stderr.splitlines()[-1] == "False"
+
+
+def test_names_that_are_no_text_do_not_stop_a_run(source: str, tmp_path: Path, secateurs: Call) -> None:
+    place = tmp_path / os.fsdecode(b"mod\xe9l")
+    Path(source).rename(place)
+    (place / os.fsdecode(b"na\xefve.txt")).write_text("x")
+    for arguments in (("prune", "--sparsity", "0.5"), ("pack", "--beside")):
+        out = str(tmp_path / (os.fsdecode(b"o\xfct ") + arguments[0]))
+        assert secateurs(arguments[0], str(place), "-o", out, *arguments[1:]).code == 0
+        assert secateurs("verify", out).code == 0
+
+
+def test_a_dry_run_refuses_what_a_run_refuses(source: str, tmp_path: Path, secateurs: Call) -> None:
+    import torch
+
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    torch.save({"w": torch.ones(4, 4), "s": torch.eye(3).to_sparse()}, tmp_path / "a.pt")
+    for of, out, code in ((source, "loop", 4), (str(tmp_path / "a.pt"), "out", 3)):
+        found = [
+            secateurs("prune", of, "-o", str(tmp_path / out), "--sparsity", "0.5", *more)
+            for more in ((), ("--dry-run",))
+        ]
+        assert found[0] == found[1]
+        assert found[0].code == code
+    assert "'s' cannot be read: not a strided tensor" in found[0].err
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from secateurs.cli import runs
@@ -167,3 +168,19 @@ def test_a_network_that_is_given_is_compared(secateurs: Call, tmp_path: Path) ->
         refused = secateurs(*start, *words)
         assert refused.code == 2
         assert message in " ".join(refused.err.split())
+
+
+@pytest.mark.parametrize(("size", "highest"), [((8, 8, 3), 256), ((8, 8), 5000.0)])
+def test_a_lottery_measures_the_scaling_that_the_papers_does_not_suit(
+    size: tuple[int, ...], highest: float, secateurs: Call, tmp_path: Path
+) -> None:
+    """Bug: colour images and pixels of another range were refused for a mean and std that nobody had given."""
+    x = np.random.default_rng(0).integers(0, int(highest), (60, *size))
+    x = x.astype(np.uint8 if highest == 256 else np.float32)
+    y = np.arange(60) % 2
+    np.savez(tmp_path / "x.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+    asked = (*LOTTERY, "--dry-run", "--json", "--out", str(tmp_path / "run"))
+    said = secateurs(*asked, "--data", str(tmp_path / "x.npz"))
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["lottery"]["experiment"]["data"]["mean"] is None
+    assert json.loads(secateurs(*asked).out)["lottery"]["experiment"]["data"]["mean"] == [0.0]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import secateurs as sc
+from secateurs.checkpoint.packing import pack
 from secateurs.data import Dataset, DataSpec, InputShape, load_data
 from secateurs.data.splits import in_proportion
 from secateurs.measure.accuracy import accuracy
@@ -160,9 +161,15 @@ def test_what_it_refuses(secateurs, source, tmp_path):
         (["--recipe", "l2 row layer sparsity(0.5)", "--dry-run", "--unit", "head"], 2, "With --recipe, --unit would"),
         (["--dead", "--dry-run", "--block", "fc1"], 2, "With no --picture, --block"),
         (["--dead", "--dry-run", "--examples", "5"], 2, "With no --data, --examples"),
+        (["--dead", "--dry-run", "--data-dir", "x"], 2, "With no --data, --data-dir"),
         (["--dead", "--dry-run", "--picture", "x.svg"], 2, "writes nothing, and no --picture"),
         (["--dead", "-o", str(tmp_path / "x"), "--picture", str(tmp_path / "no" / "x.svg")], 4, "its directory is not"),
         (["-o", str(tmp_path / "x"), "--sparsity", "0.5", "--unit", "channel"], 2, "This network has no 'channel'"),
+        (
+            ["-o", str(tmp_path / "x"), "--dead", "--picture", str(tmp_path / "x.svg"), "--block", "blokcs"],
+            2,
+            "No weight's name begins with 'blokcs'",
+        ),
     ]:
         said = secateurs("shrink", str(source), *arguments)
         assert said.code == code, (arguments, said)
@@ -172,3 +179,43 @@ def test_what_it_refuses(secateurs, source, tmp_path):
     assert said.code == 3
     assert "has no readable config.json" in said.err
     assert not (tmp_path / "x").exists()
+
+
+def test_what_lies_beside_the_network_is_carried_over_not_what_lies_around_it(secateurs, source, tmp_path):
+    (source / "vocab.txt").write_text("a\nb\n")
+    (tmp_path / "README.md").write_text("of the run")
+    packed = source / "weights.packed.safetensors"
+    pack(source, packed)
+    for k, place in enumerate((tmp_path, packed)):
+        said = secateurs("shrink", str(place), "-o", str(tmp_path / f"out{k}" / "small"), "--sparsity", "0.5")
+        assert said.code == 0, said.err
+        names = sorted(path.name for path in (tmp_path / f"out{k}" / "small").iterdir())
+        assert names == ["shrunk.json", "vocab.txt", "weights.shrunk.safetensors"]
+
+
+def test_multiply_adds_are_of_one_example(secateurs, source):
+    words = ("shrink", str(source), "--sparsity", "0.5", "--dry-run")
+    found = json.loads(secateurs(*words, "--json").out)[0]["macs"]
+    recipe = sc.Recipe.parse("l2 row layer sparsity(0.5)")
+    assert found == [n // 4 for n in sc.shrink(load_model(source)[0], recipe, torch.randn(4, 1, 8, 8)).macs]
+    assert f"multiply-adds of one example  {found[0]:,} → {found[1]:,}" in secateurs(*words).out
+
+
+def test_a_picture_shows_weights_of_conv1d_outputs_down(secateurs, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    words = ("--sparsity", "0.5", "--picture", str(tmp_path / "x.svg"), "--block", "transformer.h.0.mlp.c_fc")
+    said = secateurs("shrink", str(tmp_path / "gpt2"), "-o", str(tmp_path / "small"), *words)
+    assert said.code == 0, said.err
+    assert "32 × 8 → 16 × 8" in (tmp_path / "x.svg").read_text()
+
+
+def test_a_directory_of_transformers_without_weights_is_exit_3(secateurs, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    transformers.BertModel(transformers.BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    said = secateurs("shrink", str(tmp_path), "--dead", "--dry-run")
+    assert said.code == 3, said.err
+    assert "transformers cannot open" in said.err

@@ -1,9 +1,12 @@
 """The command line starts fast: no torch where none is needed."""
 
+import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from secateurs import __version__
@@ -91,3 +94,17 @@ def test_numba_starts_without_scipy_and_others_get_it() -> None:
         assert (find_spec("scipy") is not None) == has_scipy"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["diff", "--help"], ["inspect", "x.safetensors"]], ids=" ".join)
+def test_a_reader_that_has_read_enough_is_no_error(arguments: list[str], tmp_path: Path) -> None:
+    """Bug: exit 1, which is for a gate that was not met; click prints the help, rich the tables."""
+    from safetensors.numpy import save_file
+
+    save_file({"fc.weight": np.zeros((4, 4), np.float32)}, tmp_path / "x.safetensors")
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", RUN, *arguments]
+    said = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    os.close(writing)
+    assert (said.returncode, said.stderr) == (0, "")

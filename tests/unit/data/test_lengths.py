@@ -72,3 +72,10 @@ def test_answers_are_those_of_every_text_alone() -> None:
     other = torch.where(torch.arange(70) % 3 == 0, (y + 1) % 3, y)
     assert torch.equal(correct(module, x, other, batch_size=16), torch.arange(70) % 3 != 0)
     assert accuracy(module, x, other, batch_size=16).n_correct == 46
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_texts_on_a_gpu_are_drawn_as_on_a_cpu() -> None:
+    x = texts(300)
+    order, there = (drawn(300, lengths_of(each), 8, torch.Generator().manual_seed(3)) for each in (x, x.cuda()))
+    assert torch.equal(order, there)

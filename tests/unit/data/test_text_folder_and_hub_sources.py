@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from datetime import date
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -318,6 +319,13 @@ def test_an_image_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"train": FakeTable({"sound": ["a"], "label": [0]})}, "has neither a column 'text' nor 'image'; it has sound"),
         ({"train": FakeTable({"text": [3], "label": [0]})}, "does not hold text only"),
         ({"train": FakeTable({"text": ["a"], "label": [0.5]})}, "row 1 is 0.5; labels are whole"),
+        ({"train": FakeTable({"text": ["a"], "label": [[1, 2]]})}, r"row 1 is \[1, 2\]; labels are whole"),
+        ({"train": FakeTable({"text": ["a"], "label": [date(2020, 1, 2)]})}, r"row 1 is datetime\.date\(2020, 1, 2\)"),
+        ({"train": FakeTable({"image": [None], "label": [0]})}, "row 1 of column 'image' is None, not an image"),
+        (
+            {"train": FakeTable({"image": [{"bytes": b""}], "label": [0]})},
+            "row 1 of column 'image' is {'bytes': b''}",
+        ),
     ],
 )
 def test_unusable_hub_data_sets(monkeypatch: pytest.MonkeyPatch, answer: Any, message: str) -> None:

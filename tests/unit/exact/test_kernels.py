@@ -234,3 +234,14 @@ def test_zero_neighbours_of_nothing():
     stored = np.zeros(0, np.uint16)
     zero_neighbours(KINDS["BF16"], stored, 1, 4, 2)
     assert stored.size == 0
+
+
+@each_width
+@pytest.mark.parametrize("block", [1, 7, 64, 9001])
+def test_counts_below_four_pivots_in_blocks_of_any_size(kind, block):
+    """A row of 2**31 weights has more than a counter of 32 bits."""
+    for stored in contents(kind, 130):
+        keys = keys_of(kind, stored)
+        asked = np.sort(np.resize(pivots(kind, keys), 4)).astype(keys.dtype)
+        found = kernels._n_below(signed(stored), keys.dtype.type(kind.mask), *asked, block)
+        assert found == tuple(int((keys < pivot).sum()) for pivot in asked)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from safetensors.numpy import load_file
 from secateurs.data import DataSpec, load_data
 from secateurs.errors import RecipeError
 from secateurs.experiments.cells import Cell, keep_weights, stored_weights
-from secateurs.experiments.comparison import Comparison, ComparisonRun, epochs_of
+from secateurs.experiments.comparison import Comparison, ComparisonRun, _cost, epochs_of
 from secateurs.experiments.exploration import Experiment
 from secateurs.experiments.strategies import FROM_FIRST_WEIGHTS, STRATEGIES, at_sparsity
 from secateurs.experiments.work import Work
-from secateurs.models import ModelSpec, build
+from secateurs.measure.operations import uses
+from secateurs.models import ModelSpec, build, save_model
 from secateurs.recipe import Recipe
 from secateurs.see.curves import COMPARISON, FAMILIES, family_lines
 from secateurs.see.style import PRINT
@@ -231,6 +233,29 @@ def test_sparsities_that_a_pattern_cannot_have_are_refused() -> None:
     ):
         comparison(experiment=experiment, sparsities=(0.5, 0.7, 0.9))
     assert comparison(experiment=experiment, sparsities=(0.5, 0.75)).sparsities == (0.5, 0.75)
+
+
+def test_a_pattern_of_blocks_has_the_sparsities_of_its_blocks() -> None:
+    """Bug: of two blocks of two in four neighbours 0.25 was to go, and came to nothing or half."""
+    recipe = Recipe(unit="block(1, 2)", pool=4, budget="top(1)")
+    experiment = comparison().experiment.model_copy(update={"recipe": recipe})
+    with pytest.raises(RecipeError, match=r"Of 2 neighbours 0\.25 cannot go\. Sparsities that can be are 0\.5\."):
+        comparison(experiment=experiment, sparsities=(0.25, 0.5))
+    assert comparison(experiment=experiment, sparsities=(0.5,)).sparsities == (0.5,)
+
+
+def test_what_a_network_costs_is_counted_anew_after_an_upgrade(tmp_path: Path) -> None:
+    """Bug: bytes that another version packed were shown for ever."""
+    data = load_data(DATA)
+    spec = ModelSpec.parse("lenet-300-100")
+    network = build(spec, data.shape, 0)
+    save_model(network, spec, data.shape, tmp_path)
+    (tmp_path / "cost.json").write_text('{"packed_bytes": 1.0, "multiply_adds": 1.0}')
+    cell: Any = SimpleNamespace(directory=lambda _: tmp_path, load=lambda _: network)
+    asked: Any = SimpleNamespace(out=tmp_path)
+    found = _cost(asked, cell, uses(network, data.x_train[:1]))
+    assert found["packed_bytes"] > 100_000
+    assert _cost(asked, cell, {}) == found
 
 
 def test_budgets_of_single_layers_are_refused_and_erk_stays_erk() -> None:

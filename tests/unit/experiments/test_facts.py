@@ -1,8 +1,10 @@
 """Names; differences seed by seed, and when they are beyond seed noise."""
 
+from pathlib import Path
+
 import pytest
 
-from secateurs.experiments.facts import paired, short_name, spread
+from secateurs.experiments.facts import measured_once, paired, short_name, spread
 from secateurs.models import ModelSpec
 
 
@@ -31,3 +33,12 @@ def test_a_pretrained_network_is_called_by_its_directory() -> None:
     args = {"directory": "/home/me/models/minilm", "pooling": "mean", "weights": "sha256:6c1cc4d4b3ee5d4d"}
     assert short_name(ModelSpec(name="pretrained", args=args)) == "pretrained(directory=minilm, pooling=mean)"
     assert short_name(ModelSpec.parse("cls-transformer(dim=16)")) == "cls-transformer(dim=16)"
+
+
+def test_what_another_version_measured_is_measured_anew(tmp_path: Path) -> None:
+    kept = tmp_path / "cost.json"
+    kept.write_text('{"packed_bytes": 1.0}')  # as it was written before it named its environment
+    assert measured_once(kept, lambda: {"packed_bytes": 2.0}) == {"packed_bytes": 2.0}
+    assert measured_once(kept, lambda: {"packed_bytes": 3.0}) == {"packed_bytes": 2.0}
+    kept.write_text(kept.read_text().replace('"secateurs"', '"sawmill"'))
+    assert measured_once(kept, lambda: {"packed_bytes": 3.0}) == {"packed_bytes": 3.0}

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from secateurs.experiments import cells
 from secateurs.experiments.cells import Cell
 from secateurs.experiments.exploration import Experiment, Exploration
 from secateurs.experiments.explore import Explorer, story_rule
-from secateurs.experiments.gather import Run
+from secateurs.experiments.gather import Run, _caption
 from secateurs.experiments.perform import perform
 from secateurs.masks import Masks
 from secateurs.recipe import Recipe
@@ -73,3 +75,23 @@ def test_no_other_multiple_takes_nearer_to_the_share_asked_for(trained: Callable
 def test_other_budgets_are_taken_as_they_are(trained: Callable[[str], Run], recipe: str, budget: str) -> None:
     rule, why = story_rule(trained(recipe))
     assert (str(rule), why) == (budget, "given")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("magnitude element model threshold(0.4) cubic", "everything with |w| <= 0.4 is"),
+        ("lamp element model threshold(0.4) cubic", "everything with lamp <= 0.4 is"),
+        ("random row layer threshold(0.4) cubic", "every row with mean random <= 0.4 is"),
+    ],
+)
+def test_a_caption_names_the_score_that_is_compared_with_tau(words: str, told: str) -> None:
+    recipe, training = Recipe.parse(words), Training()
+    experiment = SimpleNamespace(training=training)
+    run: Any = SimpleNamespace(
+        recipe=recipe,
+        exploration=SimpleNamespace(experiment=experiment, fine_tune=training),
+        plan=SimpleNamespace(whole=training),
+    )
+    assert told in _caption(run, "in-loop", Threshold(0.4), {"collapsed": []})
+    assert "everything with |w| <= 0.4 zeroed" in _caption(run, "absolute", Threshold(0.4), {"collapsed": []})

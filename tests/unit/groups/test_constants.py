@@ -65,3 +65,19 @@ def test_a_mask_that_comes_with_the_input_may_hide_a_constant() -> None:
 
     inputs = torch.randn(2, 4), torch.ones(2, 1, dtype=torch.int64)
     assert inputs_that_are_known(Masked(None), inputs, ["down"])["down"].isnan().all()
+
+
+def test_a_transposed_convolution_reads_channels_and_a_layer_may_be_called_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Conv1d(2, 3, 1), nn.ConvTranspose1d(3, 2, 2)
+            with torch.no_grad():
+                self.up.weight[1], self.up.bias[1] = 0.0, 0.5
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(input=self.up(input=x))
+
+    values = inputs_that_are_known(Named(), torch.randn(2, 2, 5), ["down"])["down"].tolist()
+    assert [value for value in values if value == value] == [0.5]
+    assert len(values) == 3

@@ -10,7 +10,7 @@ from secateurs.measure.bench.results import Bench, Latency, Model, Row
 from secateurs.measure.environment import machine
 from secateurs.measure.intervals import Interval, paired_ratio
 from secateurs.see.bench_page import bench_page
-from secateurs.see.bench_tables import choice_rows, labels, latency_rows, machine_text, weight_rows
+from secateurs.see.bench_tables import choice_rows, labels, latency_rows, machine_text, milliseconds, weight_rows
 from secateurs.see.latencies import latency_chart
 
 HOSTILE = 'runs/<script>alert(1)</script>"'
@@ -82,6 +82,7 @@ def test_the_page_holds_names_as_text_and_no_script(found: Bench) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "no difference (0.8" in page
     assert page.count("<svg") == 1
+    assert 'tabindex="0" role="region" aria-label="Chart of the times"' in page, "it scrolls where the window is narrow"
 
 
 def test_the_chart_has_a_panel_for_each_size_and_a_mark_for_each_time(found: Bench) -> None:
@@ -94,4 +95,10 @@ def test_the_chart_has_a_panel_for_each_size_and_a_mark_for_each_time(found: Ben
         "4.4 ms, reference",
         "3.3 ms, no difference",
         "2.2 ms, × 2.00",
+    ]
+
+
+def test_milliseconds_are_never_an_exponent() -> None:
+    assert [milliseconds(s) for s in (0.00123456, 0.9994, 0.9996, 1.0, 12.3456)] == [
+        *("1.23", "999", "1,000", "1,000", "12,346")
     ]

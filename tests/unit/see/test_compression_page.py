@@ -6,7 +6,7 @@ from synthetic_compression import make_compression
 from secateurs.see.compression_page import compression_page
 from secateurs.see.model_card import model_card, verdict
 from secateurs.see.pareto import pareto_chart
-from secateurs.see.style import PAGE
+from secateurs.see.style import PAGE, PRINT
 
 MISSED = {
     "is_met": False,
@@ -112,3 +112,33 @@ def test_the_row_that_was_chosen_is_marked_and_an_uncut_network_is_no_zeros_anyw
     assert compression_page(results).count("(chosen)") == 1
     results["tried"][0]["candidate"]["sparsity"] = 0.0
     assert points_of(results)[0][2] == "nothing removed"
+
+
+def test_what_was_asked_for_and_a_dense_network_without_an_error_have_a_place_on_the_axes() -> None:
+    results = make_compression(goal={"max_drop": 0.0, "size_bytes": 500, "latency_s": None})
+    results["dense"]["validation"]["value"] = 1.0
+    spec = pareto_chart(results, PAGE).to_dict()
+    lines = [layer for layer in spec["layer"] if isinstance(layer["mark"], dict) and layer["mark"]["type"] == "rule"]
+    for axis in "xy":
+        channels = [layer["encoding"][axis] for layer in spec["layer"] if axis in layer["encoding"]]
+        low, high = sorted(next(channel["scale"]["domain"] for channel in channels if "scale" in channel))
+        rows = [row for line in lines for row in (line["data"].get("values") or spec["datasets"][line["data"]["name"]])]
+        assert all(low <= row[axis] <= high for row in rows if axis in row)
+
+
+@pytest.mark.parametrize("name", ["kept", "second", "other", "zero"])
+def test_marks_stand_out_from_the_paper(name: str) -> None:
+    """3 to 1, as WCAG asks of graphics."""
+
+    def light(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    assert (light(PRINT.paper) + 0.05) / (light(getattr(PRINT, name)) + 0.05) >= 3
+
+
+def test_a_second_series_is_drawn_in_its_own_colour() -> None:
+    drawn = str(pareto_chart(make_compression(), PRINT).to_dict())
+    assert PRINT.second in drawn
+    assert PRINT.removed not in drawn

@@ -183,3 +183,38 @@ def test_tied_embeddings_stay_tied() -> None:
 
 def test_every_architecture_without_transformers_has_groups() -> None:
     assert all(find_groups(*build()).groups for build in PLAIN.values())
+
+
+class Shared(nn.Module):
+    """Two layers with one weight read the same units, the second one times a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+        self.second.weight = self.first.weight
+        self.depends = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.sigmoid(self.up(x))
+        return self.first(h) - self.second(h * x[:, :1] if self.depends else h).tanh()
+
+
+def test_a_constant_goes_into_the_bias_of_every_reader_of_a_shared_weight() -> None:
+    """Bug: the first reader alone was looked at, and alone took the constant."""
+    module, inputs = settle(Shared()), torch.randn(3, 4)
+    keep = torch.ones(6, 4, dtype=torch.bool)
+    keep[2] = False
+    small = shrink(module, Masks({"up.weight": keep}), inputs).module
+    assert small.second.weight is small.first.weight
+    assert small.first.weight.shape == (2, 5)
+    constant = torch.sigmoid(module.up.bias[2]) * module.first.weight[:, 2]
+    for name in ("first", "second"):
+        torch.testing.assert_close(getattr(small, name).bias, getattr(module, name).bias + constant)
+
+
+def test_a_unit_that_is_constant_for_one_reader_of_a_shared_weight_only_stays() -> None:
+    module = settle(Shared())
+    module.depends = True
+    keep = torch.ones(6, 4, dtype=torch.bool)
+    keep[2] = False
+    assert shrink(module, Masks({"up.weight": keep}), torch.randn(3, 4)).module.first.weight.shape == (2, 6)

@@ -178,3 +178,12 @@ def test_a_description_with_layers_that_are_not_there_is_refused(tmp_path: Path)
     save_shrunk(shrink(module, recipe("l2 layer model sparsity(0.34)"), torch.randn(2, 3)), tmp_path)
     with pytest.raises(InputError, match=r"keeps the layers \[1, 2\] of '1', which this network does not have"):
         load_shrunk(tmp_path, into=stack(1.0, 2.0))
+
+
+def test_taylor_counts_a_weight_that_layers_share_in_each_of_them() -> None:
+    """Bug: a KeyError, for the gradient is there under the first name alone."""
+    module, inputs = stack(1.0, 1.0, 3.0), torch.ones(2, 3)
+    module[1][1].inner.weight = module[1][0].inner.weight
+    how = recipe("taylor layer model sparsity(0.34)")
+    small = shrink(module, how, inputs, calibration=[inputs], loss=lambda network, x: network(x).square().sum())
+    assert len(small.module[1]) == 2

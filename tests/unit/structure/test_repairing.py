@@ -1,16 +1,18 @@
 """Repair: what is left makes up for what is gone; statistics are those of the batches."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from architectures import depthwise, perceptron, projected, settle
 from torch import Tensor, nn
 
+from secateurs.errors import InputError
 from secateurs.groups.tracing import call
 from secateurs.recipe import Recipe
 from secateurs.structure.repairing import re_estimate, repair
-from secateurs.structure.shrinking import shrink
+from secateurs.structure.shrinking import Shrunk, WeightReport, shrink
 
 HALF = Recipe.parse("random(1) row layer sparsity(0.5)")
 
@@ -55,3 +57,30 @@ def test_statistics_are_those_of_the_batches_and_nothing_else_changes() -> None:
     assert module[1].momentum == 0.1
     assert not module.training
     assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("how", [{"padding": "same"}, {"padding": "valid"}, {"padding": 1, "padding_mode": "circular"}])
+def test_a_convolution_is_fitted_to_what_it_reads_at_the_edges(how: dict[str, Any]) -> None:
+    """Bug: "same" and "valid" hit an assert, and other edges than zeros were taken for zeros."""
+    module, small = (nn.Sequential(nn.Conv2d(1, n, 1), nn.ReLU(), nn.Conv2d(n, 2, 3, **how)).eval() for n in (4, 3))
+    with torch.no_grad():
+        module[0].weight[3], module[0].bias[3] = module[0].weight[0], module[0].bias[0]
+        module[0].bias.add_(1.0)
+        for tensor, whole in zip(small.parameters(), module.parameters(), strict=True):
+            tensor.copy_(whole[: tensor.shape[0], :3] if whole.dim() > 1 else whole[: tensor.shape[0]])
+    line = WeightReport("2.weight", tuple(module[2].weight.shape), tuple(small[2].weight.shape), "shrunk")
+    batches = [torch.randn(100, 1, 5, 5)]
+    before = error(module, small, batches[0])
+    assert repair(module, Shrunk(small, (), (line,), (0, 0), (0, 0), {}, 0.0), batches) == ("2",)
+    assert error(module, small, batches[0]) < 1e-4 * before
+
+
+@pytest.mark.parametrize("batches", [[], [torch.randn(5, 3), torch.randn(5, 7)]], ids=["none", "one is refused"])
+def test_statistics_that_cannot_be_estimated_are_as_they_were(batches: list[Tensor]) -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    module(torch.randn(9, 3))
+    before = copy.deepcopy(module.eval().state_dict())
+    with pytest.raises(InputError):
+        re_estimate(module, batches)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert (module[1].momentum, module[1].training) == (0.1, False)

@@ -14,6 +14,7 @@ from secateurs.groups.finding import find_groups
 from secateurs.groups.tracing import call
 from secateurs.pruning import prune
 from secateurs.recipe import Recipe
+from secateurs.structure.repairing import repair
 from secateurs.structure.shrinking import Shrunk, shrink
 from secateurs.structure.unit_scores import UNIT_SCORES
 
@@ -265,3 +266,44 @@ def test_what_cannot_be_copied_or_has_no_weights_is_told() -> None:
         shrink(module, "l2 row layer sparsity(0.5)", torch.randn(2, 6))
     with pytest.raises(InputError, match="on the meta device: it has no weights"):
         shrink(hidden(6, 10, 3).to("meta"), "l2 row layer sparsity(0.5)", torch.randn(2, 6, device="meta"))
+
+
+def test_the_activation_of_transposed_convolutions_by_hand() -> None:
+    """Bug: what they read was averaged by column, not by channel."""
+    module = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.ConvTranspose2d(3, 1, 1, bias=False))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([1.0, 4.0, 2.0]).view(3, 1, 1, 1))
+        module[2].weight.copy_(torch.tensor([5.0, 1.0, 1.9]).view(3, 1, 1, 1))
+    x = torch.ones(2, 1, 3, 3)
+    small = shrink(module, recipe("activation channel layer sparsity(0.34)"), x, calibration=[x])
+    assert small.module[0].weight.flatten().tolist() == [1.0, 4.0]  # 1 * 5, 4 * 1 and 2 * 1.9
+
+
+def test_taylor_asks_frozen_weights_too_and_leaves_them_frozen() -> None:
+    module = hidden(4, 6, 3)
+    module[0].requires_grad_(False)
+    x = torch.randn(5, 4)
+    how = recipe("taylor row layer sparsity(0.5)")
+    small = shrink(module, how, x, calibration=[x], loss=lambda network, batch: network(batch).square().sum()).module
+    assert small[0].weight.shape == (3, 4)
+    assert [p.requires_grad for p in small.parameters()] == [False, False, True, True]
+
+
+class ByName(nn.Module):
+    """Calls its layers with names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen, _ = self.attention(query=x, key=x, value=x)
+        return self.down(input=torch.relu(self.up(input=seen)))
+
+
+def test_layers_that_are_called_by_name_are_scored_and_repaired() -> None:
+    module, x = ByName().eval(), torch.randn(5, 8, 4)
+    small = shrink(module, recipe("activation row layer sparsity(0.5) only=[up.weight]"), x, calibration=[x])
+    assert small.module.up.weight.shape == (3, 4)
+    assert repair(module, small, [x]) == ("down",)

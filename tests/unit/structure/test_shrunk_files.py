@@ -11,6 +11,7 @@ from test_dead_units import made, masks_without, output
 
 from secateurs.errors import InputError
 from secateurs.groups.finding import find_groups
+from secateurs.masks import Masks
 from secateurs.recipe import Recipe
 from secateurs.structure.files import load_shrunk, save_shrunk
 from secateurs.structure.shrinking import Shrunk, shrink
@@ -164,3 +165,27 @@ def test_buffers_that_no_state_dict_has_are_saved_once_they_were_cut(tmp_path: P
         *("first.weight", "first.bias", "last.weight", "last.bias", "scale")
     }
     assert torch.equal(output(load_shrunk(tmp_path, into=Scaled()), inputs), output(small.module, inputs))
+
+
+def test_what_an_earlier_step_cut_is_not_forgotten_by_the_next(tmp_path: Path) -> None:
+    """Bug: heads gone unevenly, then a layer: a stock directory, whose configuration said other shapes."""
+    module, inputs = made("vit")
+    with torch.no_grad():
+        for p in module.vit.layers[0].parameters():
+            p.mul_(0.1)  # so that this layer goes
+    small = shrink(module, Recipe.parse("l2 head layer sparsity(0.5) only=[vit.layers.1.*]"), inputs)
+    assert small.why_not_stock
+    for how in (Recipe.parse("l2 layer layer sparsity(0.5)"), Masks({})):
+        small = shrink(small.module, how, inputs)
+        assert small.why_not_stock.endswith("of ViTForImageClassification has another shape")
+    assert "shrunk.json" in save_shrunk(small, tmp_path)
+    assert torch.equal(output(load_shrunk(tmp_path), inputs), output(small.module, inputs))
+
+
+def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
+    module, inputs = perceptron()
+    small = shrink(settle(module).bfloat16(), ROWS, inputs.bfloat16())
+    save_shrunk(small, tmp_path)
+    again = load_shrunk(tmp_path, into=perceptron()[0])
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    assert torch.equal(output(again, inputs.bfloat16()), output(small.module, inputs.bfloat16()))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from secateurs.errors import InputError
 from secateurs.train.batch_norm import measure_batch_norm
 
 
@@ -45,3 +46,18 @@ def test_a_network_without_running_statistics_is_left_alone(norm: nn.Module) -> 
     module.register_forward_pre_hook(lambda *_: seen.append(1))
     assert measure_batch_norm(module, torch.randn(9, 4)) == 0
     assert not seen
+
+
+def test_no_inputs_are_refused_and_a_network_that_raises_is_left_as_it_was() -> None:
+    """Bug: the statistics were gone, and the momentum was that of the measurement for ever."""
+    module = network()
+    module(torch.randn(20, 1, 4, 4))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(InputError, match="no inputs to measure the statistics of BatchNorm on"):
+        measure_batch_norm(module, torch.zeros(0, 1, 4, 4))
+    seen: list[int] = []
+    module[2].register_forward_pre_hook(lambda *_: seen.append(1) if not seen else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure_batch_norm(module, torch.randn(20, 1, 4, 4) + 5, batch_size=10)
+    assert module[1].momentum == 0.3
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -1,5 +1,6 @@
 """Units removed in rounds: the target is met at the end, and a run that was killed goes on to the same bits."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from secateurs.data import Dataset
-from secateurs.errors import RecipeError
+from secateurs.errors import InputError, RecipeError
 from secateurs.recipe import Recipe
 from secateurs.train.distillation import Distillation
 from secateurs.train.in_rounds import Round, shrink_in_rounds
@@ -47,7 +48,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(data: Dataset, network: 
     begun = run(network(), words, data, training, tmp_path)
     next(begun)
     begun.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["round-1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "round-1"]
     again = list(run(network(), words, data, training, tmp_path))
     assert again[0].look is None
     assert again[1].look is not None
@@ -59,3 +60,24 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(data: Dataset, network: 
 def test_rounds_need_a_number_and_a_share(data: Dataset, network: Networks, words: str) -> None:
     with pytest.raises(RecipeError, match=r"is not one of rounds of shares: it needs a schedule such as rounds\(3\)"):
         next(run(network(), words, data))
+
+
+@pytest.mark.parametrize("n_done", [0, 1])
+def test_a_directory_of_another_network_or_data_is_refused(
+    n_done: int, data: Dataset, network: Networks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: rounds of other weights and data were taken for those of a killed run."""
+    words = "l2 row layer sparsity(0.5) rounds(2)"
+    begun = run(network(0), words, data, work=tmp_path)
+    if n_done:
+        next(begun)
+    else:
+        monkeypatch.setattr("secateurs.train.in_rounds.train", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(begun)
+    begun.close()
+    with pytest.raises(InputError, match=r"is the state of another training \(network differ\)"):
+        next(run(network(1), words, data, work=tmp_path))
+    other = dataclasses.replace(data, y_train=data.y_train.flip(0))
+    with pytest.raises(InputError, match=r"is the state of another training \(data differ\)"):
+        next(run(network(0), words, other, work=tmp_path))

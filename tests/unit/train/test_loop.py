@@ -238,3 +238,14 @@ def test_masks_that_cannot_be_held_are_refused(network: Make, data: Dataset) -> 
         InputError, match=r"The masks that are given name 1\.weight; here 1\.weight, 4\.weight are pruned"
     ):
         run(network(), data, recipe=recipe, masks=other)
+
+
+@pytest.mark.parametrize("schedule", ["cubic(0.1, 0.8)", "one_shot(0.5)", "rounds(3)"])
+@pytest.mark.parametrize("revive", ["never", "dense", "forget"])
+def test_without_a_step_a_recipe_prunes_at_once(revive: str, schedule: str, network: Make, data: Dataset) -> None:
+    """Bug: a schedule that does not begin at 0 pruned nothing, though the plan said that it would."""
+    module, recipe = network(), Recipe(budget="sparsity(0.5)", schedule=schedule)
+    masks = Masks.make(module, recipe)
+    (look,) = run(module, data, SHORT.model_copy(update={"epochs": 0.0, "revive": revive}), recipe=recipe)
+    assert look.masks == masks
+    assert n_zero(module) == masks.n_weights - masks.n_kept

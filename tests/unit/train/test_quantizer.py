@@ -164,9 +164,16 @@ def test_masks_that_are_never_final_are_refused(schedule: str, revive: str, netw
 
 def test_masks_that_are_held_or_chosen_at_once_are_final(network: Make, data: Dataset) -> None:
     training = with_fields(quantize="codebook:2")
-    for schedule, held in (("cubic", True), ("one_shot", False), ("one_shot(end=0.0)", False)):
+    half = "magnitude element model sparsity(0.5)"
+    for words, held in (
+        (f"{half} cubic", True),
+        (f"{half} one_shot", False),
+        (f"{half} one_shot(end=0.0)", False),
+        ("2:4", False),  # bug: was never final
+        ("magnitude element 4 top(2) cubic", True),
+    ):
         module = network()
-        recipe = sc.Recipe(budget="sparsity(0.5)", schedule=schedule)
+        recipe = sc.Recipe.parse(words)
         masks = sc.Masks.make(module, recipe) if held else None
         for look in train(module, data, training, seed=0, recipe=recipe, masks=masks, n_looks=3):
             assert len(module[1].weight.unique()) <= 5, look.step

@@ -83,3 +83,16 @@ def test_what_cannot_be_shared(n_bits, words):
 def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="'weight' holds NaN"):
         Sharing(linear([[1.0, float("nan")]]), 4)
+
+
+def test_a_frozen_layer_is_left_alone_and_refused_where_it_is_named():
+    """Bug: its weights were replaced before torch refused the hook."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    module[0].weight.requires_grad_(False)
+    before = [part.weight.detach().clone() for part in module]
+    with pytest.raises(RecipeError, match=r"'0\.weight' is frozen"):
+        Sharing(module, {"1.weight": 2, "0.weight": 2})
+    assert all(torch.equal(part.weight, weight) for part, weight in zip(module, before, strict=True))
+    assert list(Sharing(module, 2).shared) == ["1.weight"]
+    assert torch.equal(module[0].weight, before[0])

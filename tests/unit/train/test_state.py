@@ -100,6 +100,18 @@ def test_the_state_of_another_training_is_refused(network: Make, data: Dataset, 
     refused("training", training=Training(**{**SHORT.values(), "clip": 1.0}))
     fewer = dataclasses.replace(data, x_train=data.x_train[:40], y_train=data.y_train[:40])
     refused("data", data=fewer)
+    refused("data", data=dataclasses.replace(data, y_train=data.y_train.flip(0)))
+    with pytest.raises(InputError, match=r"state is the state of another training \(network differ\)"):
+        list(train(convolutions(0), data, SHORT, seed=0, recipe=RECIPE, state_file=path))
+
+
+def test_data_are_read_through_only_where_a_state_is_kept(
+    network: Make, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dataset, "fingerprint", property(lambda _: 1 / 0))
+    list(train(network(), data, SHORT, seed=0))
+    with pytest.raises(ZeroDivisionError):
+        list(train(network(), data, SHORT, seed=0, state_file=tmp_path / "state"))
 
 
 def test_a_state_is_read_back_as_it_was(tmp_path: Path) -> None:

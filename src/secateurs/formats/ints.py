@@ -46,7 +46,10 @@ def code(kind: Kind, stored: Stored, n_columns: int, width: int, n_bits: int) ->
         with np.errstate(over="ignore"):
             is_finite = bool(np.isfinite(kind.values(stored_as(kind, largest * step))).all())
         if not is_finite:
-            raise InputError(f"The weights are too large for a scale in {kind.name}. Only exact values can store them.")
+            raise InputError(
+                f"The weights are too large for a scale in bfloat16: in {kind.name} they would become infinite. Only "
+                "exact values can store them."
+            )
         _code(numbers, n_columns, width, _bf16_values(scales[rows]).astype(np.float64), codes[weights])
 
     spread(lambda run: some(*run), _runs(stored.size, n_columns))

@@ -69,8 +69,8 @@ def take(checkpoint: ModuleCheckpoint, chosen: Mapping[str, Values]) -> tuple[Qu
             raise InputError(f"'{entry.name}': {refused}") from None
         if not bool(found.isfinite().all()):
             raise InputError(
-                f"'{entry.name}': The weights are too large for a scale in bfloat16: in {entry.dtype} they would become "
-                "infinite. Only exact values can store them."
+                f"'{entry.name}': The weights are too large for a scale in bfloat16: in {entry.dtype} they would "
+                "become infinite. Only exact values can store them."
             )
         error = float((found.double() - weight.double()).abs().max())
         n_zero_before, n_zero = (weight.numel() - int(each.count_nonzero()) for each in (weight, found))

@@ -92,9 +92,9 @@ try:
         optimizer.step()
         pruner.step()
 except RanksError as error:
-    print(f"{type(error).__name__}: {error}")
-    dist.destroy_process_group()  # gloo's threads abort an interpreter that ends while they hold a tensor
-    sys.exit(3)
+    print(f"{type(error).__name__}: {error}", flush=True)
+    dist.destroy_process_group()
+    os._exit(3)  # gloo's threads abort an interpreter that ends while they hold a tensor
 torch.save({name: value for name, value in module.state_dict().items()}, f"{where}/rank{rank}.pt")
 dist.destroy_process_group()
 """

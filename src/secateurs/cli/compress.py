@@ -9,7 +9,7 @@ from rich.table import Table
 
 from secateurs.checks import extra
 from secateurs.cli import options
-from secateurs.cli.networks import named, opened
+from secateurs.cli.networks import Given, named, opened
 from secateurs.cli.quantities import quantity
 from secateurs.cli.runs import command, shown
 from secateurs.cli.safe import plain, plain_console
@@ -27,6 +27,7 @@ from secateurs.models.files import CONFIG_FILE, network_directory, weights_file
 from secateurs.see.bench_tables import milliseconds
 from secateurs.see.model_card import points, speed_text, times, verdict
 from secateurs.see.style import percent
+from secateurs.train.training import Training
 
 MARK = "compression.yaml"
 
@@ -83,7 +84,7 @@ def compress(
         model=given.spec,
         data=given.data_spec,
         training=given.preset.training,
-        recovery=given.preset.training,
+        recovery=_recovery(given),
         recovery_rates=given.preset.recovery_rates,
         tuned_rates=given.preset.tuned_rates,
         distill=given.preset.distill,
@@ -118,6 +119,13 @@ def compress(
         _print_results(results, out)
     if not results["is_met"]:
         context.exit(1)
+
+
+def _recovery(given: Given) -> Training:
+    """The preset's training, with images that move as far as it says."""
+    shape, training = given.data.shape, given.preset.training
+    shift = round(given.preset.shifted * shape.size[1]) if shape.kind == "image" else 0
+    return Training(**{**training.values(), "shift": shift})
 
 
 def _shown(run: CompressionRun) -> Shown:

@@ -141,11 +141,11 @@ class Chains:
         return self.cell(training, start=self.begun(candidate), recipe=recipe, teacher=teacher)
 
     def longer(self, candidate: Candidate, epochs: float) -> Cell:
-        """The control: the dense network trained on, as long and at the rate of the candidate.
+        """The control: the dense network trained on, as long as the candidate, at a rate that suits it.
 
         It is its own teacher, and hears the labels, too: from itself alone it would learn nothing.
         """
-        rate = self.rate_of(candidate) if candidate.is_cut else self.tuned_rate_of(candidate)
+        rate = self.training.learning_rate if candidate.is_cut else self.tuned_rate_of(candidate)
         training = self._for(epochs, learning_rate=rate, distill=Distillation())
         return self.cell(training, start=self.first, teacher=self.dense)
 

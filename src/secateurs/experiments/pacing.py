@@ -27,6 +27,7 @@ LEAST = 0.25  # of the planned epochs, however late it is: then fewer candidates
 STEPS = 9  # of the receipt
 CONTROLS = 2  # as long as the last rung: the dense network trained on, and pruning without a teacher
 SLOWER = 1.4  # a step with a teacher, a pruner and the looks, against a plain one
+ANEW = 0.4  # and so much more where images move: then the teacher answers every batch anew
 SEARCHED = 0.8  # of the time goes into training; the rest into measuring
 PLANNED = 0.9  # of the time is given away when a rung begins; other work may slow it down
 
@@ -90,7 +91,7 @@ def pace_of(asked: Compression, n_shapes: int, n_train: int, step_s: float, n_jo
     # Epochs of everything for one epoch of the last rung, one after the other and side by side.
     each = CONTROLS + sum(n * share for n, share in rungs)
     beside = n_turns(CONTROLS, n_jobs) + sum(n_turns(n, n_jobs) * share for n, share in rungs)
-    a_step = SLOWER * step_s
+    a_step = (SLOWER + ANEW * asked.recovery.is_moving) * step_s
     least = beside / shares[0] * a_step + first * steps * step_s  # one step in the first rung
     allowed = (SEARCHED * asked.max_time_s - first * steps * step_s) / (beside * steps * a_step)
     if asked.epochs is None and allowed * shares[0] * steps < 1:

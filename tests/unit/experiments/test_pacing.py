@@ -14,9 +14,9 @@ from secateurs.train.training import Training
 TRAINING = Training(epochs=10.0, batch_size=10)
 
 
-def asked(**fields: Any) -> Compression:
+def asked(recovery: Training = TRAINING, **fields: Any) -> Compression:
     spec = ModelSpec.parse("lenet-300-100")
-    return Compression(model=spec, data=DataSpec(), training=TRAINING, recovery=TRAINING, **fields)
+    return Compression(model=spec, data=DataSpec(), training=TRAINING, recovery=recovery, **fields)
 
 
 def test_rungs_are_three_times_as_long_each() -> None:
@@ -25,6 +25,12 @@ def test_rungs_are_three_times_as_long_each() -> None:
     assert pace.kept == (5, 4, 2)
     # Dense 10; five of 1; four of 3 and a quarter; two of 9 and a quarter; two controls of 9: 10 steps an epoch.
     assert pace.n_steps == round(10 * (10 + 5 + 4 * 3.75 + 2 * 11.25 + 18))
+
+
+def test_a_teacher_who_answers_every_batch_anew_takes_time() -> None:
+    moving = Training(**{**TRAINING.values(), "shift": 1})
+    paces = [pace_of(asked(recovery=each, epochs=9.0), 5, 100, 0.01, 2) for each in (TRAINING, moving)]
+    assert paces[1].epoch_s / paces[0].epoch_s == pytest.approx(1.8 / 1.4)
 
 
 def test_no_core_waits_for_want_of_candidates() -> None:

@@ -194,9 +194,10 @@ def guarded() -> str:
         f"{each['calls']:,} random products of {each['weights']:,} weights with {VECTORS[each['vectors']]}"
         for each in found
     )
+    between = sum(each.get("between", 0) for each in found)
     return (
-        f"{counts}, every array ending where the memory of the process ends, read nothing beyond and were right "
-        f"(`{found[0]['command']}`)."
+        f"{counts}, and {between:,} times what a fused block does between them, every array ending where the memory of "
+        f"the process ends, read nothing beyond and were right (`{found[0]['command']}`)."
     )
 
 

@@ -4,17 +4,16 @@
     print(accelerated)                        # every layer: what was tried, what it took, what was chosen
     accelerated.restore()
 
-Layers are timed in turn, dense and packed one after the other, round after round: each finds in the caches what the
-layers before it have left there, as in the network itself.
+First every layer by itself, dense against packed (racing.py); then whole layers of transformers, as they are then
+against packed blocks (fusing.py).
 """
 
 import copy
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,51 +24,19 @@ from secateurs.checks import first_line
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
 from secateurs.formats import bitmask
+from secateurs.fusing import blocks_of, fuse
 from secateurs.layout import layout_of
-from secateurs.measure.intervals import LEAST, Interval, paired_ratio
+from secateurs.measure.intervals import LEAST
 from secateurs.measure.memory import give_back, page_out
+from secateurs.racing import DENSE, ROUNDS, Choice, Contenders, race
 from secateurs.running import packed_conv2d
+from secateurs.running.packed_block import Parts
 from secateurs.running.packed_conv2d import PackedConv2d
 from secateurs.running.packed_linear import PackedLinear
 from secateurs.running.ready import RUNNING
 
-ROUNDS, WARM_UP = 15, 2
 FORMATS = ("bitmask", "index", "blocks 32x32")
 GROUP = 512 << 20  # bytes of dense weights that are timed together
-DENSE = "dense"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was measured for one layer, and what came of it.
-
-    shape      (outputs, inputs) of a product: of a convolution, all inputs that one position sees
-    n_tokens   rows of its input in the example, or positions of its output
-    seconds    {"dense" or the packed layer's name: median}
-    chosen     one of these names; "" where the layer was not timed
-    speed_up   of the fastest packed one over dense, with its interval; None where nothing was timed
-    n_bytes    {name: bytes of the layer}
-    reason     why it was not timed, or stayed dense
-    """
-
-    name: str
-    shape: tuple[int, int]
-    sparsity: float
-    n_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    n_bytes: dict[str, int] = field(default_factory=dict)
-    chosen: str = ""
-    speed_up: Interval | None = None
-    reason: str = ""
-
-    def __str__(self) -> str:
-        rows, columns = self.shape
-        begun = f"{self.name} ({rows} x {columns}, {self.sparsity:.0%} zeros)"
-        if self.speed_up is None:
-            return f"{begun}: dense, {self.reason}"
-        times = ", ".join(f"{name} {1e6 * each:.0f} us" for name, each in self.seconds.items())
-        ratio = f"{self.speed_up.mean:.2f}x ({self.speed_up.low:.2f} to {self.speed_up.high:.2f})"
-        return f"{begun}, {self.n_tokens} tokens: {self.chosen}; {times}; best packed {ratio}"
 
 
 Swapped = tuple[nn.Module, str, nn.Module]  # (parent, name, the dense layer)
@@ -77,22 +44,27 @@ Swapped = tuple[nn.Module, str, nn.Module]  # (parent, name, the dense layer)
 
 @dataclass(eq=False)
 class Accelerated:
-    """What `accelerate` did to a model."""
+    """What `accelerate` did to a model.
+
+    choices  of every layer; of one in a fused block, `chosen` is the block's
+    blocks   of every layer of a transformer
+    """
 
     choices: list[Choice]
+    blocks: list[Choice] = field(default_factory=list)
     _swapped: list[Swapped] = field(default_factory=list, repr=False)
 
     def restore(self) -> None:
         """Put the dense layers back; InputError where they were not kept."""
-        if not self._swapped and any(each.chosen not in ("", DENSE) for each in self.choices):
+        if not self._swapped and any(each.is_swapped for each in self.choices):
             raise InputError("The dense layers were not kept; load the model again.")
-        for parent, name, dense in self._swapped:
+        for parent, name, dense in reversed(self._swapped):
             setattr(parent, name, dense)
         self._swapped.clear()
-        self.choices = []
+        self.choices, self.blocks = [], []
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.choices))
+        return "\n".join(map(str, (*self.choices, *self.blocks)))
 
 
 def accelerate(
@@ -106,6 +78,8 @@ def accelerate(
     **keywords: Any,
 ) -> Accelerated:
     """Swap every nn.Linear, nn.Conv2d and transformers' Conv1D for which a packed one was faster; others stay dense.
+
+    Then every layer of an encoder of BERT's kind, or of this package's CLSTransformer, where it is faster as one.
 
     inputs, keywords  what the model is called with, as in the use that shall be fast
     values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several;
@@ -128,16 +102,35 @@ def accelerate(
     shared, found = _shared(model), _inputs_of(model, parts, inputs, keywords)
     read = _read_from_outside(model, [name for name in found if name], inputs, keywords)
     groups, result = list(_groups(parts)), Accelerated([])
+    call = partial(_call, model, inputs, keywords)
+    blocks = blocks_of(model, call, partial(_why_no_block, shared))
     del parts  # what is swapped shall not stay in memory
+    swapped = result._swapped if is_reversible else None
     try:
         while groups:
             choices, chosen = _chosen(groups.pop(0), found, read, shared, allowed, formats, rounds, is_lossless)
             result.choices += choices
-            _swap(model, chosen, result._swapped if is_reversible else None)
+            _swap(model, chosen, swapped)
+
+        def values_of(parts: Parts) -> list[str]:
+            linears = parts.all_linears
+            return [v for v in allowed if not is_lossless or all(_is_lossless(each, v) for each in linears)]
+
+        result.blocks = fuse(
+            model,
+            blocks,
+            values_of,
+            partial(_formats_of, formats),
+            rounds,
+            call,
+            lambda chosen: _swap(model, chosen, swapped),
+        )
+        result.choices = [_of_block(each, result.blocks) for each in result.choices]
     except BaseException:
         if is_reversible:
             result.restore()
         raise
+    del blocks
     give_back()
     return result
 
@@ -170,7 +163,7 @@ def _chosen(
     choices += _timed(candidates, rounds)
     order = list(group)
     choices = sorted(choices, key=lambda choice: order.index(choice.name))
-    swaps = [each for each in choices if each.chosen not in ("", DENSE)]
+    swaps = [each for each in choices if each.is_swapped]
     return choices, {each.name: candidates[each.name][3][each.chosen] for each in swaps}
 
 
@@ -215,12 +208,12 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
     return found
 
 
-def _call(model: nn.Module, inputs: Any, keywords: Any) -> None:
-    """Run the example; what it would change, such as a cache of keys and values, is a copy."""
+def _call(model: nn.Module, inputs: Any, keywords: Any) -> Any:
+    """What the model gives for the example; what it would change, such as a cache of keys and values, is a copy."""
     fresh = {key: each if isinstance(each, Tensor) else copy.deepcopy(each) for key, each in keywords.items()}
     given = [each if isinstance(each, Tensor) else copy.deepcopy(each) for each in inputs]
     with evaluating(model), torch.inference_mode():
-        model(*given, **fresh)
+        return model(*given, **fresh)
 
 
 class _Closed(nn.Module):
@@ -257,7 +250,7 @@ def _read_from_outside(model: nn.Module, names: list[str], inputs: Any, keywords
 def _swap(model: nn.Module, chosen: Mapping[str, nn.Module], swapped: list[Swapped] | None) -> None:
     """Put the packed layers into the model; the dense ones are kept in `swapped`, or let go."""
     if swapped is None:
-        weights: list[Any] = [model.get_submodule(name).weight for name in chosen]
+        weights: list[Any] = [each for name in chosen for each in model.get_submodule(name).parameters()]
         page_out(weights)
         del weights
     for name, packed in chosen.items():
@@ -314,6 +307,38 @@ def _why_not(name: str, part: Any, is_reached: bool, is_read: bool, n_zero: int,
     return "" if n_zero else "nothing in it is zero"
 
 
+def _why_no_block(shared: set[int], part: nn.Module) -> str:
+    """Why a layer of a transformer with this part in it cannot be fused."""
+    if _is_hooked(part):
+        return "something in it has hooks, which a fused block would not call"
+    for each in part.parameters(recurse=False):
+        if each.dtype == torch.float64:
+            return "its weights are float64, which no packed format computes in"
+        if id(each) in shared:
+            return "a weight in it is another layer's too"
+        if each.device.type != "cpu":
+            return f"its weights are on {each.device}"
+    return ""
+
+
+def _formats_of(formats: Sequence[str], weight: Tensor) -> list[str]:
+    """Those that a weight of a fused block may have, the best first: blocks where it is in blocks, else the others."""
+    in_blocks = []
+    for text in formats:
+        size = text.partition(" ")[2]
+        if size and _is_in_blocks(weight, **dict(zip("hw", map(int, size.split("x")), strict=True))):
+            in_blocks.append(text)
+    return in_blocks or [each for each in formats if " " not in each]
+
+
+def _of_block(choice: Choice, blocks: Sequence[Choice]) -> Choice:
+    """The choice of a layer, with its block's where that is fused."""
+    for each in blocks:
+        if each.is_swapped and choice.name.startswith(f"{each.name}."):
+            return replace(choice, chosen=each.chosen, reason=f"part of {each.name}, which is fused")
+    return choice
+
+
 def _is_hooked(part: nn.Module) -> bool:
     """Whether anything but torch's own pruning, which makes the weight, waits for its calls."""
     hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
@@ -337,13 +362,14 @@ def _is_lossless(part: Any, values: str) -> bool:
 
 def _packed(part: Any, values: Sequence[str], formats: Sequence[str]) -> dict[str, PackedLinear | PackedConv2d]:
     make = PackedConv2d.from_convolution if isinstance(part, nn.Conv2d) else PackedLinear.from_linear
-    rows, *of_row = layout_of(part, "weight").seen(tuple(part.weight.shape))
+    weight = part.weight.detach()
+    weight = (weight.T if layout_of(part, "weight").is_turned else weight).flatten(1)
     found = {}
     for each in values:
         for text in formats:
             format, _, size = text.partition(" ")
             sizes = dict(zip("hw", map(int, size.split("x")), strict=True)) if size else {}
-            if sizes and not _is_in_blocks(part, rows, prod(of_row), **sizes):
+            if sizes and not _is_in_blocks(weight, **sizes):
                 continue
             try:
                 layer = make(part, format, each, **sizes)
@@ -353,65 +379,34 @@ def _packed(part: Any, values: Sequence[str], formats: Sequence[str]) -> dict[st
     return found
 
 
-def _is_in_blocks(part: Any, rows: int, columns: int, h: int, w: int) -> bool:
-    """Whether a tenth of such blocks is zero: zeros at random leave none."""
+def _is_in_blocks(weight: Tensor, h: int, w: int) -> bool:
+    """Whether a tenth of such blocks of a weight (out, in) is zero: zeros at random leave none."""
+    rows, columns = weight.shape
     if rows % h or columns % w:
         return False
-    weight = part.weight.detach()
-    weight = (weight.T if layout_of(part, "weight").is_turned else weight).reshape(rows // h, h, columns // w, w)
-    return float((weight != 0).any(3).any(1).float().mean()) <= 0.9
-
-
-Contenders = dict[str, dict[str, Any]]  # {layer: {DENSE or a packed layer's name: it}}
-Seconds = dict[str, dict[str, list[float]]]
-
-
-def _seconds(contenders: Contenders, candidates: dict[str, Candidate], rounds: int) -> Seconds:
-    """Of every call, all layers in turn."""
-    seconds: dict[str, dict[str, list[float]]] = {
-        name: {each: [] for each in all_} for name, all_ in contenders.items()
-    }
-    kinds = sorted({each for all_ in contenders.values() for each in all_}, key=lambda each: each != DENSE)
-    with torch.inference_mode():
-        for i in range(WARM_UP + rounds):
-            for kind in kinds if i % 2 else reversed(kinds):
-                for name, all_ in contenders.items():
-                    if kind not in all_:
-                        continue
-                    x = candidates[name][2]
-                    start = time.perf_counter()
-                    all_[kind](x)
-                    if i >= WARM_UP:
-                        seconds[name][kind].append(time.perf_counter() - start)
-    return seconds
+    return float((weight.reshape(rows // h, h, columns // w, w) != 0).any(3).any(1).float().mean()) <= 0.9
 
 
 def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
-    """Of each layer the fastest packed one; whether it is faster is decided in new rounds, as of many one is lucky."""
-    contenders: Contenders = {name: {DENSE: part, **packed} for name, (_, part, _, packed) in candidates.items()}
-    seconds = _seconds(contenders, candidates, rounds)
-    bests = {name: min(of[3], key=lambda each: median(seconds[name][each])) for name, of in candidates.items()}
-    again = {name: {key: contenders[name][key] for key in (DENSE, best)} for name, best in bests.items()}
-    seconds = {name: {**seconds[name], **of} for name, of in _seconds(again, candidates, rounds).items()}
+    """Of each layer the fastest packed one, where it is faster than dense."""
+    contenders: Contenders = {
+        name: {each: partial(layer, x) for each, layer in {DENSE: part, **packed}.items()}
+        for name, (_, part, x, packed) in candidates.items()
+    }
     choices = []
-    for name, (begun, part, x, packed) in candidates.items():
-        mine = {each: median(values) for each, values in seconds[name].items()}
-        best = bests[name]
-        speed_up = paired_ratio(seconds[name][DENSE], seconds[name][best])
-        chosen = best if speed_up.low > 1.0 else DENSE
-        n_bytes = {DENSE: _n_bytes(part), **{k: v.nbytes for k, v in packed.items()}}
+    for name, found in race(contenders, rounds).items():
+        begun, part, x, packed = candidates[name]
         with torch.inference_mode():
             n_tokens = part(x).numel() // max(1, begun["shape"][0])
-        reason = "" if chosen == best else "no packed format is faster beyond doubt"
         choices.append(
             Choice(
                 **begun,
                 n_tokens=n_tokens,
-                seconds=mine,
-                n_bytes=n_bytes,
-                chosen=chosen,
-                speed_up=speed_up,
-                reason=reason,
+                seconds=found.seconds,
+                n_bytes={DENSE: _n_bytes(part), **{each: layer.nbytes for each, layer in packed.items()}},
+                chosen=found.best if found.is_won else DENSE,
+                speed_up=found.speed_up,
+                reason="" if found.is_won else "no packed format is faster beyond doubt",
             )
         )
     return choices

@@ -13,7 +13,7 @@ def ended(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_products_stay_inside_their_memory_and_are_right() -> None:
-    done = ended("found = guarded.run(600, 1); assert found['calls'] == 600")
+    done = ended("found = guarded.run(600, 1); assert found['calls'] == 600; assert found['between'] == 60")
     assert done.returncode == 0, done.stderr
 
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import secateurs as sc
-from secateurs import accelerating
-from secateurs.accelerating import Choice, time_layer
+from secateurs import accelerating, racing
+from secateurs.accelerating import time_layer
 from secateurs.errors import InputError, RecipeError
 from secateurs.measure.intervals import Interval
+from secateurs.racing import Choice
 
 
 class Net(nn.Module):
@@ -67,7 +68,7 @@ def test_a_layer_is_swapped_where_the_whole_interval_says_so(is_faster: bool, mo
     def spend(part: nn.Module, _: object) -> None:
         now[0] += cost.get(type(part).__name__, 0.0) + 1e-9 * next(clock)
 
-    monkeypatch.setattr(accelerating.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(racing.time, "perf_counter", lambda: now[0])
     handle = nn.modules.module.register_module_forward_pre_hook(spend)
     try:
         model, x = Net(), torch.randn(3, 256)
@@ -89,7 +90,7 @@ def test_a_layer_is_swapped_where_the_whole_interval_says_so(is_faster: bool, mo
 @pytest.fixture
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed counts for nothing: packed is said to be faster, always."""
-    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 6))
+    monkeypatch.setattr(racing, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 6))
 
 
 def pruned(*sizes: int) -> nn.Sequential:
@@ -102,12 +103,12 @@ def test_the_best_of_many_is_timed_again_before_it_is_taken(monkeypatch: pytest.
     """One candidate is lucky in the first rounds, and slower than dense in the new ones."""
     asked: list[set[str]] = []
 
-    def seconds(contenders: accelerating.Contenders, _: object, rounds: int) -> accelerating.Seconds:
+    def seconds(contenders: racing.Contenders, rounds: int) -> racing.Seconds:
         asked.append(set(contenders["0"]))
         lucky = 1.0 if len(asked) == 1 else 3.0
         return {"0": {kind: [2.0 if kind == "dense" else lucky] * rounds for kind in contenders["0"]}}
 
-    monkeypatch.setattr(accelerating, "_seconds", seconds)
+    monkeypatch.setattr(racing, "seconds_of", seconds)
     (found,) = sc.accelerate(pruned(32, 32), torch.randn(2, 32), values=("fp32", "int8")).choices
     assert len(asked[0]) > 2 == len(asked[1])
     assert found.chosen == "dense"
@@ -220,7 +221,7 @@ class Turned(nn.Module):
 def test_convolutions_and_turned_layers_are_swapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     # What is timed counts for nothing here: packed is said to be faster, always.
-    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
+    monkeypatch.setattr(racing, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
     model, x = Turned(), torch.randn(2, 8, 9, 9)
     y, before = model(x), dict(model.named_modules())
     found = sc.accelerate(model, x, rounds=6)
@@ -261,7 +262,7 @@ class Outside(nn.Module):
 
 def test_layers_whose_weight_others_read_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's TransformerEncoderLayer reads weights only when no hook is on them: when it is used."""
-    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
+    monkeypatch.setattr(racing, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
     model, x = Outside(), torch.randn(2, 32)
     reasons = {each.name: each.reason for each in sc.accelerate(model, x, rounds=6).choices}
     assert reasons == {"called": "", "read": "the module around it reads its weight"}
@@ -277,7 +278,7 @@ def test_layers_whose_weight_others_read_stay_as_they_are(monkeypatch: pytest.Mo
 
 
 def test_what_no_packed_layer_can_stand_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
+    monkeypatch.setattr(racing, "paired_ratio", lambda *_: Interval(2.0, 2.0, 2.0, 1))
     alone = nn.Linear(32, 32)
     double = nn.Sequential(nn.Linear(32, 32)).double()
     for each in (alone, double):

@@ -167,7 +167,7 @@ class _Told:
             "seconds_per_example": self.found.seconds,
             "batch": self.batch,
             "threads": torch.get_num_threads(),
-            "layers": {each.name: each.chosen or "dense" for each in choices},
+            "layers": {each.name: each.chosen or each.stays for each in choices},
         }
 
     def print(self) -> None:

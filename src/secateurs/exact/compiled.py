@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from numba import njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+# By zero is divided as numpy does: a loop that asked first could not be made of vectors.
+HOW: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
 def compiled(function: Function) -> Function:
@@ -18,9 +20,9 @@ def compiled(function: Function) -> Function:
     it refuses to keep it, and the function is compiled anew in every process.
     """
     try:
-        kept: Any = njit(nogil=True, cache=True, boundscheck=False)(function)
+        kept: Any = njit(cache=True, **HOW)(function)
     except RuntimeError:
-        kept = njit(nogil=True, boundscheck=False)(function)
+        kept = njit(**HOW)(function)
     else:
         # numba looks at a function's own file, but what it calls from others is compiled into it.
         index = kept._cache._cache_file

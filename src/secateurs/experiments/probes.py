@@ -162,7 +162,7 @@ def seconds_of(
             "high": ratio.high,
             "n": ratio.n,
             "threads": cores,
-            "n_swapped": sum(each.chosen not in ("", "dense") for each in found.choices),
+            "n_swapped": sum(each.is_swapped for each in found.choices),
             "n_layers": len(found.choices),
             "tokens": None if lengths is None else int(lengths),
         }

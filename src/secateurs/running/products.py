@@ -55,20 +55,31 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
         raise InputError(
             f"The weight has {weight.rows} rows; the bias is {tuple(added.shape)}. It needs one for each row."
         )
+    y = multiplied(weight, tokens, added)
+    found = torch.from_numpy(y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.rows))
+    return found if x.dtype == torch.float32 else found.to(x.dtype)
+
+
+def multiplied(weight: Ready, tokens: Floats, bias: Floats) -> Floats:
+    """The product, contiguous.
+
+    tokens   (n, columns), contiguous
+    bias     (rows,), or empty
+    returns  (n, rows)
+    """
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
-        y = np.zeros((n, weight.rows), np.float32)
+        y = np.zeros((len(tokens), weight.rows), np.float32)
     elif isinstance(weight, Panels | Slabs):
-        y, added = _panels(weight, tokens, added), _NOTHING
+        return _panels(weight, tokens, bias)
     elif isinstance(weight, Left):
         y = _left(weight, np.take(tokens, weight.places, axis=1))
     elif len(tokens) <= FEW and not isinstance(weight, Tiled):
         y = _few(weight, tokens)
     else:
         y = _many(weight, tokens)
-    if added.size:
-        y += added
-    found = torch.from_numpy(y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.rows))
-    return found if x.dtype == torch.float32 else found.to(x.dtype)
+    if bias.size:
+        y += bias
+    return y
 
 
 _NOTHING: Floats = np.zeros(0, np.float32)
@@ -123,7 +134,7 @@ def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
         n_parts = min(weight.starts.size - 1, PARTS * threads)
         given = n_parts, *weight.known, x, units, bias, out, wide, parts
         together([partial(loop, i, *given) for i in range(n_parts)], threads)
-    return np.ascontiguousarray(y[:n, : weight.rows])
+    return y if y.shape == (n, weight.rows) else np.ascontiguousarray(y[:n, : weight.rows])
 
 
 @cache

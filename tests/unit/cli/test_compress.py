@@ -137,3 +137,14 @@ def test_a_network_without_some_of_its_units_is_refused(secateurs: Call, tmp_pat
         said = secateurs(*words, "--out", str(tmp_path / "run"), "--dry-run")
         assert said.code == 2
         assert "Units were removed from the network in" in said.err
+
+
+def test_images_move_while_a_network_that_reads_them_is_compressed(
+    secateurs: Call, data_dir: Path, tmp_path: Path
+) -> None:
+    for words, shift in ((("--data", "mnist", "--data-dir", str(data_dir / "mnist")), 1), ((), 0)):
+        said = secateurs("compress", "cls-transformer", *words, "--out", str(tmp_path / "run"), "--dry-run", "--json")
+        asked = Compression(**json.loads(said.out)["compression"])
+        assert asked.recovery.shift == shift  # a 28th of the height: of the digits' 8 pixels none
+        assert asked.training.shift == 0
+        assert asked.recovery_rates == ((0.5, 2e-3), (0.8, 4e-3), (0.95, 8e-3))

@@ -185,7 +185,7 @@ class Accelerated(Session):
         tensors = map(torch.from_numpy, inputs.values())
         found = accelerate(network, *tensors, values=self.values, is_reversible=False)
         self.network = network
-        return [{**asdict(each), "name": each.name.removeprefix("inside.")} for each in found.choices]
+        return [{**asdict(each), "name": each.name.removeprefix("inside.")} for each in (*found.choices, *found.blocks)]
 
     def reshape(self, inputs: Inputs) -> None:
         """Packed layers take any number of rows."""

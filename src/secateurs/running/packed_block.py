@@ -1,0 +1,277 @@
+"""PackedBlock: a whole layer of a transformer for inference, its weights packed; nothing of torch between its products.
+
+    parts = parts_of(layer)                       # None where it is no layer that is known here
+    block = PackedBlock(parts, ["bitmask"] * 4, "w8a8")
+
+Query, key and value are one product, so an input is rounded once for all three. To add a kind of layer: its function in
+KINDS, and what it is called with in a class of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateurs.errors import InputError
+from secateurs.models.cls_transformer import Block
+from secateurs.running import encoding
+from secateurs.running.packed_linear import PackedLinear
+from secateurs.running.products import Floats, multiplied
+from secateurs.running.ready import Ready
+from secateurs.running.team import address
+from secateurs.running.together import n_threads
+
+ALONE = 20_000  # numbers that one thread is done with before a second would have begun
+MASKED = -3e38  # what is added to the score of a key that is not to be heard: finite, as all keys may be such
+_NOTHING: Floats = np.zeros(0, np.float32)
+_Known = tuple[list[tuple[Ready, Floats]], list[tuple[Any, ...]]]
+# Layers of transformers that are BERT's: `attention.self`, `attention.output`, `intermediate`, `output`.
+BERTS = ("BertLayer", "CamembertLayer", "ElectraLayer", "RobertaLayer", "XLMRobertaLayer", "XLMRobertaXLLayer")
+ACTIVATIONS = {
+    "ReLU": encoding.RELU,
+    "GELUActivation": encoding.GELU,
+    "GELUTanh": encoding.GELU_TANH,
+    "NewGELUActivation": encoding.GELU_TANH,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a layer of a transformer is made of.
+
+    linears     query, key and value, or all three in one; what follows the attention; to the wide states; and back
+    heads       of the attention
+    activation  of the wide states: RELU, GELU or GELU_TANH
+    is_before   whether the norms come before the attention and the wide states, or after them
+    norms       the attention's and that of the wide states
+    """
+
+    linears: tuple[tuple[nn.Linear, ...], nn.Linear, nn.Linear, nn.Linear]
+    heads: int
+    activation: int
+    is_before: bool
+    norms: tuple[nn.LayerNorm, nn.LayerNorm]
+    kind: "type[PackedBlock]"
+
+    @property
+    def all_linears(self) -> tuple[nn.Linear, ...]:
+        """Every one of them."""
+        return (*self.linears[0], *self.linears[1:])
+
+    def weights(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight, bias) of each of the four products."""
+        found = []
+        for some in (self.linears[0], *((each,) for each in self.linears[1:])):
+            biases = [torch.zeros(each.out_features) if each.bias is None else each.bias.detach() for each in some]
+            found.append((torch.cat([each.weight.detach() for each in some]), torch.cat(biases)))
+        return found
+
+
+class PackedBlock(nn.Module):
+    """A layer of a transformer whose four products are packed.
+
+    It computes in float32 on the CPU, on as many threads as torch may use, and gives back the input's dtype; no
+    gradient reaches it, and it drops nothing out.
+    """
+
+    def __init__(self, parts: Parts, formats: Sequence[str], values: str) -> None:
+        """formats, values  of the four products, and of all of them, as PackedLinear takes them: "blocks 32x32"."""
+        super().__init__()
+        self.heads, self.activation, self.is_before = parts.heads, parts.activation, parts.is_before
+        self.linears = nn.ModuleList(
+            _packed(weight, bias, each, values) for (weight, bias), each in zip(parts.weights(), formats, strict=True)
+        )
+        self.eps = [float(each.eps) for each in parts.norms]
+        for i, each in enumerate(parts.norms):
+            n = each.normalized_shape[0]
+            weight = torch.ones(n) if each.weight is None else each.weight.detach()
+            bias = torch.zeros(n) if each.bias is None else each.bias.detach()
+            self.register_buffer(f"norm{i}_weight", weight.float().clone())
+            self.register_buffer(f"norm{i}_bias", bias.float().clone())
+        self.name = f"fused {sorted(set(formats))[0]} {values}"
+        self._known: _Known | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of its arrays."""
+        return sum(each.nbytes for each in self.buffers())
+
+    def encode(self, x: Tensor, mask: Tensor | None = None, n_queries: int | None = None) -> Tensor:
+        """The layer's output.
+
+        x          (sequences, tokens, width), floating, on the CPU
+        mask       (1 or sequences, 1, 1 or queries, tokens): where true a token is heard; or numbers, which are added
+        n_queries  how many of the first tokens ask; None: all
+        returns    (sequences, queries, width) in x's dtype
+        """
+        if not x.is_cpu or not x.is_floating_point() or x.dim() != 3:
+            raise InputError(f"A packed layer takes (sequences, tokens, width) on the CPU; x is {tuple(x.shape)}.")
+        n_sequences, n_keys, width = x.shape
+        n_queries = n_keys if n_queries is None else n_queries
+        tokens: Floats = x.detach().float().contiguous().numpy().reshape(-1, width)
+        if not tokens.size:
+            return x[:, :n_queries]
+        states = self._heard(tokens, (n_sequences, n_keys, n_queries), mask)
+        if n_queries < n_keys:
+            tokens = np.ascontiguousarray(tokens.reshape(n_sequences, n_keys, width)[:, :n_queries]).reshape(-1, width)
+        mixed = self._product(1, states)
+        if self.is_before:
+            added, states = self._normed(1, tokens, mixed)
+            y = added + self._widened(states)
+        else:
+            _, states = self._normed(0, tokens, mixed)
+            _, y = self._normed(1, states, self._widened(states))
+        found = torch.from_numpy(y.reshape(n_sequences, n_queries, width))
+        return found if x.dtype == torch.float32 else found.to(x.dtype)
+
+    def _heard(self, tokens: Floats, sizes: tuple[int, int, int], mask: Tensor | None) -> Floats:
+        """What each token that asks heard, of all heads."""
+        qkv = self._product(0, self._normed(0, tokens, _NOTHING)[1] if self.is_before else tokens)
+        dim = qkv.shape[1] // 3 // self.heads
+        shape = (*sizes, self.heads, dim)
+        added, steps = _added(mask, sizes)
+        out = np.empty((sizes[0] * sizes[2], self.heads * dim), np.float32)
+        where, n = _team(qkv.size + sizes[0] * self.heads * sizes[1] * sizes[2])
+        room = np.empty((1 if n == 1 else n * encoding.PARTS) * encoding.room_of(shape), np.float32)
+        encoding.mix(qkv.reshape(-1), shape, added, steps, room, out.reshape(-1), encoding.TILE, where, n)
+        return out
+
+    def _widened(self, states: Floats) -> Floats:
+        wide = self._product(2, states)
+        encoding.activate(wide.reshape(-1), self.activation, *_team(wide.size))
+        return self._product(3, wide)
+
+    def _product(self, i: int, tokens: Floats) -> Floats:
+        weight, bias = self._ready()[0][i]
+        return multiplied(weight, tokens, bias)
+
+    def _normed(self, i: int, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """(x + y, its norm)."""
+        added, out = np.empty_like(x), np.empty_like(x)
+        weight, bias, eps = self._ready()[1][i]
+        where, n = _team(x.size)
+        encoding.norm(x.reshape(-1), y.reshape(-1), weight, bias, eps, added.reshape(-1), out.reshape(-1), where, n)
+        return added, out
+
+    def _ready(self) -> "_Known":
+        """What the loops read: a product's weight and bias, a norm's weight, bias and epsilon; as numpy has them."""
+        if self._known is None:
+            layers: list[Any] = list(self.linears)
+            norms = [(self.get_buffer(f"norm{i}_weight"), self.get_buffer(f"norm{i}_bias")) for i in range(2)]
+            self._known = (
+                [(each.ready(), each.bias.numpy()) for each in layers],
+                [(*(each.numpy() for each in pair), eps) for pair, eps in zip(norms, self.eps, strict=True)],
+            )
+        return self._known
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._known = None
+        super()._load_from_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own views."""
+        return {**self.__dict__, "_known": None}
+
+    def _apply(self, function: Any, recurse: bool = True) -> "PackedBlock":
+        """Kept as it is, as a packed layer is."""
+        return self
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"heads={self.heads}, {self.name}, {self.nbytes:,} bytes"
+
+
+class PackedBert(PackedBlock):
+    """A layer of BERT's kind, as transformers calls it."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
+        """(sequences, tokens, width) -> the same."""
+        told = [*others, *(more.get(key) for key in ("encoder_hidden_states", "past_key_values"))]
+        if any(each is not None for each in told):
+            raise InputError("A packed layer of an encoder keeps no keys and values, and hears no other states.")
+        return self.encode(hidden_states, attention_mask)
+
+
+class PackedCLS(PackedBlock):
+    """A layer of this package's CLSTransformer."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor, is_token: Tensor | None, first_only: bool) -> Tensor:
+        """(sequences, tokens, width) -> the same, or that of the first tokens."""
+        return self.encode(x, is_token, 1 if first_only else None)
+
+
+def parts_of(layer: nn.Module) -> Parts | None:
+    """What the layer is made of; None where it is of no kind that is known, or of parts that are not torch's own."""
+    for kind in KINDS:
+        parts = kind(layer)
+        if parts is not None:
+            linears, norms = parts.all_linears, parts.norms
+            is_known = all(type(each) is nn.Linear for each in linears) and all(
+                type(each) is nn.LayerNorm and len(each.normalized_shape) == 1 for each in norms
+            )
+            return parts if is_known else None
+    return None
+
+
+def _of_bert(layer: Any) -> Parts | None:
+    name, module = type(layer).__name__, type(layer).__module__
+    if name not in BERTS or not module.startswith("transformers."):
+        return None
+    own, after, wide = layer.attention.self, layer.attention.output, layer.intermediate
+    activation = ACTIVATIONS.get(type(wide.intermediate_act_fn).__name__)
+    if activation is None or layer.is_decoder or layer.add_cross_attention:
+        return None
+    return Parts(
+        ((own.query, own.key, own.value), after.dense, wide.dense, layer.output.dense),
+        own.num_attention_heads,
+        activation,
+        False,
+        (after.LayerNorm, layer.output.LayerNorm),
+        PackedBert,
+    )
+
+
+def _of_cls(layer: Any) -> Parts | None:
+    if type(layer) is not Block:
+        return None
+    own, wide = layer.attention, layer.ffn
+    linears = ((own.query_key_value,), own.output, wide.up, wide.down)
+    return Parts(linears, own.heads, encoding.RELU, True, (layer.attention_norm, layer.ffn_norm), PackedCLS)
+
+
+KINDS: tuple[Callable[[nn.Module], Parts | None], ...] = (_of_bert, _of_cls)
+
+
+def _packed(weight: Tensor, bias: Tensor, text: str, values: str) -> PackedLinear:
+    format, _, size = text.partition(" ")
+    sizes = dict(zip("hw", map(int, size.split("x")), strict=True)) if size else {}
+    return PackedLinear.from_weight(weight, bias, format, values, **sizes)
+
+
+def _team(n: int) -> tuple[int, int]:
+    """(where, threads) for a loop over so many numbers."""
+    threads = n_threads() if n > ALONE else 1
+    where = address() if threads > 1 else 0
+    return where, threads if where else 1
+
+
+def _added(mask: Tensor | None, sizes: tuple[int, int, int]) -> tuple[Floats, tuple[int, int]]:
+    """The mask as numbers to add, and how far apart those of sequences and of queries are."""
+    if mask is None:
+        return _NOTHING, (0, 0)
+    n_sequences, n_keys, n_queries = sizes
+    of = tuple(mask.shape)
+    if len(of) != 4 or of[0] not in (1, n_sequences) or of[1] != 1 or of[2] not in (1, n_queries) or of[3] != n_keys:
+        raise InputError(
+            f"A packed layer takes a mask (1 or {n_sequences}, 1, 1 or {n_queries}, {n_keys}) here; this one is {of}."
+        )
+    if mask.dtype == torch.bool:
+        numbers = torch.zeros(of).masked_fill_(~mask, MASKED)
+    else:
+        numbers = mask.detach().float().clamp_min(MASKED).contiguous()
+    return numbers.numpy().reshape(-1), (0 if of[0] == 1 else of[2] * n_keys, 0 if of[2] == 1 else n_keys)

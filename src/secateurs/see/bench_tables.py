@@ -6,6 +6,7 @@ from typing import Any
 
 from secateurs.measure.bench.plan import SPARSITIES, Line
 from secateurs.measure.bench.results import Bench, Model, Row
+from secateurs.racing import DENSE
 from secateurs.see.style import number, percent, short
 
 Table = tuple[tuple[str, ...], list[list[str]]]
@@ -73,13 +74,15 @@ def latency_rows(found: Bench) -> dict[str, Table]:
 
 
 def choice_rows(found: Bench) -> Table:
-    """What was decided for the layers, layers of one shape and decision together."""
+    """What was decided for the layers and for whole ones of a transformer, those of one shape and decision together."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in found.timed:
         for size, choices in (row.choices or {}).items():
             for choice in choices:
-                shape = " × ".join(map(str, choice["shape"]))
-                how = choice["chosen"] if choice["speed_up"] is not None else f"dense: {choice['reason']}"
+                shape, stays = " × ".join(map(str, choice["shape"])), choice["stays"]
+                if stays != DENSE:
+                    shape = f"whole, {shape}"
+                how = choice["chosen"] if choice["speed_up"] is not None else f"{stays}: {choice['reason']}"
                 groups.setdefault((*_who(found, row), size, shape, how), []).append(choice)
     rows = []
     for key, alike in groups.items():
@@ -87,7 +90,7 @@ def choice_rows(found: Bench) -> Table:
         ratios = sorted(choice["speed_up"]["mean"] for choice in alike if choice["speed_up"] is not None)
         span = f"{ratios[0]:.2f} to {ratios[-1]:.2f}" if ratios else "–"
         rows.append([*key, f"{len(alike)}", f"{percent(zeros[0], 0)} to {percent(zeros[-1], 0)}", span])
-    return (*_who_head(found), "size", "layer", "runs as", "layers", "zeros", "× dense at best"), rows
+    return (*_who_head(found), "size", "layer", "runs as", "layers", "zeros", "× faster at best"), rows
 
 
 def plan_rows(lines: Sequence[Line]) -> Table:

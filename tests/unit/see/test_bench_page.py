@@ -9,12 +9,13 @@ from secateurs.measure.accuracy import Accuracy
 from secateurs.measure.bench.results import Bench, Latency, Model, Row
 from secateurs.measure.environment import machine
 from secateurs.measure.intervals import Interval, paired_ratio
+from secateurs.racing import DENSE, LAYERS
 from secateurs.see.bench_page import bench_page
 from secateurs.see.bench_tables import choice_rows, labels, latency_rows, machine_text, milliseconds, weight_rows
 from secateurs.see.latencies import latency_chart
 
 HOSTILE = 'runs/<script>alert(1)</script>"'
-CHOICE = {"shape": (64, 32), "n_tokens": 8, "sparsity": 0.7, "chosen": "bitmask fp32"}
+CHOICE = {"stays": DENSE, "shape": (64, 32), "n_tokens": 8, "sparsity": 0.7, "chosen": "bitmask fp32"}
 
 
 def row(model: int, name: str, seconds: float, speedup: Interval | None) -> Row:
@@ -23,6 +24,8 @@ def row(model: int, name: str, seconds: float, speedup: Interval | None) -> Row:
         {**CHOICE, "name": "a", "speed_up": {"mean": 1.9}},
         {**CHOICE, "name": "b", "sparsity": 0.8, "speed_up": {"mean": 1.5}},
         {**CHOICE, "name": "c", "chosen": "", "reason": "nothing in it is zero", "speed_up": None},
+        {**CHOICE, "name": "d", "stays": LAYERS, "chosen": "fused bitmask fp32", "speed_up": {"mean": 3.0}},
+        {**CHOICE, "name": "e", "stays": LAYERS, "chosen": "", "reason": "it has hooks", "speed_up": None},
     ]
     return Row(
         *(model, name, "timed", "", 0.1),
@@ -66,6 +69,8 @@ def test_the_tables(found: Bench) -> None:
     assert [line[2:] for line in choices] == [
         ["1", "64 × 32", "bitmask fp32", "2", "70 % to 80 %", "1.50 to 1.90"],
         ["1", "64 × 32", "dense: nothing in it is zero", "1", "70 % to 70 %", "–"],
+        ["1", "whole, 64 × 32", "fused bitmask fp32", "1", "70 % to 70 %", "3.00 to 3.00"],
+        ["1", "whole, 64 × 32", "layer by layer: it has hooks", "1", "70 % to 70 %", "–"],
     ]
     assert "2 threads" in machine_text(found.environment)
     same = Bench((found.models[0], Model("other/dense", 1, 1, 1, 0)), found.rows[:1], 2, found.environment)

@@ -147,8 +147,9 @@ class Search:
         n_rungs = len(self.pace.rungs)
         self._pace = self._replanned(rung, cost)
         shares = np.linspace(*SHARES[rung - 1], self.pace.kept[rung]).tolist()
-        candidates = aimed(tried, self.ground.asked.goal, self.pace.rungs[-1], shares)
-        uncut = self._learning(tried) if rung == 1 else None
+        last = self.pace.rungs[-1]
+        candidates = aimed(tried, self.ground.asked.goal, last, self._tuned_steps(last), shares)
+        uncut = self._learning(tried, self.pace.rungs[1]) if rung == 1 else None
         if uncut is not None and all(each.shape != uncut for each in candidates):
             candidates[-1] = uncut
         n = self._fitting(rung, len(candidates), cost.turn(self.pace.rungs[rung] * (1 + TUNED)))
@@ -157,11 +158,16 @@ class Search:
             notes.append(f"In rung {rung + 1} of {n_rungs} there was time for {said}.")
         return candidates[len(candidates) - n :]  # the boldest are left out first
 
-    def _learning(self, tried: Sequence[Tried]) -> Candidate | None:
+    def _tuned_steps(self, epochs: float) -> int:
+        """Of the training with its values that follows so many epochs."""
+        return round(TUNED * epochs * self.ground.asked.training.steps_per_epoch(len(self.ground.data.y_train)))
+
+    def _learning(self, tried: Sequence[Tried], epochs: float) -> Candidate | None:
         """The network of which nothing is cut, where with values it learns it may be smaller than all that will do."""
         goal = self.ground.asked.goal
         uncut = [each for each in tried if not each.candidate.is_cut]
-        found, least = worth_tuning(uncut, goal), best(tried, goal)
+        n_steps = round(self._tuned_steps(epochs) / TUNED)  # it learns with them from the start
+        found, least = worth_tuning(uncut, goal, n_steps), best(tried, goal)
         if found is None or goal.size_bytes is not None:
             return None
         size = next(each.size_bytes for each in uncut if each.candidate == found)
@@ -256,7 +262,11 @@ class Search:
         self.text = f"{text}, with their values"
         known = [*found, *(each for each in tried if not each.epochs)]
         worth = [
-            worth_tuning([each for each in known if each.candidate.shape == shape], self.ground.asked.goal)
+            worth_tuning(
+                [each for each in known if each.candidate.shape == shape],
+                self.ground.asked.goal,
+                round(self._tuned_steps(epochs) / (1.0 if shape.is_cut else TUNED)),
+            )
             for shape in shapes
         ]
         tuned = {chains.finished(each, epochs): (each.shape, (each.values,)) for each in worth if each is not None}

@@ -201,7 +201,7 @@ def test_where_nothing_is_cut_the_dense_network_learns_with_its_values(
     search = "secateurs.experiments.search"
     monkeypatch.setattr(Ground, "shapes", lambda self: ([Candidate(0.0, 0.5)], []))
     monkeypatch.setattr(f"{search}.aimed", lambda *_: [Candidate(0.0, 0.0, "codebook:2")])
-    monkeypatch.setattr(f"{search}.worth_tuning", lambda tried, _: tried[-1].candidate)
+    monkeypatch.setattr(f"{search}.worth_tuning", lambda tried, *_: tried[-1].candidate)
     monkeypatch.setattr(f"{search}.best", lambda tried, _: next((each for each in tried if each.is_tuned), None))
     run = CompressionRun(ground_of(max_drop=0.5, epochs=0.9), tmp_path, "secateurs compress", 1)
     results = run.run()
@@ -237,7 +237,7 @@ def test_the_whole_network_learns_with_values_that_would_make_it_the_smallest(tm
         whole = [("exact", 900, 0.0), ("int8", 250, 0.0), ("codebook:3", size, drop)]
         tried = [Tried(Candidate(0.0, 0.0, v), 0.0, False, n, MANY, int(d * MANY), 0) for v, n, d in whole]
         tried.append(Tried(Candidate(0.0, 0.5, "int8"), 0.5, False, 150, MANY, int(0.002 * MANY), 0))
-        return Search(ground_of(max_drop=0.005, **goal), tmp_path, 1)._learning(tried)
+        return Search(ground_of(max_drop=0.005, **goal), tmp_path, 1)._learning(tried, 1)
 
     assert learning(0.015, 100) == Candidate(0.0, 0.0)  # 0.4 of it is 0.006, of 0.0075
     assert learning(0.020, 100) is None

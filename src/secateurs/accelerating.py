@@ -28,7 +28,7 @@ from secateurs.fusing import blocks_of, fuse
 from secateurs.layout import layout_of
 from secateurs.measure.intervals import LEAST
 from secateurs.measure.memory import give_back, page_out
-from secateurs.racing import DENSE, ROUNDS, Choice, Contenders, race
+from secateurs.racing import DENSE, ROUNDS, Choice, Contenders, Given, race
 from secateurs.running import packed_conv2d
 from secateurs.running.packed_block import Parts
 from secateurs.running.packed_conv2d import PackedConv2d
@@ -79,7 +79,7 @@ def accelerate(
 ) -> Accelerated:
     """Swap every nn.Linear, nn.Conv2d and transformers' Conv1D for which a packed one was faster; others stay dense.
 
-    Then every layer of an encoder of BERT's kind, or of this package's CLSTransformer, where it is faster as one.
+    Then every layer of BERT's kind, of GPT-2 or of this package's CLSTransformer as one, where that is faster.
 
     inputs, keywords  what the model is called with, as in the use that shall be fast
     values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several;
@@ -389,12 +389,10 @@ def _is_in_blocks(weight: Tensor, h: int, w: int) -> bool:
 
 def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
     """Of each layer the fastest packed one, where it is faster than dense."""
-    contenders: Contenders = {
-        name: {each: partial(layer, x) for each, layer in {DENSE: part, **packed}.items()}
-        for name, (_, part, x, packed) in candidates.items()
-    }
+    contenders: Contenders = {name: {DENSE: part, **packed} for name, (_, part, _, packed) in candidates.items()}
+    given: dict[str, Given] = {name: partial(_only, x) for name, (_, _, x, _) in candidates.items()}
     choices = []
-    for name, found in race(contenders, rounds).items():
+    for name, found in race(contenders, given, rounds).items():
         begun, part, x, packed = candidates[name]
         with torch.inference_mode():
             n_tokens = part(x).numel() // max(1, begun["shape"][0])
@@ -410,6 +408,10 @@ def _timed(candidates: dict[str, Candidate], rounds: int) -> list[Choice]:
             )
         )
     return choices
+
+
+def _only(x: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (x,), {}
 
 
 def _shared(model: nn.Module) -> set[int]:

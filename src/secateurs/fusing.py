@@ -75,6 +75,15 @@ def _kept(given: Any) -> Any:
     return given.detach().clone() if isinstance(given, Tensor) else copy.deepcopy(given)
 
 
+def _fresh(example: Example) -> Example:
+    """The same again; what a call would change, such as a cache of keys and values, is a copy."""
+    inputs, named = example
+    return (
+        tuple(each if isinstance(each, Tensor) else copy.deepcopy(each) for each in inputs),
+        {key: each if isinstance(each, Tensor) else copy.deepcopy(each) for key, each in named.items()},
+    )
+
+
 def fuse(
     model: nn.Module,
     blocks: Mapping[str, Block],
@@ -122,31 +131,29 @@ def _raced(
     rounds: int,
 ) -> tuple[list[Choice], dict[str, PackedBlock]]:
     """What was measured of each block of a group, and those that are faster fused."""
-    begun, contenders, fused = {}, Contenders(), {}
+    begun, contenders, given, fused = {}, Contenders(), {}, {}
     for name, block in blocks.items():
         parts, (inputs, named) = block.parts, block.example
         n = sum(each.weight.numel() for each in parts.all_linears)
-        wide = parts.linears[2].out_features, parts.linears[2].in_features
         n_tokens = next((each[..., 0].numel() for each in (*inputs, *named.values()) if isinstance(each, Tensor)), 0)
-        of: dict[str, Any] = {"shape": wide, "sparsity": _n_zero(parts) / max(1, n), "n_tokens": n_tokens}
+        of: dict[str, Any] = {"shape": parts.wide, "sparsity": _n_zero(parts) / max(1, n), "n_tokens": n_tokens}
         begun[name] = {"name": name, "stays": LAYERS, **of}
         reason = block.reason
         candidates = {} if reason else _candidates(parts, values_of(parts), formats_of)
         if candidates:
             try:
+                inputs, named = _fresh(block.example)
                 with torch.inference_mode():
                     next(iter(candidates.values()))(*inputs, **named)
             except InputError as error:
                 reason, candidates = str(error), {}
         if candidates:
-            stands = model.get_submodule(name)
-            layers: dict[str, nn.Module] = {LAYERS: stands, **candidates}
-            contenders[name] = {each: partial(layer, *inputs, **named) for each, layer in layers.items()}
-            fused[name] = candidates
+            contenders[name] = {LAYERS: model.get_submodule(name), **candidates}
+            given[name], fused[name] = partial(_fresh, block.example), candidates
         else:
             begun[name]["reason"] = reason or "no packed format takes it"
     with evaluating(model):
-        races = race(contenders, rounds)
+        races = race(contenders, given, rounds)
     choices, chosen = [], {}
     for name, of in begun.items():
         if name not in races:

@@ -1,14 +1,16 @@
 """Racing: what may stand for a part of a network is timed against it, in turn; and what came of it.
 
-    found = race({name: {"dense": call, "bitmask fp32": call, ...}}, rounds)     # all names in turn, round after round
+    found = race({name: {"dense": layer, "bitmask fp32": packed, ...}}, {name: inputs}, rounds)
 
-So each finds in the caches what the parts before it have left there, as in the network itself.
+All names in turn, round after round: each finds in the caches what the parts before it have left there, as in the
+network itself.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -16,7 +18,8 @@ from secateurs.measure.intervals import Interval, paired_ratio
 
 ROUNDS, WARM_UP = 15, 2
 DENSE, LAYERS = "dense", "layer by layer"  # what stays: of a layer, of a block
-Contenders = dict[str, dict[str, Callable[[], object]]]  # {name: {what stays, first; or what may stand for it: a call}}
+Contenders = dict[str, dict[str, Callable[..., object]]]  # {name: {what stays, first; or what may stand for it}}
+Given = Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]  # what a part is called with, anew for every call
 Seconds = dict[str, dict[str, list[float]]]
 
 
@@ -80,15 +83,15 @@ class Race:
         return self.speed_up.low > 1.0
 
 
-def race(contenders: Contenders, rounds: int) -> dict[str, Race]:
+def race(contenders: Contenders, given: Mapping[str, Given], rounds: int) -> dict[str, Race]:
     """Of each part the fastest; whether it is faster is decided in new rounds, as of many one is lucky."""
-    seconds, found = seconds_of(contenders, rounds), {}
+    seconds, found = seconds_of(contenders, given, rounds), {}
     again: Contenders = {}
     for name, calls in contenders.items():
         stays, *others = calls
         best = min(others, key=lambda each: median(seconds[name][each]))
         again[name] = {each: calls[each] for each in (stays, best)}
-    new = seconds_of(again, rounds)
+    new = seconds_of(again, given, rounds)
     for name, calls in again.items():
         stays, best = calls
         medians = {each: median(values) for each, values in {**seconds[name], **new[name]}.items()}
@@ -96,7 +99,7 @@ def race(contenders: Contenders, rounds: int) -> dict[str, Race]:
     return found
 
 
-def seconds_of(contenders: Contenders, rounds: int) -> Seconds:
+def seconds_of(contenders: Contenders, given: Mapping[str, Given], rounds: int) -> Seconds:
     """Of every call, all parts in turn."""
     seconds: Seconds = {name: {each: [] for each in calls} for name, calls in contenders.items()}
     kinds = sorted(
@@ -108,8 +111,9 @@ def seconds_of(contenders: Contenders, rounds: int) -> Seconds:
                 for name, calls in contenders.items():
                     if kind not in calls:
                         continue
+                    inputs, named = given[name]()
                     start = time.perf_counter()
-                    calls[kind]()
+                    calls[kind](*inputs, **named)
                     if i >= WARM_UP:
                         seconds[name][kind].append(time.perf_counter() - start)
     return seconds

@@ -137,6 +137,58 @@ def test_a_layer_of_bert(activation: str, n_tokens: int, format: str) -> None:
             assert torch.allclose(fused(layer, format=format)(x, each), layer(x, each), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["Camembert", "Electra", "Roberta", "XLMRoberta"])
+def test_networks_of_its_kind(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=50, pad_token_id=0, **sizes)
+    model, ids = getattr(transformers, f"{kind}Model")(config).eval(), torch.randint(2, 50, (2, 7))
+    sc.prune(model, "magnitude element layer sparsity(0.7)")
+    mask = (torch.arange(7) < torch.tensor([[7], [4]])).long()
+    with torch.inference_mode():
+        y = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        for i, each in enumerate(model.encoder.layer):
+            model.encoder.layer[i] = fused(each)
+        found = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.allclose(found[mask.bool()], y[mask.bool()], atol=1e-5)
+
+
+def gpt2(implementation: str = "sdpa") -> Any:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, attn_implementation=implementation)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    sc.prune(model, "magnitude element layer sparsity(0.7)")
+    return model
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_layers_of_gpt2_keep_keys_and_values(implementation: str) -> None:
+    model, ids = gpt2(implementation), torch.randint(1, 50, (2, 9))
+    mask = (torch.arange(9) >= torch.tensor([[0], [3]])).long()  # padded on the left
+
+    def answers() -> list[Tensor]:
+        with torch.inference_mode():
+            whole = [model(input_ids=ids).logits, model(input_ids=ids, attention_mask=mask).logits]
+            first = model(input_ids=ids[:, :5], attention_mask=mask[:, :5], use_cache=True)
+            cache, parts = first.past_key_values, [first.logits]
+            for i in range(5, 9):
+                one = model(input_ids=ids[:, i : i + 1], attention_mask=mask[:, : i + 1], past_key_values=cache)
+                parts.append(one.logits)
+            return [*whole, torch.cat(parts, 1), model.generate(ids, attention_mask=mask, max_new_tokens=5)]
+
+    expected = answers()
+    for i, each in enumerate(model.transformer.h):
+        model.transformer.h[i] = fused(each)
+    for mine, theirs in zip(answers(), expected, strict=True):
+        if mine.is_floating_point():
+            mine, theirs = (each[mask.bool()] for each in (mine, theirs))
+            assert torch.allclose(mine, theirs, atol=1e-5)
+        else:
+            assert torch.equal(mine, theirs)
+    with pytest.raises(InputError, match="hears no other states"):
+        model.transformer.h[0](torch.randn(1, 2, 32), encoder_hidden_states=torch.randn(1, 2, 32))
+
+
 def test_bits_are_fewer_where_they_are_asked_for() -> None:
     layer, x = bert().encoder.layer[0], torch.randn(1, 6, 48)
     with torch.inference_mode():
@@ -179,6 +231,15 @@ def test_strides_dtypes_and_copies() -> None:
     assert block.half().norm0_weight.dtype == torch.float32
 
 
+def test_torch_compile_leaves_it_alone() -> None:
+    model, ids = bert(), torch.randint(1, 50, (1, 7))
+    with torch.inference_mode():
+        y = model(input_ids=ids).last_hidden_state
+        model.encoder.layer[0] = fused(model.encoder.layer[0])
+        compiled = torch.compile(model, backend="eager")
+        assert torch.allclose(compiled(input_ids=ids).last_hidden_state, y, atol=1e-5)
+
+
 def test_what_it_cannot_do_is_told() -> None:
     block, x = fused(bert().encoder.layer[0]), torch.randn(1, 3, 48)
     with pytest.raises(InputError, match="keeps no keys and values"):
@@ -219,6 +280,20 @@ def test_accelerate_fuses_and_undoes() -> None:
         found.restore()
         assert dict(model.named_modules()) == before
         assert torch.equal(model(input_ids=ids, attention_mask=mask).last_hidden_state, y)
+
+
+@pytest.mark.usefixtures("_always")
+def test_the_example_keeps_its_cache() -> None:
+    model, ids = gpt2(), torch.randint(1, 50, (1, 4))
+    with torch.inference_mode():
+        cache = model(input_ids=ids, use_cache=True).past_key_values
+        again = copy.deepcopy(cache)
+        y = model(input_ids=ids[:, :1], past_key_values=again).logits
+        found = sc.accelerate(model, input_ids=ids[:, :1], past_key_values=cache, rounds=6)
+        assert all(each.is_swapped for each in found.blocks)
+        assert found.blocks[0].shape == (128, 32)
+        assert cache.get_seq_length() == 4
+        assert torch.allclose(model(input_ids=ids[:, :1], past_key_values=cache).logits, y, atol=1e-5)
 
 
 @pytest.mark.usefixtures("_always")

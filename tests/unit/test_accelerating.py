@@ -103,7 +103,7 @@ def test_the_best_of_many_is_timed_again_before_it_is_taken(monkeypatch: pytest.
     """One candidate is lucky in the first rounds, and slower than dense in the new ones."""
     asked: list[set[str]] = []
 
-    def seconds(contenders: racing.Contenders, rounds: int) -> racing.Seconds:
+    def seconds(contenders: racing.Contenders, _: object, rounds: int) -> racing.Seconds:
         asked.append(set(contenders["0"]))
         lucky = 1.0 if len(asked) == 1 else 3.0
         return {"0": {kind: [2.0 if kind == "dense" else lucky] * rounds for kind in contenders["0"]}}

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateurs.errors import InputError
+from secateurs.layout import layout_of
 from secateurs.models.cls_transformer import Block
 from secateurs.running import encoding
 from secateurs.running.packed_linear import PackedLinear
@@ -29,7 +31,7 @@ MASKED = -3e38  # what is added to the score of a key that is not to be heard: f
 _NOTHING: Floats = np.zeros(0, np.float32)
 _Known = tuple[list[tuple[Ready, Floats]], list[tuple[Any, ...]]]
 # Layers of transformers that are BERT's: `attention.self`, `attention.output`, `intermediate`, `output`.
-BERTS = ("BertLayer", "CamembertLayer", "ElectraLayer", "RobertaLayer", "XLMRobertaLayer", "XLMRobertaXLLayer")
+BERTS = ("BertLayer", "CamembertLayer", "ElectraLayer", "RobertaLayer", "XLMRobertaLayer")
 ACTIVATIONS = {
     "ReLU": encoding.RELU,
     "GELUActivation": encoding.GELU,
@@ -42,31 +44,46 @@ ACTIVATIONS = {
 class Parts:
     """What a layer of a transformer is made of.
 
-    linears     query, key and value, or all three in one; what follows the attention; to the wide states; and back
+    linears     query, key and value, or all three in one; what follows the attention; to the wide states; and back:
+                each nn.Linear or GPT-2's Conv1D
     heads       of the attention
     activation  of the wide states: RELU, GELU or GELU_TANH
     is_before   whether the norms come before the attention and the wide states, or after them
     norms       the attention's and that of the wide states
+    layer_idx   its place, where it keeps keys and values
+    scaling     what the scores are multiplied by, where that is not 1 / sqrt(dim)
     """
 
-    linears: tuple[tuple[nn.Linear, ...], nn.Linear, nn.Linear, nn.Linear]
+    linears: tuple[tuple[Any, ...], Any, Any, Any]
     heads: int
     activation: int
     is_before: bool
     norms: tuple[nn.LayerNorm, nn.LayerNorm]
     kind: "type[PackedBlock]"
+    layer_idx: int | None = None
+    scaling: float | None = None
 
     @property
-    def all_linears(self) -> tuple[nn.Linear, ...]:
+    def all_linears(self) -> tuple[Any, ...]:
         """Every one of them."""
         return (*self.linears[0], *self.linears[1:])
+
+    @property
+    def wide(self) -> tuple[int, int]:
+        """(width of the wide states, width of the states)."""
+        rows, columns = layout_of(self.linears[2], "weight").seen(tuple(self.linears[2].weight.shape))
+        return rows, columns
 
     def weights(self) -> list[tuple[Tensor, Tensor]]:
         """(weight, bias) of each of the four products."""
         found = []
         for some in (self.linears[0], *((each,) for each in self.linears[1:])):
-            biases = [torch.zeros(each.out_features) if each.bias is None else each.bias.detach() for each in some]
-            found.append((torch.cat([each.weight.detach() for each in some]), torch.cat(biases)))
+            weights = [layout_of(each, "weight").turn(each.weight.detach()) for each in some]
+            biases = [
+                torch.zeros(len(weight)) if each.bias is None else each.bias.detach()
+                for each, weight in zip(some, weights, strict=True)
+            ]
+            found.append((torch.cat(weights), torch.cat(biases)))
         return found
 
 
@@ -99,14 +116,30 @@ class PackedBlock(nn.Module):
         """Bytes of all of its arrays."""
         return sum(each.nbytes for each in self.buffers())
 
-    def encode(self, x: Tensor, mask: Tensor | None = None, n_queries: int | None = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        n_queries: int | None = None,
+        attend: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """The layer's output.
 
         x          (sequences, tokens, width), floating, on the CPU
         mask       (1 or sequences, 1, 1 or queries, tokens): where true a token is heard; or numbers, which are added
         n_queries  how many of the first tokens ask; None: all
+        attend     in place of the attention: from (sequences, tokens, 3 * heads * dim), of each token its query, key
+                   and value, to (sequences, tokens, heads * dim)
         returns    (sequences, queries, width) in x's dtype
         """
+        if torch.compiler.is_compiling():  # which leaves it alone
+            found: Tensor = torch.compiler.disable(self._encoded)(x, mask, n_queries, attend)  # type: ignore[no-untyped-call]
+            return found
+        return self._encoded(x, mask, n_queries, attend)
+
+    def _encoded(
+        self, x: Tensor, mask: Tensor | None, n_queries: int | None, attend: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
         if not x.is_cpu or not x.is_floating_point() or x.dim() != 3:
             raise InputError(f"A packed layer takes (sequences, tokens, width) on the CPU; x is {tuple(x.shape)}.")
         n_sequences, n_keys, width = x.shape
@@ -114,7 +147,12 @@ class PackedBlock(nn.Module):
         tokens: Floats = x.detach().float().contiguous().numpy().reshape(-1, width)
         if not tokens.size:
             return x[:, :n_queries]
-        states = self._heard(tokens, (n_sequences, n_keys, n_queries), mask)
+        qkv = self._product(0, self._normed(0, tokens, _NOTHING)[1] if self.is_before else tokens)
+        if attend is None:
+            states = self._heard(qkv, (n_sequences, n_keys, n_queries), mask)
+        else:
+            heard = attend(torch.from_numpy(qkv.reshape(n_sequences, n_keys, -1)))
+            states = heard.contiguous().numpy().reshape(len(tokens), -1)
         if n_queries < n_keys:
             tokens = np.ascontiguousarray(tokens.reshape(n_sequences, n_keys, width)[:, :n_queries]).reshape(-1, width)
         mixed = self._product(1, states)
@@ -127,9 +165,8 @@ class PackedBlock(nn.Module):
         found = torch.from_numpy(y.reshape(n_sequences, n_queries, width))
         return found if x.dtype == torch.float32 else found.to(x.dtype)
 
-    def _heard(self, tokens: Floats, sizes: tuple[int, int, int], mask: Tensor | None) -> Floats:
+    def _heard(self, qkv: Floats, sizes: tuple[int, int, int], mask: Tensor | None) -> Floats:
         """What each token that asks heard, of all heads."""
-        qkv = self._product(0, self._normed(0, tokens, _NOTHING)[1] if self.is_before else tokens)
         dim = qkv.shape[1] // 3 // self.heads
         shape = (*sizes, self.heads, dim)
         added, steps = _added(mask, sizes)
@@ -187,7 +224,6 @@ class PackedBlock(nn.Module):
 class PackedBert(PackedBlock):
     """A layer of BERT's kind, as transformers calls it."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
         """(sequences, tokens, width) -> the same."""
         told = [*others, *(more.get(key) for key in ("encoder_hidden_states", "past_key_values"))]
@@ -199,10 +235,43 @@ class PackedBert(PackedBlock):
 class PackedCLS(PackedBlock):
     """A layer of this package's CLSTransformer."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor, is_token: Tensor | None, first_only: bool) -> Tensor:
         """(sequences, tokens, width) -> the same, or that of the first tokens."""
         return self.encode(x, is_token, 1 if first_only else None)
+
+
+class PackedGPT2(PackedBlock):
+    """A layer of GPT-2, as transformers calls it, with its cache of keys and values; torch attends."""
+
+    def __init__(self, parts: Parts, formats: Sequence[str], values: str) -> None:
+        super().__init__(parts, formats, values)
+        self.layer_idx, self.scaling = parts.layer_idx, parts.scaling
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        *others: Any,
+        **more: Any,
+    ) -> Tensor:
+        """(sequences, tokens, width) -> the same."""
+        if encoder_hidden_states is not None:
+            raise InputError("A packed layer of a decoder hears no other states.")
+
+        def attend(qkv: Tensor) -> Tensor:
+            split = qkv.view(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            query, key, value = split.unbind(0)  # each (sequences, heads, tokens, dim)
+            if past_key_values is not None:
+                key, value = past_key_values.update(key, value, self.layer_idx)
+            is_causal = query.shape[2] > 1 and attention_mask is None
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, is_causal=is_causal, scale=self.scaling
+            )
+            return mixed.transpose(1, 2).flatten(2)
+
+        return self.encode(hidden_states, attend=attend)
 
 
 def parts_of(layer: nn.Module) -> Parts | None:
@@ -211,7 +280,7 @@ def parts_of(layer: nn.Module) -> Parts | None:
         parts = kind(layer)
         if parts is not None:
             linears, norms = parts.all_linears, parts.norms
-            is_known = all(type(each) is nn.Linear for each in linears) and all(
+            is_known = all(type(each) is nn.Linear or layout_of(each, "weight").is_turned for each in linears) and all(
                 type(each) is nn.LayerNorm and len(each.normalized_shape) == 1 for each in norms
             )
             return parts if is_known else None
@@ -244,7 +313,27 @@ def _of_cls(layer: Any) -> Parts | None:
     return Parts(linears, own.heads, encoding.RELU, True, (layer.attention_norm, layer.ffn_norm), PackedCLS)
 
 
-KINDS: tuple[Callable[[nn.Module], Parts | None], ...] = (_of_bert, _of_cls)
+def _of_gpt2(layer: Any) -> Parts | None:
+    if type(layer).__name__ != "GPT2Block" or not type(layer).__module__.startswith("transformers."):
+        return None
+    own, wide = layer.attn, layer.mlp
+    activation = ACTIVATIONS.get(type(wide.act).__name__)
+    implementation = own.config._attn_implementation
+    if activation is None or hasattr(layer, "crossattention") or implementation not in ("sdpa", "eager"):
+        return None
+    return Parts(
+        ((own.c_attn,), own.c_proj, wide.c_fc, wide.c_proj),
+        own.num_heads,
+        activation,
+        True,
+        (layer.ln_1, layer.ln_2),
+        PackedGPT2,
+        own.layer_idx,
+        own.scaling,
+    )
+
+
+KINDS: tuple[Callable[[nn.Module], Parts | None], ...] = (_of_bert, _of_cls, _of_gpt2)
 
 
 def _packed(weight: Tensor, bias: Tensor, text: str, values: str) -> PackedLinear:

@@ -149,7 +149,7 @@ def test_what_is_too_slow_or_was_not_timed_is_not_aimed_at() -> None:
 
 def test_longer_training_with_values_leaves_less_of_what_rounding_costs() -> None:
     assert [round(left_after(n), 2) for n in (0, 1, 10, 100, 1000, 10_000)] == [1.0, 1.0, 1.0, 0.7, 0.4, 0.2]
-    exact, two = tried(0.9, 400, 0.001), tried(0.9, 50, 0.011, values="codebook:2")
+    exact, two = tried(0.9, 400, 0.001), tried(0.9, 50, 0.01, values="codebook:2")
     assert [worth_tuning([exact, two], GOAL, n) is None for n in (100, 1000, 10_000)] == [True, False, False]
 
 

@@ -237,7 +237,9 @@ def test_the_whole_network_learns_with_values_that_would_make_it_the_smallest(tm
         whole = [("exact", 900, 0.0), ("int8", 250, 0.0), ("codebook:3", size, drop)]
         tried = [Tried(Candidate(0.0, 0.0, v), 0.0, False, n, MANY, int(d * MANY), 0) for v, n, d in whole]
         tried.append(Tried(Candidate(0.0, 0.5, "int8"), 0.5, False, 150, MANY, int(0.002 * MANY), 0))
-        return Search(ground_of(max_drop=0.005, **goal), tmp_path, 1)._learning(tried, 1)
+        ground = ground_of(max_drop=0.005, **goal)
+        of_epoch = ground.asked.training.steps_per_epoch(len(ground.data.y_train))
+        return Search(ground, tmp_path, 1)._learning(tried, 1000 / of_epoch)  # after so many steps 0.4 is left
 
     assert learning(0.015, 100) == Candidate(0.0, 0.0)  # 0.4 of it is 0.006, of 0.0075
     assert learning(0.020, 100) is None

@@ -14,7 +14,7 @@ FLOORS = {
     1: "exact scores units pools budgets schedules fit selection settings recipe column_order",
     2: "evaluating layout layers layer_report cuttable masks pruning quantizing groups structure permuting formats "
     "running checkpoint norms repair models data",
-    3: "train measure accelerating exporting loading",
+    3: "train measure racing fusing accelerating exporting loading",
     4: "see",
     5: "experiments",
     6: "cli __main__",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateurs import accelerating
+from secateurs import racing
 from secateurs.accelerating import accelerate
 from secateurs.checkpoint.packing import load, pack
 from secateurs.data import InputShape
@@ -39,7 +39,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def _packed_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the clock says."""
-    monkeypatch.setattr(accelerating, "paired_ratio", lambda dense, best: Interval(2.0, 1.5, 2.5, len(best)))
+    monkeypatch.setattr(racing, "paired_ratio", lambda dense, best: Interval(2.0, 1.5, 2.5, len(best)))
 
 
 def test_without_inputs_every_layer_is_dense_and_has_the_packed_weights(out: Path) -> None:

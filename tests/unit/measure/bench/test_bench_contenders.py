@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from secateurs import accelerating
+from secateurs import racing
 from secateurs.data import InputShape
 from secateurs.measure.bench import prepared
 from secateurs.measure.bench.contenders import CONTENDERS, answer, difference
@@ -108,7 +108,7 @@ def test_the_examples_are_answered_by_the_network_that_was_timed(tmp_path: Path,
     np.save(tmp_path / "x_test.npy", rng.normal(size=(70, 1, 4, 4)).astype(np.float32))
     np.save(tmp_path / "y_test.npy", np.zeros(70, np.int64))
     ratio = [Interval(2.0, 2.0, 2.0, 15)]
-    monkeypatch.setattr(accelerating, "paired_ratio", lambda *_: ratio[0])
+    monkeypatch.setattr(racing, "paired_ratio", lambda *_: ratio[0])
     worker = Worker()
     worker.choose("secateurs-int8", model=str(tmp_path), folder=str(tmp_path), threads=1)
     assert {choice["chosen"] for choice in worker.fit(0)["choices"]} == {"bitmask int8"}

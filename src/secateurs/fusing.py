@@ -1,6 +1,6 @@
 """Fusing: whole layers of transformers swapped by packed blocks, where that is faster than their layers one by one.
 
-    blocks = blocks_of(model, inputs, keywords)     # before anything is swapped
+    blocks = blocks_of(model, call, why_not)        # before anything is swapped
     choices = fuse(model, blocks, ...)              # after their layers were
 
 Between the products of a layer torch starts a dozen operations by itself; for few tokens they take most of the time.
@@ -75,7 +75,7 @@ def _kept(given: Any) -> Any:
     return given.detach().clone() if isinstance(given, Tensor) else copy.deepcopy(given)
 
 
-def _fresh(example: Example) -> Example:
+def fresh(example: Example) -> Example:
     """The same again; what a call would change, such as a cache of keys and values, is a copy."""
     inputs, named = example
     return (
@@ -88,7 +88,7 @@ def fuse(
     model: nn.Module,
     blocks: Mapping[str, Block],
     values_of: Callable[[Parts], Sequence[str]],
-    formats_of: Callable[[nn.Linear | Tensor], Sequence[str]],
+    formats_of: Callable[[Tensor], Sequence[str]],
     rounds: int,
     call: Callable[[], Any],
     swap: Swap,
@@ -142,14 +142,14 @@ def _raced(
         candidates = {} if reason else _candidates(parts, values_of(parts), formats_of)
         if candidates:
             try:
-                inputs, named = _fresh(block.example)
+                inputs, named = fresh(block.example)
                 with torch.inference_mode():
                     next(iter(candidates.values()))(*inputs, **named)
             except InputError as error:
                 reason, candidates = str(error), {}
         if candidates:
             contenders[name] = {LAYERS: model.get_submodule(name), **candidates}
-            given[name], fused[name] = partial(_fresh, block.example), candidates
+            given[name], fused[name] = partial(fresh, block.example), candidates
         else:
             begun[name]["reason"] = reason or "no packed format takes it"
     with evaluating(model):

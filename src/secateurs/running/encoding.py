@@ -51,7 +51,7 @@ def room_of(shape: tuple[int, int, int, int, int]) -> int:
     """How many numbers of scratch `attend` wants for each part."""
     _, n_keys, _, _, dim = shape
     keys, columns = (-(-each // len(TILE)) * len(TILE) for each in (n_keys, dim))
-    return len(TILE) + PANEL * dim + keys * dim + n_keys * columns + keys * PANEL + columns * PANEL + 2 * PANEL
+    return PANEL * dim + keys * dim + n_keys * columns + keys * PANEL + columns * PANEL + 2 * PANEL
 
 
 @compiled
@@ -71,14 +71,12 @@ def attend(i: int, n_parts: int, qkv: Any, shape: Any, mask: Any, steps: Any, ro
     n_key_tiles, n_tiles = (n_keys + n_wide - 1) // n_wide, (dim + n_wide - 1) // n_wide
     padded, stride, n_room = n_tiles * n_wide, 3 * width, room.size // n_parts
     rest = room[i * n_room : (i + 1) * n_room]
-    ones, rest = rest[:n_wide], rest[n_wide:]
     queries, rest = rest[: PANEL * dim], rest[PANEL * dim :]
     keys, rest = rest[: n_key_tiles * n_wide * dim], rest[n_key_tiles * n_wide * dim :]
     values, rest = rest[: n_keys * padded], rest[n_keys * padded :]
     scores, rest = rest[: n_key_tiles * n_wide * PANEL], rest[n_key_tiles * n_wide * PANEL :]
     mixed, rest = rest[: padded * PANEL], rest[padded * PANEL :]
     largest, whole = rest[:PANEL], rest[PANEL:]
-    ones[:] = _ONE
     scale = _ONE / np.sqrt(np.float32(dim))
     for part in range(i * n_sequences * heads // n_parts, (i + 1) * n_sequences * heads // n_parts):
         sequence, head = part // heads, part % heads
@@ -111,7 +109,7 @@ def attend(i: int, n_parts: int, qkv: Any, shape: Any, mask: Any, steps: Any, ro
                 for j in range(dim):
                     weights, others = all_of(queries, PANEL * j), all_of(queries, PANEL * j + ROWS)
                     sums = step(sums, weights, others, keys, there + j * n_wide)
-                store(scores, tile * n_wide * PANEL, PANEL, sums, ones, 0)
+                store(scores, tile * n_wide * PANEL, PANEL, sums)
             if mask.size:
                 for q in range(n):
                     added = mask[sequence * steps[0] + (query + q) * steps[1] :]
@@ -123,12 +121,14 @@ def attend(i: int, n_parts: int, qkv: Any, shape: Any, mask: Any, steps: Any, ro
                 for j in range(n_keys):
                     weights, others = all_of(scores, PANEL * j), all_of(scores, PANEL * j + ROWS)
                     sums = step(sums, weights, others, values, j * padded + tile * n_wide)
-                store(mixed, tile * n_wide * PANEL, PANEL, sums, ones, 0)
-            for q in range(n):
-                begin = (sequence * n_queries + query + q) * width + head * dim
-                row, share = out[begin : begin + dim], _ONE / whole[q]
-                for j in range(dim):
-                    row[j] = share * mixed[j * PANEL + q]
+                store(mixed, tile * n_wide * PANEL, PANEL, sums)
+            for q in range(PANEL):
+                whole[q] = _ONE / whole[q]
+            for j in range(dim):
+                row = mixed[j * PANEL : (j + 1) * PANEL]
+                for q in range(PANEL):
+                    row[q] *= whole[q]
+            turn(mixed, dim, n, PANEL, out[(sequence * n_queries + query) * width + head * dim :], width)
 
 
 @compiled

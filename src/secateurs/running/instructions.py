@@ -212,6 +212,36 @@ def load8(typing: Any, array: Any, at: Any) -> Any:
 
 
 @instruction
+def turn8(typing: Any, source: Any, at: Any, step: Any, target: Any, to: Any, stride: Any, square: Any) -> Any:
+    """target[to + j * stride + i] = source[at + i * step + j] for j < 8 and i < n, of 4 bytes each.
+
+    square  as long as n, which is 4 or 8
+    """
+    n = len(square)
+    vector = ir.VectorType(I32, n)
+
+    def zipped(builder: Any, first: Any, second: Any, half: int) -> Any:
+        order = [n * (k % 2) + half * n // 2 + k // 2 for k in range(n)]
+        return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, n), order))
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for first in range(0, 8, n):
+            rows = []
+            for i in range(n):
+                place = builder.add(args[1], builder.add(builder.mul(args[2], I64(i)), I64(first)))
+                rows.append(builder.load(pointer(context, builder, source, args[0], place, vector), align=4))
+            for _ in range(n.bit_length() - 1):  # each round moves one bit of a row's number behind those of a column's
+                pairs = zip(rows[: n // 2], rows[n // 2 :], strict=True)
+                rows = [zipped(builder, *pair, half) for pair in pairs for half in range(2)]
+            for j, row in enumerate(rows):
+                place = builder.add(args[4], builder.mul(args[5], I64(first + j)))
+                builder.store(row, pointer(context, builder, target, args[3], place, vector), align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64, types.int64, target, types.int64, types.int64, square), code
+
+
+@instruction
 def every8(typing: Any, number: Any) -> Any:
     """f32 x 8 of one number."""
 

@@ -66,3 +66,17 @@ def unlay(bits: Any, laid: Any, begins: Any, columns: int, mask: Any, kept: Any,
                         cursors[row] += 1
                         n += 1
             n += is_even and n & 1
+
+
+@compiled
+def add_up(mask: Any, kept: Any, starts: Any, width: int, sums: Any) -> None:
+    """sums[row, group] += the integers that a row keeps in `width` words of its mask."""
+    stride = mask.size // sums.shape[0]
+    for row in range(sums.shape[0]):
+        at = starts[row]
+        for j in range(stride):
+            bits = np.int64(mask[row * stride + j])
+            while bits:
+                sums[row, j // width] += kept[at]
+                bits &= bits - 1
+                at += 1

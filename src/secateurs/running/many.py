@@ -25,9 +25,11 @@ from secateurs.running.instructions import (
     number,
     store_tile,
     times,
+    turn8,
     word,
 )
 
+FOUR, EIGHT = (0,) * 4, (0,) * 8
 ROWS = 512  # whose sums stay in the second cache
 BYTES = 20 << 10  # of the tokens that stay in the first
 LISTED_BYTES = (512 if has_avx512() else 20) << 10  # of listed columns: where AVX-512 was measured, half of the second
@@ -35,16 +37,19 @@ LISTED_BYTES = (512 if has_avx512() else 20) << 10  # of listed columns: where A
 
 @compiled
 def turn(source: Any, n: int, m: int, step: int, target: Any, to: int) -> None:
-    """target[j * to + i] = source[i * step + j] for i < n and j < m, eight i at a time."""
-    whole = n // 8 * 8
-    for i in range(0, whole, 8):
-        a, b = source[i * step :], target[i:]
-        for j in range(m):
-            for k in range(8):
-                b[j * to + k] = a[k * step + j]
-    for i in range(whole, n):
-        for j in range(m):
-            target[j * to + i] = source[i * step + j]
+    """target[j * to + i] = source[i * step + j] for i < n and j < m, of 4 bytes each; in squares of 8 or 4."""
+    whole, i = m // 8 * 8, 0
+    while n - i >= 8:
+        for j in range(0, whole, 8):
+            turn8(source, i * step + j, step, target, j * to + i, to, EIGHT)
+        i += 8
+    if n - i >= 4:
+        for j in range(0, whole, 8):
+            turn8(source, i * step + j, step, target, j * to + i, to, FOUR)
+        i += 4
+    for k in range(n):
+        for j in range(whole if k < i else 0, m):
+            target[j * to + k] = source[k * step + j]
 
 
 @compiled

@@ -34,8 +34,9 @@ class PackedLinear(nn.Module):
         self._kind = type(weight)
         self._sizes = {key: value for key, value in vars(weight).items() if isinstance(value, int)}
         self._arrays = [key for key in vars(weight) if key not in self._sizes]
+        self._saved = [key for key in self._arrays if key not in weight.MADE]
         for key in self._arrays:
-            self.register_buffer(key, torch.from_numpy(getattr(weight, key)))
+            self.register_buffer(key, torch.from_numpy(getattr(weight, key)), persistent=key in self._saved)
         self.bias: Tensor | None
         self.register_buffer("bias", None if bias is None else bias.detach().float().cpu().clone())
         self._ready: Ready | None = None
@@ -110,19 +111,19 @@ class PackedLinear(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         portable = self.ready().portable()
-        destination |= {prefix + key: torch.from_numpy(getattr(portable, key)) for key in self._arrays}
+        destination |= {prefix + key: torch.from_numpy(getattr(portable, key)) for key in self._saved}
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any, **options: Any) -> None:
-        given = {key: state_dict[prefix + key].numpy() for key in self._arrays if prefix + key in state_dict}
-        if len(given) == len(self._arrays):
+        given = {key: state_dict[prefix + key].numpy() for key in self._saved if prefix + key in state_dict}
+        if len(given) == len(self._saved):
             if (portable := self.ready().alike(given)) is None:
                 size = f"{self.out_features} x {self.in_features}"
                 where = prefix.rstrip(".") or "the layer"
                 arguments[-1].append(f"{where}: these arrays are not a weight of {size} packed as {self.name}.")
             else:
                 found = fitted(portable, self._sizes.get("n_planes", EXACT))
-                for key in given:
-                    self.register_buffer(key, torch.from_numpy(getattr(found, key)))
+                for key in self._arrays:
+                    self.register_buffer(key, torch.from_numpy(getattr(found, key)), persistent=key in given)
             state_dict = {**state_dict, **{prefix + key: getattr(self, key) for key in given}}
         self._ready = None
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)

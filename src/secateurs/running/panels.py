@@ -5,14 +5,19 @@ mask    (panels * steps * 2,): which weights of the first and the last 16 rows, 
 kept    in that order; int4 begins each 16 rows with a whole byte; 64 bytes behind the last may be read
 starts  (panels + 1,) int64: where each panel's kept weights begin
 scales  (panels * groups * 32,) bfloat16 as uint16; `width` steps share one
+totals  (panels * groups * 32,) int32, or int16 where `ready` says so: of integers, the sums of a row's kept weights
 x       (tiles * steps * words of a step,) uint32: for each column the tokens of a tile, float32; or, for integers, for
         each step what `rounded` made of the tokens of a tile
-bias    (rows,) float32, or empty
+bias    (panels * 32,) float32
 units   (tiles * tokens of a tile,) float32: what the sums of a token are multiplied by in the end
 y       (tokens, 32 * panels): those of a part are written
 
-Weights are spread once for all tokens of a tile, whose sums stay in registers: two for each token. What is
-not kept is multiplied like the rest, but takes no byte; blocks that are not kept take no time either.
+Weights are spread once for all tokens of a tile, whose sums stay in registers: two for each token; for many tiles, once
+for all of them, into the cache. What is not kept is multiplied like the rest, but takes no byte; blocks that are not
+kept take no time either.
+
+The inputs of integer weights are unsigned: the highest byte of each is more than it stands for by 128. So sums begin
+with -128 times the total of the weights.
 """
 
 from typing import Any
@@ -28,17 +33,25 @@ from secateurs.running.wide import (
     add,
     all_of,
     ask,
+    begun,
     bits_at,
+    bytes_of,
+    finished,
     floats,
+    got,
+    larger,
+    largest,
     n_taken,
-    place,
+    put,
     scaled,
+    sizes,
     spread,
     step,
     store,
     zeros,
 )
 
+LINE = 64  # bytes of a vector
 PARTS = 16  # of a thread: one that is held up leaves its parts to the others
 
 
@@ -50,6 +63,7 @@ def product(
     kept: Any,
     starts: Any,
     scales: Any,
+    totals: Any,
     width: int,
     x: Any,
     units: Any,
@@ -58,34 +72,32 @@ def product(
     wide: Any,
     parts: Any,
 ) -> None:
-    """All tiles with part i of the panels.
+    """One tile with part i of the panels.
 
     wide, parts  tuples as long as a tile has tokens, and as a step has sums for each half
     """
-    n_panels, n_tokens = starts.size - 1, len(wide)
-    n_steps, n_tiles = mask.size // (2 * n_panels), units.size // n_tokens
-    n_groups, of_step = (n_steps + width - 1) // width, x.size // (n_tiles * n_steps)  # 4 divides both
+    n_panels = starts.size - 1
+    n_steps = mask.size // (2 * n_panels)
+    n_groups, of_step = (n_steps + width - 1) // width, x.size // n_steps  # 4 divides both
     for panel in range(i * n_panels // n_parts, (i + 1) * n_panels // n_parts):
-        for tile in range(n_tiles):
-            at, whole = starts[panel], floats(wide)
-            for group in range(n_groups):
-                a, b, c, d = zeros(parts, kept), zeros(parts, kept), zeros(parts, kept), zeros(parts, kept)
-                begin, end = group * width, min((group + 1) * width, n_steps)
-                if len(parts) < 3:  # each step would wait for the sums of the last
-                    for j in range(begin, end, 4):
-                        here, there = 2 * (panel * n_steps + j), (tile * n_steps + j) * of_step
-                        a, at = both(a, mask, here, kept, at, x, there)
-                        b, at = both(b, mask, here + 2, kept, at, x, there + of_step)
-                        c, at = both(c, mask, here + 4, kept, at, x, there + 2 * of_step)
-                        d, at = both(d, mask, here + 6, kept, at, x, there + 3 * of_step)
-                else:
-                    for j in range(begin, end):
-                        a, at = both(a, mask, 2 * (panel * n_steps + j), kept, at, x, (tile * n_steps + j) * of_step)
-                a = add(add(a, b), add(c, d))
-                whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
-            first = tile * n_tokens
-            store(y, PANEL * (first * n_panels + panel), PANEL * n_panels, whole, units, first)
-        _add_bias(bias, PANEL * panel, y, PANEL * n_panels)
+        at, whole = starts[panel], floats(wide)
+        for group in range(n_groups):
+            a = begun(parts, wide, kept, totals, PANEL * (panel * n_groups + group))
+            b, c, d = zeros(parts, kept), zeros(parts, kept), zeros(parts, kept)
+            begin, end = group * width, min((group + 1) * width, n_steps)
+            if len(parts) < 3:  # each step would wait for the sums of the last
+                for j in range(begin, end, 4):
+                    here, there = 2 * (panel * n_steps + j), j * of_step
+                    a, at = both(a, mask, here, kept, at, x, there)
+                    b, at = both(b, mask, here + 2, kept, at, x, there + of_step)
+                    c, at = both(c, mask, here + 4, kept, at, x, there + 2 * of_step)
+                    d, at = both(d, mask, here + 6, kept, at, x, there + 3 * of_step)
+            else:
+                for j in range(begin, end):
+                    a, at = both(a, mask, 2 * (panel * n_steps + j), kept, at, x, j * of_step)
+            a = add(add(a, b), add(c, d))
+            whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
+        store(y, PANEL * panel, PANEL * n_panels, finished(whole, units, 0, bias, PANEL * panel))
 
 
 @compiled
@@ -99,11 +111,48 @@ def both(sums: Any, mask: Any, here: int, kept: Any, at: int, x: Any, there: int
 
 
 @compiled
-def _add_bias(bias: Any, first: int, y: Any, stride: int) -> None:
-    """Add it to the rows of a panel, for all tokens."""
-    for row_of_token in range(first, y.size, stride):
-        for i in range(min(PANEL, bias.size - first)):
-            y[row_of_token + i] += bias[first + i]
+def expanded(
+    i: int,
+    n_parts: int,
+    mask: Any,
+    kept: Any,
+    starts: Any,
+    scales: Any,
+    totals: Any,
+    width: int,
+    x: Any,
+    units: Any,
+    bias: Any,
+    y: Any,
+    wide: Any,
+    parts: Any,
+) -> None:
+    """All tiles; each panel is spread into the cache before them."""
+    n_panels, n_tokens = starts.size - 1, len(wide)
+    n_steps, n_tiles = mask.size // (2 * n_panels), units.size // n_tokens
+    n_groups, of_step = (n_steps + width - 1) // width, x.size // (n_tiles * n_steps)
+    room = np.empty(2 * LINE * n_steps + LINE, np.int8)
+    room = room[-room.ctypes.data % LINE :]
+    for panel in range(i * n_panels // n_parts, (i + 1) * n_panels // n_parts):
+        at = starts[panel]
+        for j in range(n_steps):
+            here = 2 * (panel * n_steps + j)
+            bits, more = bits_at(mask, here), bits_at(mask, here + 1)
+            middle = at + n_taken(kept, bits)
+            ask(kept, at)
+            put(room, 2 * LINE * j, spread(kept, at, bits))
+            put(room, 2 * LINE * j + LINE, spread(kept, middle, more))
+            at = middle + n_taken(kept, more)
+        for tile in range(n_tiles):
+            whole = floats(wide)
+            for group in range(n_groups):
+                sums = begun(parts, wide, kept, totals, PANEL * (panel * n_groups + group))
+                for j in range(group * width, min((group + 1) * width, n_steps)):
+                    one, other = got(room, 2 * LINE * j, kept), got(room, 2 * LINE * j + LINE, kept)
+                    sums = step(sums, one, other, x, (tile * n_steps + j) * of_step)
+                whole = scaled(whole, sums, scales, PANEL * (panel * n_groups + group))
+            whole = finished(whole, units, tile * n_tokens, bias, PANEL * panel)
+            store(y, PANEL * (tile * n_tokens * n_panels + panel), PANEL * n_panels, whole)
 
 
 @compiled
@@ -114,6 +163,7 @@ def by_block(
     kept: Any,
     starts: Any,
     scales: Any,
+    totals: Any,
     w: int,
     columns: int,
     n_steps: int,
@@ -136,7 +186,7 @@ def by_block(
     for panel in range(i * n_panels // n_parts, (i + 1) * n_panels // n_parts):
         for tile in range(n_tiles):
             at, whole = starts[panel], floats(wide)
-            a, b = zeros(parts, kept), zeros(parts, kept)
+            a, b = begun(parts, wide, kept, totals, PANEL * panel), zeros(parts, kept)
             for block in range(starts[panel] // (PANEL * w), starts[panel + 1] // (PANEL * w)):
                 there = (tile * n_steps + np.int64(places[block]) * of_block) * words
                 if len(parts) < 3:
@@ -153,9 +203,8 @@ def by_block(
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
             whole = scaled(whole, add(a, b), scales, PANEL * panel)
-            first = tile * n_tokens
-            store(y, PANEL * (first * n_panels + panel), PANEL * n_panels, whole, units, first)
-        _add_bias(bias, PANEL * panel, y, PANEL * n_panels)
+            whole = finished(whole, units, tile * n_tokens, bias, PANEL * panel)
+            store(y, PANEL * (tile * n_tokens * n_panels + panel), PANEL * n_panels, whole)
 
 
 @compiled
@@ -168,24 +217,29 @@ def rounded(tokens: Any, columns: int, x: Any, units: Any, n_tokens: int, planes
     Of 8 bits 127 is the largest input of a token; of more, one is a power of two, so that as many whole numbers as fit
     stay what they are. A token that is not finite becomes NaN.
     """
-    n_bits, part = 8 * len(planes), n_tokens * len(planes)
-    sizes = tokens.view(np.int32)
-    for t in range(tokens.size // columns):
-        largest = np.int32(0)
-        for i in range(t * columns, (t + 1) * columns):
-            largest = max(largest, sizes[i] & np.int32(0x7FFFFFFF))
-        if largest >= np.int32(0x7F800000):
-            units[t] = np.nan
-            continue
-        largest = max(largest, np.int32(0x0B800000))  # 2**-104, of whose unit, 2**-126, there is an inverse
-        if len(planes) == 1:
-            unit = np.int32(largest).view(np.float32) / np.float32(127)
-        else:
-            unit = np.int32(((largest >> 23) - n_bits + 2) << 23).view(np.float32)
-        units[t] = unit
-        to = t // n_tokens * (columns // 4 * part) + t % n_tokens * len(planes)
-        for column in range(0, columns, 16):
-            place(tokens, t * columns + column, np.float32(1) / unit, x, to + column // 4 * part, part, planes)
+    n_planes, words = len(planes), columns // 4
+    part, n = n_tokens * n_planes, tokens.size // columns
+    found = np.full(part * columns, 128, np.uint8)  # of one tile: (token, plane, column)
+    for first in range(0, n, n_tokens):
+        last = min(first + n_tokens, n)
+        for t in range(first, last):
+            most = sizes(tokens, t * columns)
+            for column in range(16, columns, 16):
+                most = larger(most, sizes(tokens, t * columns + column))
+            size, to = largest(most), (t - first) * n_planes * columns
+            if size >= 0x7F800000:
+                units[t] = np.nan
+                found[to : to + n_planes * columns] = 128
+                continue
+            size = max(size, 0x0B800000)  # 2**-104, of whose unit, 2**-126, there is an inverse
+            if n_planes == 1:
+                unit = np.int32(size).view(np.float32) / np.float32(127)
+            else:
+                unit = np.int32(((size >> 23) - 8 * n_planes + 2) << 23).view(np.float32)
+            units[t] = unit
+            for column in range(0, columns, 16):
+                bytes_of(tokens, t * columns + column, np.float32(1) / unit, found, to + column, columns, planes)
+        turn(found.view(np.uint32), (last - first) * n_planes, words, words, x[first * n_planes * words :], part)
 
 
 @compiled
@@ -228,6 +282,20 @@ def run(
 
 
 @compiled
+def run_expanded(
+    known: Any, tokens: Any, columns: int, bias: Any, y: Any, wide: Any, parts: Any, planes: Any, where: int, n: int
+) -> None:
+    """The same of `expanded`."""
+    n_panels = known[2].size - 1
+    x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
+    if n == 1:
+        expanded(0, 1, *known, x, units, bias, y, wide, parts)  # type: ignore[call-arg]
+    else:
+        n_parts = min(n_panels, PARTS * n)
+        _expanded_on_team(where, n, n_parts, (n_parts, *known, x, units, bias, y, wide, parts))
+
+
+@compiled
 def run_by_block(
     known: Any, tokens: Any, columns: int, bias: Any, y: Any, wide: Any, parts: Any, planes: Any, where: int, n: int
 ) -> None:
@@ -241,4 +309,4 @@ def run_by_block(
         _by_block_on_team(where, n, n_parts, (n_parts, *known, x, units, bias, y, wide, parts))
 
 
-_product_on_team, _by_block_on_team = on_team(product), on_team(by_block)
+_product_on_team, _expanded_on_team, _by_block_on_team = on_team(product), on_team(expanded), on_team(by_block)

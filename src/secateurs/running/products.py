@@ -124,17 +124,26 @@ def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
     if threads > 1 and weight.n_steps * n_tiles * (SPREADING + len(parts)) < ALONE_PANELS:
         threads = 1
     where = address() if threads > 1 else 0
-    out, is_slab = y.reshape(-1), isinstance(weight, Slabs)
+    if bias.size != weight.padded_rows:
+        bias = np.concatenate([bias, np.zeros(weight.padded_rows - bias.size, np.float32)])
+    out, (whole, loop) = y.reshape(-1), _LOOPS[type(weight), n_tiles > 1]
     if where or threads == 1:
-        whole = panels.run_by_block if is_slab else panels.run
         whole(weight.known, flat, columns, bias, out, wide, parts, planes, where, threads)
     else:
         x, units = panels.placed(flat, columns, len(y), wide, planes)
-        loop: Callable[..., None] = panels.by_block if is_slab else panels.product
         n_parts = min(weight.starts.size - 1, PARTS * threads)
         given = n_parts, *weight.known, x, units, bias, out, wide, parts
         together([partial(loop, i, *given) for i in range(n_parts)], threads)
     return y if y.shape == (n, weight.rows) else np.ascontiguousarray(y[:n, : weight.rows])
+
+
+# On one's own threads or on torch's; and on Python's.
+_LOOPS: dict[tuple[type[Ready], bool], tuple[Callable[..., None], Callable[..., None]]] = {
+    (Panels, False): (panels.run, panels.product),
+    (Panels, True): (panels.run_expanded, panels.expanded),
+    (Slabs, False): (panels.run_by_block, panels.by_block),
+    (Slabs, True): (panels.run_by_block, panels.by_block),
+}
 
 
 @cache
@@ -143,7 +152,7 @@ def _tile_of(n: int, n_planes: int) -> tuple[tuple[int, ...], tuple[int, ...], t
     of_token = max(1, n_planes)
     some = [width for width in PANEL_WIDTHS if width * of_token <= REGISTERS]
     width = min(some, key=lambda width: -(-n // width) * (SPREADING + width * of_token))
-    return (0,) * width, (0,) * (width * n_planes + 1 if n_planes else width), (0,) * n_planes
+    return (0,) * width, (0,) * (width * of_token), (0,) * n_planes
 
 
 def _few(weight: Ready, tokens: Floats) -> Floats:

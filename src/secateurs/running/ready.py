@@ -13,7 +13,7 @@ A format becomes one of six ways to say where the kept weights are; n:m becomes 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ _ONE = 0x3F80  # 1 as bfloat16
 _FACTOR = {8: 2.0**-24, 4: 2.0**-28}  # what the loops leave in codes of so many bits
 _PANELS = 2.0**24  # by how much less those of panels leave
 _WORDS = 2048  # of columns whose products of bytes an int32 can hold the sum of
+_FEW_WORDS = 8  # of columns whose integers add up to an int16
 EXACT = 3  # planes of 8 bits of an input, which are as exact as float32
 
 
@@ -55,6 +56,8 @@ class Ready:
     starts: Stored
     scales: Stored
     width: int
+
+    MADE: ClassVar[tuple[str, ...]] = ()  # arrays that are made of the others, and not saved
 
     @property
     def height(self) -> int:
@@ -126,13 +129,16 @@ class Bits(Ready):
 
 @dataclass(frozen=True, eq=False)
 class Panels(Ready):
-    """mask, kept, starts and scales as in panels.py.
+    """mask, kept, starts, scales and totals as in panels.py.
 
     n_planes  bytes of an input, where kept weights are integers: 3 are as exact as float32, 1 is its own trade; else 0
     """
 
     mask: Stored
+    totals: Stored
     n_planes: int
+
+    MADE = ("totals",)
 
     @cached_property
     def padded_columns(self) -> int:
@@ -157,7 +163,7 @@ class Panels(Ready):
     @cached_property
     def known(self) -> tuple[Any, ...]:
         """What `panels.run` wants of it; the last is how many steps share a scale."""
-        return self.mask, self.kept, self.starts, self.scales, _words(self) * 32 // self.of_step
+        return self.mask, self.kept, self.starts, self.scales, self.totals, _words(self) * 32 // self.of_step
 
     @classmethod
     def of(cls, bits: Bits, n_planes: int) -> "Panels":
@@ -172,12 +178,17 @@ class Panels(Ready):
         laid = _stored_as(bits, laid[:n])
         scales = np.repeat(bits.scales.reshape(bits.rows, -1), -(-bits.width // _words(bits)), axis=1)
         scales = scales[:, : -(-bits.stride // _words(bits))]
+        # Short groups have many totals, which an int16 holds.
+        is_short = bits.width < bits.stride and _words(bits) <= _FEW_WORDS
+        totals = np.zeros(0, np.int16 if n_planes and is_short else np.int32)
         if n_planes:
             scales = _times(scales, _PANELS)
-        scales = np.pad(scales, ((0, -bits.rows % PANEL), (0, 0))).reshape(n_panels, PANEL, -1).transpose(0, 2, 1)
+            sums = np.zeros(scales.shape, np.int64)
+            laying.add_up(bits.mask, _signed(kept), bits.starts, _words(bits), sums)
+            totals = _side_by_side(sums.astype(totals.dtype))
         return cls(
             bits.rows, bits.columns, _with_room(laid), starts,
-            np.ascontiguousarray(scales).reshape(-1), bits.width, mask, n_planes,
+            _side_by_side(scales), bits.width, mask, totals, n_planes,
         )  # fmt: skip
 
     def with_arrays(self, arrays: dict[str, Stored]) -> Bits:
@@ -204,6 +215,13 @@ class Panels(Ready):
         )  # fmt: skip
 
 
+def _side_by_side(of_rows: Stored) -> Stored:
+    """What each group of each row has (rows, groups), panel by panel: (panels * groups * 32,)."""
+    rows, n_groups = of_rows.shape
+    panels = np.pad(of_rows, ((0, -rows % PANEL), (0, 0))).reshape(-1, PANEL, n_groups)
+    return np.ascontiguousarray(panels.transpose(0, 2, 1)).reshape(-1)
+
+
 def _words(weight: Ready) -> int:
     """Words of 32 columns that share a scale in panels: those of the weight, or a part that divides them."""
     if weight.width >= weight.stride:
@@ -217,6 +235,11 @@ def _singles(weight: Ready) -> Stored:
         return weight.kept
     found: Stored = np.stack([weight.kept & 15, weight.kept >> 4], axis=1).reshape(-1)
     return found
+
+
+def _signed(singles: Stored) -> Stored:
+    """These as `wide.spread` has them: of int4 16 times as much."""
+    return singles if singles.dtype == np.int8 else (singles << 4).view(np.int8)
 
 
 def _stored_as(weight: Ready, singles: Stored) -> Stored:
@@ -266,11 +289,14 @@ class Tiled(Ready):
 
 @dataclass(frozen=True, eq=False)
 class Slabs(Ready):
-    """places, kept, starts and scales as in panels.by_block; blocks have w columns, and n_planes as of Panels."""
+    """places, kept, starts, scales and totals as in panels.by_block; blocks have w columns; n_planes as of Panels."""
 
     places: Stored
+    totals: Stored
     w: int
     n_planes: int
+
+    MADE = ("totals",)
 
     @property
     def of_step(self) -> int:
@@ -286,7 +312,7 @@ class Slabs(Ready):
     def known(self) -> tuple[Any, ...]:
         """What `panels.run_by_block` wants of it."""
         steps = self.w, self.of_step, self.columns // self.of_step
-        return self.places, self.kept, self.starts, self.scales, *steps
+        return self.places, self.kept, self.starts, self.scales, self.totals, *steps
 
     @property
     def padded_columns(self) -> int:
@@ -302,12 +328,19 @@ class Slabs(Ready):
     def of(cls, tiled: Tiled, n_planes: int) -> "Slabs":
         """The same weight."""
         columns = COLUMNS[tiled.kept.dtype.name]
-        blocks = _singles(tiled)[: int(tiled.starts[-1])].reshape(-1, 2, ROWS, tiled.w // columns, columns)
+        singles = _singles(tiled)[: int(tiled.starts[-1])]
+        blocks = singles.reshape(-1, 2, ROWS, tiled.w // columns, columns)
         laid = _stored_as(tiled, blocks.transpose(0, 3, 1, 2, 4).reshape(-1))
-        scales = _times(tiled.scales, _PANELS) if n_planes else tiled.scales
+        scales, totals = tiled.scales, np.zeros(0, np.int32)
+        if n_planes:
+            scales = _times(scales, _PANELS)
+            of_block = _signed(singles).reshape(-1, PANEL, tiled.w).sum(axis=2, dtype=np.int64)
+            before = np.vstack([np.zeros(PANEL, np.int64), of_block.cumsum(axis=0)])
+            sums = np.diff(before[tiled.starts // (PANEL * tiled.w)], axis=0)
+            totals = sums.reshape(-1).astype(np.int32)
         return cls(
-            tiled.rows, tiled.columns, _with_room(laid), tiled.starts, scales, tiled.width, tiled.places, tiled.w,
-            n_planes,
+            tiled.rows, tiled.columns, _with_room(laid), tiled.starts, scales, tiled.width, tiled.places, totals,
+            tiled.w, n_planes,
         )  # fmt: skip
 
     def with_arrays(self, arrays: dict[str, Stored]) -> Tiled:

@@ -141,11 +141,29 @@ def zeros(typing: Any, parts: Any, kept: Any) -> Any:
 
 
 @instruction
+def begun(typing: Any, parts: Any, wide: Any, kept: Any, totals: Any, at: Any) -> Any:
+    """The same; of integers, those of each token's highest byte are -128 times totals[at : at + 32]."""
+    found = types.UniTuple(I32X16 if _is_whole(kept) else F16, 2 * len(parts))  # type: ignore[no-untyped-call]
+    n_planes, stored = len(parts) // len(wide), ir.VectorType(ir.IntType(totals.dtype.bitwidth), ROWS)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result = [ir.Constant(found.dtype.vector, None)] * found.count
+        for side in range(2 if _is_whole(kept) else 0):
+            place = builder.add(args[4], I64(ROWS * side))
+            data = builder.load(pointer(context, builder, totals, args[3], place, stored), align=2)
+            total = builder.sext(data, I32X16.vector) if stored.element.width < 32 else data
+            first = builder.mul(total, _constant(I32X16.vector, -128))
+            result[2 * (n_planes - 1) + side :: 2 * n_planes] = [first] * len(wide)
+        return context.make_tuple(builder, found, result)
+
+    return found(parts, wide, kept, totals, types.int64), code
+
+
+@instruction
 def step(typing: Any, sums: Any, weights: Any, others: Any, x: Any, at: Any) -> Any:
     """sums[2 t] + weights, and sums[2 t + 1] + others, times the inputs of token t that begin at x[at].
 
-    x  of n tokens: float32, n inputs for every column; uint32, for int8 weights, n times 4 inputs of 8 bits, while the
-       last two of the sums are of 128 times the weights
+    x  of n tokens: float32, n inputs for every column; uint32, for int8 weights, n times 4 inputs of 8 bits
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -166,7 +184,7 @@ def step(typing: Any, sums: Any, weights: Any, others: Any, x: Any, at: Any) -> 
         sides = list(args[1:3])
         if is_whole:
             quads = [builder.bitcast(each, I32X16.vector) for each in sides]
-            add(_dot, [*map(every, range(n - 1)), _constant(I32X16.vector, 0x80808080)], quads)
+            add(_dot, list(map(every, range(n))), quads)
         elif weights is F16:
             add(_fma, list(map(every, range(n))), sides)
         else:
@@ -215,9 +233,9 @@ def scaled(typing: Any, whole: Any, sums: Any, scales: Any, at: Any) -> Any:
 
     scales  bfloat16 as uint16
     sums    of float32 two for a token; of integers two for each of n planes of a token, the lowest 8 bits of its inputs
-            first, and in the end two of 128 times the weights: what makes the highest 8 bits signed
+            first
     """
-    n_planes = (sums.count - 2) // whole.count
+    n_planes = sums.count // whole.count
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         found, parts = (cgutils.unpack_tuple(builder, each) for each in args[:2])
@@ -230,8 +248,8 @@ def scaled(typing: Any, whole: Any, sums: Any, scales: Any, at: Any) -> Any:
             for t in range(whole.count // 2):
                 total = mine[t]
                 if sums.dtype is I32X16:
-                    *lower, signed = mine[t * n_planes : (t + 1) * n_planes]
-                    total = builder.sitofp(builder.sub(signed, mine[-1]), F16.vector)
+                    *lower, highest = mine[t * n_planes : (t + 1) * n_planes]
+                    total = builder.sitofp(highest, F16.vector)
                     for each in reversed(lower):
                         part = builder.sitofp(each, F16.vector)
                         total = _fma(builder, total, ir.Constant(F16.vector, [256.0] * 16), part)
@@ -252,46 +270,114 @@ def floats(typing: Any, wide: Any) -> Any:
     return found(wide), code
 
 
+def _halves(context: Any, builder: Any, array: Any, data: Any, at: Any) -> list[Any]:
+    """Two vectors from array[at] on."""
+    places = [builder.add(at, I64(ROWS * side)) for side in range(2)]
+    return [builder.load(pointer(context, builder, array, data, each, F16.vector), align=4) for each in places]
+
+
 @instruction
-def store(typing: Any, y: Any, at: Any, stride: Any, whole: Any, units: Any, first: Any) -> Any:
-    """Write whole[2 t] and whole[2 t + 1] times units[first + t] to y[at + t * stride], ..."""
+def finished(typing: Any, whole: Any, units: Any, first: Any, bias: Any, at: Any) -> Any:
+    """whole[2 t] and whole[2 t + 1] times units[first + t], plus bias[at : at + 32]."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        added, found = _halves(context, builder, bias, *args[3:]), []
+        for i, each in enumerate(cgutils.unpack_tuple(builder, args[0])):
+            place = builder.add(args[2], I64(i // 2))
+            unit = builder.load(pointer(context, builder, units, args[1], place, FLOAT), align=4)
+            found.append(_fma(builder, each, everywhere(builder, unit, F16.vector), added[i % 2]))
+        return context.make_tuple(builder, whole, found)
+
+    return whole(whole, units, types.int64, bias, types.int64), code
+
+
+@instruction
+def store(typing: Any, y: Any, at: Any, stride: Any, whole: Any) -> Any:
+    """Write whole[2 t] and whole[2 t + 1] to y[at + t * stride], ..."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         for i, each in enumerate(cgutils.unpack_tuple(builder, args[3])):
             t, side = divmod(i, 2)
-            of = builder.load(pointer(context, builder, units, args[4], builder.add(args[5], I64(t)), FLOAT), align=4)
             there = builder.add(builder.add(args[1], I64(ROWS * side)), builder.mul(args[2], I64(t)))
-            found = builder.fmul(each, everywhere(builder, of, F16.vector))
-            builder.store(found, pointer(context, builder, y, args[0], there, F16.vector), align=4)
+            builder.store(each, pointer(context, builder, y, args[0], there, F16.vector), align=4)
         return context.get_dummy_value()
 
-    return types.void(y, types.int64, types.int64, whole, units, types.int64), code
+    return types.void(y, types.int64, types.int64, whole), code
 
 
 @instruction
-def place(typing: Any, tokens: Any, at: Any, factor: Any, x: Any, to: Any, stride: Any, planes: Any) -> Any:
-    """16 inputs times `factor`, rounded, plus the half of their range, as bytes: byte p of inputs 4 i to 4 i + 3
-    becomes x[to + i * stride + p], for p < len(planes).
+def put(typing: Any, room: Any, at: Any, weights: Any) -> Any:
+    """Write spread weights to the bytes from room[at] on, where 64 divides the address."""
 
-    tokens  float32; x  uint32
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], pointer(context, builder, room, args[0], args[1], weights.vector), align=64)
+        return context.get_dummy_value()
+
+    return types.void(room, types.int64, weights), code
+
+
+@instruction
+def got(typing: Any, room: Any, at: Any, kept: Any) -> Any:
+    """What was put there of this kind of weights."""
+    found = _SPREAD[kept.dtype]
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(pointer(context, builder, room, args[0], args[1], found.vector), align=64)
+
+    return found(room, types.int64, kept), code
+
+
+@instruction
+def sizes(typing: Any, tokens: Any, at: Any) -> Any:
+    """The absolute values of 16 float32 from tokens[at] on, as the integers that their bits are."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = builder.load(pointer(context, builder, tokens, args[0], args[1], I32X16.vector), align=4)
+        return builder.and_(data, _constant(I32X16.vector, 0x7FFFFFFF))
+
+    return I32X16(tokens, types.int64), code
+
+
+@instruction
+def larger(typing: Any, first: Any, second: Any) -> Any:
+    """Of each lane the larger."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.icmp_signed(">", *args), *args)
+
+    return first(first, second), code
+
+
+@instruction
+def largest(typing: Any, of: Any) -> Any:
+    """The largest of all lanes."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.sext(call(builder, "llvm.vector.reduce.smax.v16i32", I32, list(args)), I64)
+
+    return types.int64(of), code
+
+
+@instruction
+def bytes_of(typing: Any, tokens: Any, at: Any, factor: Any, found: Any, to: Any, stride: Any, planes: Any) -> Any:
+    """16 inputs times `factor`, rounded, plus the half of their range: byte p of each, for p < len(planes), is written
+    to the 16 from found[to + p * stride] on.
+
+    tokens  float32; found  uint8
     """
     n = len(planes)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = builder.load(pointer(context, builder, tokens, args[0], args[1], F16.vector), align=4)
-        found = builder.fmul(data, everywhere(builder, args[2], F16.vector))
-        found = builder.fptosi(call(builder, "llvm.nearbyint.v16f32", F16.vector, [found]), I32X16.vector)
+        whole = builder.fmul(data, everywhere(builder, args[2], F16.vector))
+        whole = builder.fptosi(call(builder, "llvm.nearbyint.v16f32", F16.vector, [whole]), I32X16.vector)
         half = _constant(I32X16.vector, 1 << 8 * n - 1)
         most = _constant(I32X16.vector, (1 << 8 * n - 1) - 1)
-        found = builder.select(builder.icmp_signed(">", found, most), most, found)
-        found = builder.add(found, half)
+        whole = builder.add(builder.select(builder.icmp_signed(">", whole, most), most, whole), half)
         for p in range(n):
-            byte = builder.trunc(builder.lshr(found, _constant(I32X16.vector, 8 * p)), ir.VectorType(I8, 16))
-            quads = builder.bitcast(byte, ir.VectorType(I32, 4))
-            for i in range(4):
-                there = builder.add(args[4], builder.add(builder.mul(args[5], I64(i)), I64(p)))
-                word = builder.extract_element(quads, I32(i))
-                builder.store(word, pointer(context, builder, x, args[3], there, I32), align=4)
+            byte = builder.trunc(builder.lshr(whole, _constant(I32X16.vector, 8 * p)), ir.VectorType(I8, 16))
+            there = builder.add(args[4], builder.mul(args[5], I64(p)))
+            builder.store(byte, pointer(context, builder, found, args[3], there, byte.type), align=1)
         return context.get_dummy_value()
 
-    return types.void(tokens, types.int64, types.float32, x, types.int64, types.int64, planes), code
+    return types.void(tokens, types.int64, types.float32, found, types.int64, types.int64, planes), code

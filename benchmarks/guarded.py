@@ -3,11 +3,11 @@ memory ends: a stray read would kill this.
 
     python benchmarks/guarded.py [--calls 1000000] [--seed 0] [--out benchmarks/results/guarded.json]
 
-Every array that the loops read or write, copies of the input among them, is placed so that its last byte is the last
-before a page that must not be touched; the arrays behind which the loops may read keep their documented room
-(secateurs.running.ready.ROOM) and no more. Results are checked against dense products, attention, norms and activations
-by torch in float64. Shapes, sparsities, formats, values and numbers of tokens are drawn by chance; one weight in twenty
-is large.
+Every array that the loops are given, copies of the input among them, is placed so that its last byte is the last before
+a page that must not be touched (what a loop allocates and forgets is not); the arrays behind which the loops may read
+keep their documented room (secateurs.running.ready.ROOM) and no more. Results are checked against dense products,
+attention, norms and activations by torch in float64. Shapes, sparsities, formats, values, biases and numbers of tokens
+are drawn by chance; one weight in twenty is large, and one call in five has its tokens side by side, as a convolution.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from secateurs.formats.table import FORMATS
 from secateurs.measure.environment import environment
 from secateurs.running import encoding, panels, products
 from secateurs.running.features import ways
-from secateurs.running.products import product
+from secateurs.running.products import product, product_beside
 from secateurs.running.ready import EXACT, Ready, ready
 
 PAGE = mmap.PAGESIZE
@@ -52,7 +52,7 @@ class Guarding:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(np, name)
-        if name not in ("empty", "zeros", "take"):
+        if name not in ("empty", "zeros", "take", "concatenate"):
             return found
         return lambda *given, **options: guarded(found(*given, **options))
 
@@ -109,9 +109,14 @@ def run(n_calls: int, seed: int) -> dict[str, Any]:
         for _ in range(min(CALLS, n_calls - done)):
             n = int(rng.choice([1, 1, 2, 3, 4, 5, 8, 13, 20, 40, 70]))
             x = torch.from_numpy(guarded(rng.standard_normal((n, of.columns), np.float32)))
-            y, exact = product(of, x), x @ dense.T
+            bias = torch.from_numpy(guarded(rng.standard_normal(of.rows, np.float32))) if rng.random() < 0.5 else None
+            if is_beside := rng.random() < 0.2:
+                beside = torch.from_numpy(guarded(np.ascontiguousarray(x.T.numpy())))
+            y = product_beside(of, beside, bias).T if is_beside else product(of, x, bias)
+            added = 0.0 if bias is None else bias
+            exact = x @ dense.T + added
             # A sum of a few products may all but cancel: what it is made of is the measure.
-            size = (x.abs() @ dense.abs().T).max().clamp_min(1e-6)
+            size = (x.abs() @ dense.abs().T + abs(added)).max().clamp_min(1e-6)
             error = (y - exact).abs()
             if is_rounded:  # each input by half of a 127th of its token's largest
                 error = (error - x.abs().amax(1, keepdim=True) * dense.abs().sum(1) / 253).clamp_min(0.0)

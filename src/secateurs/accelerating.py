@@ -26,8 +26,8 @@ from secateurs.formats import bitmask
 from secateurs.fusing import blocks_of, fresh, fuse
 from secateurs.layout import layout_of
 from secateurs.measure.intervals import LEAST
-from secateurs.measure.memory import give_back, page_out
-from secateurs.racing import DENSE, ROUNDS, Choice, Contenders, Given, race
+from secateurs.measure.memory import give_back, page_out, trim
+from secateurs.racing import DENSE, GROUP, ROUNDS, Choice, Contenders, Given, race
 from secateurs.running import packed_conv2d
 from secateurs.running.packed_block import Parts
 from secateurs.running.packed_conv2d import PackedConv2d
@@ -35,7 +35,6 @@ from secateurs.running.packed_linear import PackedLinear
 from secateurs.running.ready import RUNNING
 
 FORMATS = ("bitmask", "index", "blocks 32x32")
-GROUP = 512 << 20  # bytes of dense weights that are timed together
 
 
 Swapped = tuple[nn.Module, str, nn.Module]  # (parent, name, the dense layer)
@@ -78,7 +77,7 @@ def accelerate(
 ) -> Accelerated:
     """Swap every nn.Linear, nn.Conv2d and transformers' Conv1D for which a packed one was faster; others stay dense.
 
-    Then every layer of BERT's kind, of GPT-2 or of this package's CLSTransformer as one, where that is faster.
+    Then every layer of a transformer that is known (packed_block.KINDS) as one, where that is faster.
 
     inputs, keywords  what the model is called with, as in the use that shall be fast
     values            how kept weights may be stored: "fp32" (lossless), "bf16", "int8", "int4", "int4/64", or several;
@@ -374,6 +373,7 @@ def _packed(part: Any, values: Sequence[str], formats: Sequence[str]) -> dict[st
             except (PatternError, InputError):  # this weight has no such pattern, or no such values
                 continue
             found[layer.name] = layer
+    trim()  # what lies between those that stay
     return found
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from secateurs.errors import InputError, PatternError
 from secateurs.evaluating import evaluating
-from secateurs.racing import LAYERS, Choice, Contenders, race
+from secateurs.measure.memory import trim
+from secateurs.racing import GROUP, LAYERS, Choice, Contenders, race
 from secateurs.running.packed_block import PackedBlock, Parts, parts_of
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 Swap = Callable[[Mapping[str, nn.Module]], None]
-GROUP = 512 << 20  # bytes of dense weights that are timed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +186,7 @@ def _candidates(
             except (PatternError, InputError):  # this weight has no such pattern, or no such values
                 continue
             found.setdefault(block.name, block)
+    trim()  # what lies between those that stay
     return found
 
 

@@ -17,6 +17,7 @@ import torch
 from secateurs.measure.intervals import Interval, paired_ratio
 
 ROUNDS, WARM_UP = 15, 2
+GROUP = 256 << 20  # bytes of dense weights that are timed together: enough to empty the caches
 DENSE, LAYERS = "dense", "layer by layer"  # what stays: of a layer, of a block
 Contenders = dict[str, dict[str, Callable[..., object]]]  # {name: {what stays, first; or what may stand for it}}
 Given = Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]  # what a part is called with, anew for every call

@@ -153,6 +153,38 @@ def test_networks_of_its_kind(kind: str) -> None:
     assert torch.allclose(found[mask.bool()], y[mask.bool()], atol=1e-5)
 
 
+def test_layers_of_distilbert() -> None:
+    torch.manual_seed(0)
+    config = transformers.DistilBertConfig(vocab_size=50, dim=32, n_heads=2, hidden_dim=48, n_layers=2)
+    model, ids = transformers.DistilBertModel(config).eval(), torch.randint(2, 50, (2, 7))
+    sc.prune(model, "magnitude element layer sparsity(0.7)")
+    mask = (torch.arange(7) < torch.tensor([[7], [4]])).long()
+    with torch.inference_mode():
+        y = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        for i, each in enumerate(model.transformer.layer):
+            model.transformer.layer[i] = fused(each)
+        found = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.allclose(found[mask.bool()], y[mask.bool()], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["DeiT", "IJepa", "ViT", "ViTMSN", "Vivit"])
+def test_layers_of_vit(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
+    images = {"image_size": 16, "num_frames": 2, "tubelet_size": [2, 4, 4]} if kind == "Vivit" else {"image_size": 12}
+    images |= {} if kind == "Vivit" else {"patch_size": 4}
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes, **images)).eval()
+    sc.prune(model, "magnitude element layer sparsity(0.7)")
+    x = torch.randn(*((2, 2, 3, 16, 16) if kind == "Vivit" else (2, 3, 12, 12)))
+    with torch.inference_mode():
+        y = model(pixel_values=x).last_hidden_state
+        before = [name for name, each in model.named_modules() if parts_of(each) is not None]
+        assert len(before) == 2
+        for name in before:
+            model.set_submodule(name, fused(model.get_submodule(name)))
+        assert torch.allclose(model(pixel_values=x).last_hidden_state, y, atol=1e-5)
+
+
 def gpt2(implementation: str = "sdpa") -> Any:
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, attn_implementation=implementation)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from secateurs.data import DataSpec
     from secateurs.measure.bench.results import Bench
 
+SHAPES = "Dense seconds by packed seconds, at each share of zeros"
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("model", metavar="MODEL")
@@ -55,6 +57,11 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", is_flag=True, help="Instead: what packed layers of these shapes would give here, at 50 to 95 % zeros."
 )
+@click.option(
+    "--break-even",
+    is_flag=True,
+    help="Also time packed layers of these shapes at 50 to 95 % zeros: from which share on each is faster.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every number as JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def bench(
@@ -69,6 +76,7 @@ def bench(
     threads: int | None,
     out: str | None,
     plan: bool,
+    break_even: bool,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -80,11 +88,12 @@ def bench(
     """
     from secateurs.checks import extra
     from secateurs.cli.screen import Shown, watch
-    from secateurs.measure.bench.running import Progress
+    from secateurs.measure.bench.progress import Progress
     from secateurs.measure.bench.running import bench as run
 
     if plan:
-        given = {"--vs": vs, "--data": data, "--data-dir": data_dir, "--contender": contenders, "--out": out}
+        given = {"--vs": vs, "--data": data, "--data-dir": data_dir, "--contender": contenders, "--out": out,
+                 "--break-even": break_even}  # fmt: skip
         if other := [name for name, value in given.items() if value]:
             raise RecipeError(f"--plan times layers with random weights: leave {other[0]} out.")
         _plan(model, batches, tokens, threads, as_json)
@@ -105,6 +114,7 @@ def bench(
             contenders=contenders,
             rounds=rounds,
             threads=threads,
+            break_even=break_even,
             progress=progress,
         )
     values = {"command": shlex.join(["secateurs", *sys.argv[1:]]), **found.values()}
@@ -125,7 +135,7 @@ def _plan(model: str, batches: tuple[int, ...], tokens: tuple[int, ...], threads
     from secateurs.cli.inspect_tables import print_table
     from secateurs.cli.screen import Shown, watch
     from secateurs.measure.bench.plan import plan
-    from secateurs.measure.bench.running import Progress
+    from secateurs.measure.bench.progress import Progress
     from secateurs.measure.environment import machine
     from secateurs.see.bench_tables import machine_text, plan_rows
 
@@ -137,7 +147,7 @@ def _plan(model: str, batches: tuple[int, ...], tokens: tuple[int, ...], threads
         click.echo(json.dumps({"lines": [line.as_values() for line in lines], "environment": about}, allow_nan=False))
         return
     head, rows = plan_rows(lines)
-    print_table(plain_console(), "Dense seconds by packed seconds, at each share of zeros", head, rows, texts=(0, 1, 2))
+    print_table(plain_console(), SHAPES, head, rows, texts=(0, 1, 2))
     plain_console().print(f"\n{plain(machine_text(about))}")
 
 
@@ -166,7 +176,15 @@ def _write(out: Path, found: "Bench", values: dict[str, Any]) -> None:
 def print_bench(console: "Console", found: "Bench") -> None:
     """What each is, how fast it is at each size, what was decided for the layers, and the machine."""
     from secateurs.cli.inspect_tables import print_table
-    from secateurs.see.bench_tables import choice_rows, how_text, latency_rows, machine_text, model_text, weight_rows
+    from secateurs.see.bench_tables import (
+        choice_rows,
+        how_text,
+        latency_rows,
+        machine_text,
+        model_text,
+        plan_rows,
+        weight_rows,
+    )
 
     for model in found.models:
         console.print(plain(model_text(model)))
@@ -175,6 +193,7 @@ def print_bench(console: "Console", found: "Bench") -> None:
         "Contenders": (weight_rows(found), (*names, -1)),
         **{f"At {size}": (table, names) for size, table in latency_rows(found).items()},
         "What was decided for the layers": (choice_rows(found), (*names, *(len(names) + k for k in range(3)))),
+        SHAPES: (plan_rows(found.shapes) if found.shapes else ((), []), (0, 1, 2)),
     }
     for title, ((head, rows), texts) in tables.items():
         if rows:

@@ -43,10 +43,15 @@ def mapped_bytes() -> int:
 
 
 def give_back() -> None:
-    """Let the system have the memory that malloc keeps for later; where the C library cannot, nothing happens."""
+    """Let the system have what nothing refers to any more, and the memory that malloc keeps for later."""
     gc.collect()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Let the system have the memory that malloc keeps for later; where the C library cannot, nothing happens."""
+    if sys.platform == "linux" and (known := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        known(0)
 
 
 def page_out(weights: "Iterable[Tensor]") -> None:

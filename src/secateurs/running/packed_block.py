@@ -32,8 +32,11 @@ _NOTHING: Floats = np.zeros(0, np.float32)
 _Known = tuple[list[tuple[Ready, Floats]], list[tuple[Any, ...]]]
 # Layers of transformers that are BERT's: `attention.self`, `attention.output`, `intermediate`, `output`.
 BERTS = ("BertLayer", "CamembertLayer", "ElectraLayer", "RobertaLayer", "XLMRobertaLayer")
+# And those that are ViT's: `attention.q_proj` to `attention.o_proj`, `mlp`.
+VITS = ("DeiTLayer", "IJepaLayer", "ViTLayer", "ViTMSNLayer", "VivitLayer")
 ACTIVATIONS = {
     "ReLU": encoding.RELU,
+    "FastGELUActivation": encoding.GELU_TANH,
     "GELUActivation": encoding.GELU,
     "GELUTanh": encoding.GELU_TANH,
     "NewGELUActivation": encoding.GELU_TANH,
@@ -221,8 +224,8 @@ class PackedBlock(nn.Module):
         return f"heads={self.heads}, {self.name}, {self.nbytes:,} bytes"
 
 
-class PackedBert(PackedBlock):
-    """A layer of BERT's kind, as transformers calls it."""
+class PackedEncoder(PackedBlock):
+    """A layer of an encoder, as transformers calls it."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
         """(sequences, tokens, width) -> the same."""
@@ -287,9 +290,13 @@ def parts_of(layer: nn.Module) -> Parts | None:
     return None
 
 
+def _is_one_of(layer: nn.Module, *names: str) -> bool:
+    """Whether it is of a class of transformers of such a name."""
+    return type(layer).__name__ in names and type(layer).__module__.startswith("transformers.")
+
+
 def _of_bert(layer: Any) -> Parts | None:
-    name, module = type(layer).__name__, type(layer).__module__
-    if name not in BERTS or not module.startswith("transformers."):
+    if not _is_one_of(layer, *BERTS):
         return None
     own, after, wide = layer.attention.self, layer.attention.output, layer.intermediate
     activation = ACTIVATIONS.get(type(wide.intermediate_act_fn).__name__)
@@ -301,7 +308,41 @@ def _of_bert(layer: Any) -> Parts | None:
         activation,
         False,
         (after.LayerNorm, layer.output.LayerNorm),
-        PackedBert,
+        PackedEncoder,
+    )
+
+
+def _of_distilbert(layer: Any) -> Parts | None:
+    if not _is_one_of(layer, "TransformerBlock") or "distilbert" not in type(layer).__module__:
+        return None
+    own, wide = layer.attention, layer.ffn
+    activation = ACTIVATIONS.get(type(wide.activation).__name__)
+    if activation is None:
+        return None
+    return Parts(
+        ((own.q_lin, own.k_lin, own.v_lin), own.out_lin, wide.lin1, wide.lin2),
+        own.n_heads,
+        activation,
+        False,
+        (layer.sa_layer_norm, layer.output_layer_norm),
+        PackedEncoder,
+    )
+
+
+def _of_vit(layer: Any) -> Parts | None:
+    if not _is_one_of(layer, *VITS) or not hasattr(layer.attention, "q_proj"):  # which older ones called otherwise
+        return None
+    own, wide = layer.attention, layer.mlp
+    activation = ACTIVATIONS.get(type(wide.activation_fn).__name__)
+    if activation is None:
+        return None
+    return Parts(
+        ((own.q_proj, own.k_proj, own.v_proj), own.o_proj, wide.fc1, wide.fc2),
+        own.num_attention_heads,
+        activation,
+        True,
+        (layer.layernorm_before, layer.layernorm_after),
+        PackedEncoder,
     )
 
 
@@ -314,7 +355,7 @@ def _of_cls(layer: Any) -> Parts | None:
 
 
 def _of_gpt2(layer: Any) -> Parts | None:
-    if type(layer).__name__ != "GPT2Block" or not type(layer).__module__.startswith("transformers."):
+    if not _is_one_of(layer, "GPT2Block"):
         return None
     own, wide = layer.attn, layer.mlp
     activation = ACTIVATIONS.get(type(wide.act).__name__)
@@ -333,7 +374,7 @@ def _of_gpt2(layer: Any) -> Parts | None:
     )
 
 
-KINDS: tuple[Callable[[nn.Module], Parts | None], ...] = (_of_bert, _of_cls, _of_gpt2)
+KINDS: tuple[Callable[[nn.Module], Parts | None], ...] = (_of_bert, _of_distilbert, _of_vit, _of_cls, _of_gpt2)
 
 
 def _packed(weight: Tensor, bias: Tensor, text: str, values: str) -> PackedLinear:

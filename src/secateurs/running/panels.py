@@ -28,6 +28,7 @@ from secateurs.exact.compiled import compiled
 from secateurs.running.many import turn
 from secateurs.running.team import on_team
 from secateurs.running.wide import (
+    AHEAD,
     PANEL,
     ROWS,
     add,
@@ -105,7 +106,7 @@ def both(sums: Any, mask: Any, here: int, kept: Any, at: int, x: Any, there: int
     """One step of both halves of a panel; the sums, and where the next kept weights begin."""
     bits, more = bits_at(mask, here), bits_at(mask, here + 1)
     middle = at + n_taken(kept, bits)
-    ask(kept, at)
+    ask(kept, at, AHEAD)
     sums = step(sums, spread(kept, at, bits), spread(kept, middle, more), x, there)
     return sums, middle + n_taken(kept, more)
 
@@ -139,7 +140,7 @@ def expanded(
             here = 2 * (panel * n_steps + j)
             bits, more = bits_at(mask, here), bits_at(mask, here + 1)
             middle = at + n_taken(kept, bits)
-            ask(kept, at)
+            ask(kept, at, AHEAD)
             put(room, 2 * LINE * j, spread(kept, at, bits))
             put(room, 2 * LINE * j + LINE, spread(kept, middle, more))
             at = middle + n_taken(kept, more)
@@ -149,6 +150,8 @@ def expanded(
                 sums = begun(parts, wide, kept, totals, PANEL * (panel * n_groups + group))
                 for j in range(group * width, min((group + 1) * width, n_steps)):
                     one, other = got(room, 2 * LINE * j, kept), got(room, 2 * LINE * j + LINE, kept)
+                    ask(mask, 2 * ((panel + 1) * n_steps + j), 0)  # of the next panel, while this one is multiplied
+                    ask(kept, at, LINE * j)
                     sums = step(sums, one, other, x, (tile * n_steps + j) * of_step)
                 whole = scaled(whole, sums, scales, PANEL * (panel * n_groups + group))
             whole = finished(whole, units, tile * n_tokens, bias, PANEL * panel)
@@ -191,15 +194,15 @@ def by_block(
                 there = (tile * n_steps + np.int64(places[block]) * of_block) * words
                 if len(parts) < 3:
                     for j in range(0, of_block, 2):
-                        ask(kept, at)
+                        ask(kept, at, AHEAD)
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
-                        ask(kept, at)
+                        ask(kept, at, AHEAD)
                         b = step(b, all_of(kept, at), all_of(kept, at + half), x, there + (j + 1) * words)
                         at += 2 * half
                 else:
                     for j in range(of_block):
-                        ask(kept, at)
+                        ask(kept, at, AHEAD)
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
             whole = scaled(whole, add(a, b), scales, PANEL * panel)

@@ -79,16 +79,16 @@ def n_taken(typing: Any, kept: Any, bits: Any) -> Any:
 
 
 @instruction
-def ask(typing: Any, kept: Any, at: Any) -> Any:
-    """Have memory bring the line AHEAD bytes beyond kept[at], which may lie beyond its end."""
+def ask(typing: Any, kept: Any, at: Any, ahead: Any) -> Any:
+    """Have memory bring the line `ahead` bytes beyond kept[at], which may lie beyond its end."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.lshr(args[1], I64(1)) if kept.dtype == types.uint8 else args[1]
-        there = builder.gep(pointer(context, builder, kept, args[0], place, I8), [I64(AHEAD)])
+        there = builder.gep(pointer(context, builder, kept, args[0], place, I8), [args[2]])
         call(builder, "llvm.prefetch.p0", ir.VoidType(), [there, I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
-    return types.void(kept, types.int64), code
+    return types.void(kept, types.int64, types.int64), code
 
 
 def _stored(context: Any, builder: Any, kept: Any, array: Any, at: Any) -> Any:

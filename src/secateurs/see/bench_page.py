@@ -6,7 +6,16 @@ Names come from files and are untrusted: every text is escaped, and the page's p
 import html
 
 from secateurs.measure.bench.results import Bench
-from secateurs.see.bench_tables import Table, choice_rows, how_text, latency_rows, machine_text, model_text, weight_rows
+from secateurs.see.bench_tables import (
+    Table,
+    choice_rows,
+    how_text,
+    latency_rows,
+    machine_text,
+    model_text,
+    plan_rows,
+    weight_rows,
+)
 from secateurs.see.latencies import latency_chart
 from secateurs.see.pictures import svg_of
 from secateurs.see.static_page import escaped, static_page, table
@@ -19,7 +28,7 @@ def bench_page(found: Bench, command: str) -> str:
     return static_page(
         "bench",
         "bench",
-        {"times": "Times", "weights": "Weights", "layers": "Layers"},
+        {"times": "Times", "weights": "Weights", "layers": "Layers", "break-even": "Break-even"},
         {
             "title": escaped("secateurs bench"),
             "headline": "<br>".join(escaped(model_text(model)) for model in found.models),
@@ -31,6 +40,9 @@ def bench_page(found: Bench, command: str) -> str:
             ),
             "weights": _table(weight_rows(found), "Contenders"),
             "choices": _table(choices, "Layers") if choices[1] else "<p class=lead>Nothing was packed.</p>",
+            "shapes": _table(plan_rows(found.shapes), "Shapes of layers")
+            if found.shapes
+            else "<p class=lead>Not measured: <code>--break-even</code> does.</p>",
             "how": html.escape(short(how_text(found), 2000)),
             "machine": escaped(machine_text(found.environment)),
             "features": html.escape(" ".join(found.environment["cpu_features"])),

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from secateurs.measure.bench.plan import SPARSITIES, Line
-from secateurs.measure.bench.results import Bench, Model, Row
+from secateurs.measure.bench.results import SPARSITIES, Bench, Line, Model, Row
 from secateurs.racing import DENSE
 from secateurs.see.style import number, percent, short
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from secateurs.accelerating import Choice
 from secateurs.data import InputShape
+from secateurs.measure.bench import plan
+from secateurs.measure.intervals import Interval
 from secateurs.models import ModelSpec, build, save_model
 
 SHAPE = InputShape(kind="image", size=(1, 4, 4), n_classes=3)
@@ -19,11 +22,17 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_receipt_in_processes_of_their_own(secateurs, source, tmp_path):
+def faster_from_80(rows: int, columns: int, n_tokens: int, sparsity: float, values: str) -> Choice:
+    mean = 1.0 + 2.0 * (sparsity >= 0.8)
+    return Choice("", (rows, columns), sparsity, n_tokens, speed_up=Interval(mean, 0.9 * mean, 1.1 * mean, 15))
+
+
+def test_a_receipt_in_processes_of_their_own(secateurs, source, tmp_path, monkeypatch):
     pytest.importorskip("altair")
+    monkeypatch.setattr(plan, "time_layer", faster_from_80)
     out = tmp_path / "receipt"
     words = ["bench", str(source), "--batch", "1", "--batch", "4", "--contender", "torch-bf16"]
-    said = secateurs(*words, "--rounds", "6", "--threads", "1", "-o", str(out))
+    said = secateurs(*words, "--rounds", "6", "--threads", "1", "--break-even", "-o", str(out))
     assert said.code == 0, said.err
     lines = said.out.splitlines()
     assert lines[0].startswith(f"{source}: 35,503 parameters, no zeros, 0.14 MB")
@@ -38,7 +47,11 @@ def test_a_receipt_in_processes_of_their_own(secateurs, source, tmp_path):
     if results["rows"][0]["resident_bytes"] is not None:
         assert results["rows"][0]["peak_bytes"] >= results["rows"][0]["resident_bytes"]
     assert (out / "latency.png").read_bytes().startswith(b"\x89PNG")
-    assert "torch-bf16" in (out / "report.html").read_text("utf-8")
+    page = (out / "report.html").read_text("utf-8")
+    assert "torch-bf16" in page
+    assert page.count("300 × 16</t") == 2 * 2, "at two sizes, with two kinds of values"
+    assert {line["break_even"] for line in results["shapes"]} == {0.8}
+    assert sum(line.startswith("300 × 16 ") and line.endswith("80 %") for line in said.out.splitlines()) == 4
 
 
 def test_what_it_refuses(secateurs, source, tmp_path):
@@ -47,6 +60,7 @@ def test_what_it_refuses(secateurs, source, tmp_path):
         ([str(source), "--contender", "tensorrt"], 2, "There is no contender 'tensorrt'"),
         ([str(source), "--data-dir", "x"], 2, "say on which data"),
         ([str(source), "--plan", "--vs", "x"], 2, "leave --vs out"),
+        ([str(source), "--plan", "--break-even"], 2, "leave --break-even out"),
         ([str(source), "-o", str(source)], 4, "is not an empty directory"),
         ([str(tmp_path / "none")], 3, "There is no file or directory"),  # said by the process that looked
     ]:

@@ -7,7 +7,6 @@ Random weights with that many zeros are timed beside the dense product, in one p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,50 +20,13 @@ from secateurs.evaluating import evaluating
 from secateurs.evaluating import threads as threads_of
 from secateurs.layout import layout_of
 from secateurs.measure.bench.prepared import sizes_of
-from secateurs.measure.bench.results import size_text
-from secateurs.measure.bench.running import Progress
+from secateurs.measure.bench.progress import Progress
+from secateurs.measure.bench.results import SPARSITIES, Line, size_text
 from secateurs.measure.intervals import Interval
 from secateurs.running.packed_conv2d import why_not
 from secateurs.structure.opening import Opened, open_network
 
-SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 VALUES = ("fp32", "int8")
-
-
-@dataclass(frozen=True)
-class Line:
-    """Layers of one shape at one size.
-
-    names     the layers
-    n_tokens  rows of its input at this size: examples times tokens
-    speedups  {sparsity: dense seconds by packed seconds}
-    """
-
-    size: str
-    shape: tuple[int, int]
-    names: tuple[str, ...]
-    n_tokens: int
-    values: str
-    speedups: dict[float, Interval]
-
-    @property
-    def break_even(self) -> float | None:
-        """The least sparsity tried from which on packed is faster beyond noise; None where it never is."""
-        found = None
-        for sparsity in sorted(self.speedups, reverse=True):
-            if self.speedups[sparsity].low <= 1:
-                break
-            found = sparsity
-        return found
-
-    def as_values(self) -> dict[str, Any]:
-        """JSON-able."""
-        ratios = {
-            f"{sparsity:g}": {"median": each.mean, "low": each.low, "high": each.high}
-            for sparsity, each in self.speedups.items()
-        }
-        plain = {key: value for key, value in vars(self).items() if key != "speedups"}
-        return {**plain, "break_even": self.break_even, "speedups": ratios}
 
 
 def plan(

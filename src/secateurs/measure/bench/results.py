@@ -12,6 +12,8 @@ from secateurs.measure.intervals import Interval
 SCHEMA = "secateurs.bench/1"
 Outcome = Literal["timed", "wrong", "failed", "skipped", "not installed"]
 
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)  # of shapes of layers
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -124,13 +126,53 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Layers of one shape at one size.
+
+    names     the layers
+    n_tokens  rows of its input at this size: examples times tokens
+    speedups  {sparsity: dense seconds by packed seconds}
+    """
+
+    size: str
+    shape: tuple[int, int]
+    names: tuple[str, ...]
+    n_tokens: int
+    values: str
+    speedups: dict[float, Interval]
+
+    @property
+    def break_even(self) -> float | None:
+        """The least sparsity tried from which on packed is faster beyond noise; None where it never is."""
+        found = None
+        for sparsity in sorted(self.speedups, reverse=True):
+            if self.speedups[sparsity].low <= 1:
+                break
+            found = sparsity
+        return found
+
+    def as_values(self) -> dict[str, Any]:
+        """JSON-able."""
+        ratios = {
+            f"{sparsity:g}": {"median": each.mean, "low": each.low, "high": each.high}
+            for sparsity, each in self.speedups.items()
+        }
+        plain = {key: value for key, value in vars(self).items() if key != "speedups"}
+        return {**plain, "break_even": self.break_even, "speedups": ratios}
+
+
+@dataclass(frozen=True)
 class Bench:
-    """Every contender of every model; the first row is the reference of all speed-ups."""
+    """Every contender of every model; the first row is the reference of all speed-ups.
+
+    shapes  what layers of the first model's shapes give at each share of zeros, where that was asked for
+    """
 
     models: tuple[Model, ...]
     rows: tuple[Row, ...]
     n_rounds: int
     environment: dict[str, Any]
+    shapes: tuple[Line, ...] = ()
 
     @property
     def timed(self) -> list[Row]:
@@ -145,6 +187,7 @@ class Bench:
             "reference": f"{self.rows[0].contender} of {self.models[0].path}",
             "n_rounds": self.n_rounds,
             "rows": [row.values() for row in self.rows],
+            "shapes": [line.as_values() for line in self.shapes],
             "environment": self.environment,
         }
 

@@ -24,7 +24,9 @@ from secateurs.data import DataSpec
 from secateurs.errors import InputError, RecipeError, SecateursError
 from secateurs.measure.accuracy import Accuracy
 from secateurs.measure.bench.contenders import CONTENDERS, Contender
+from secateurs.measure.bench.plan import plan
 from secateurs.measure.bench.processes import Process, WorkerError
+from secateurs.measure.bench.progress import Progress
 from secateurs.measure.bench.results import Bench, Latency, Model, Outcome, Row, size_text
 from secateurs.measure.environment import machine
 from secateurs.measure.intervals import LEAST, paired_ratio
@@ -33,15 +35,6 @@ from secateurs.words import a_count
 REFERENCE = "torch-fp32"
 TURN_SECONDS, MOST_CALLS = 0.05, 50
 PAUSE_SECONDS = 0.01  # in which the threads of the last one stop waiting for more work
-
-
-@dataclass
-class Progress:
-    """How far it is; read from other threads."""
-
-    n_turns: int = 1
-    n_turns_done: int = 0
-    text: str = ""
 
 
 @dataclass(eq=False)
@@ -92,6 +85,7 @@ def bench(
     contenders: Sequence[str] = (),
     rounds: int = 20,
     threads: int | None = None,
+    break_even: bool = False,
     progress: Progress | None = None,
 ) -> Bench:
     """Time and weigh a network, or two, under every runtime that is installed, against torch fp32 of the first.
@@ -103,6 +97,7 @@ def bench(
     contenders  names of CONTENDERS; by default all
     rounds      at least LEAST: of fewer no interval is sure
     threads     by default as many as torch uses
+    break_even  also from which share of zeros on a packed layer of each shape in `model` is faster than the dense one
 
     InputError where a network cannot be opened or run; what only one contender cannot do is told in its row.
     """
@@ -146,7 +141,8 @@ def bench(
             rows = [_with_accuracy(row, entry) for row, entry in zip(rows, entries, strict=True)]
     keys = ("size_bytes", "n_parameters", "n_prunable", "n_zero")
     models = [Model(path, *(fact[key] for key in keys)) for path, fact in zip(paths, facts, strict=True)]
-    return Bench(tuple(models), tuple(rows), rounds, machine(n_threads))
+    shapes = plan(model, batches=batches, tokens=tokens, threads=n_threads, progress=progress) if break_even else ()
+    return Bench(tuple(models), tuple(rows), rounds, machine(n_threads), tuple(shapes))
 
 
 def _prepare(path: str, folder: Path, wanted: dict[str, Any], data: DataSpec | None, progress: Progress) -> Any:

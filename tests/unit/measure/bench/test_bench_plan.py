@@ -8,8 +8,9 @@ from secateurs.accelerating import Choice
 from secateurs.data import InputShape
 from secateurs.errors import InputError
 from secateurs.measure.bench import plan as planning
-from secateurs.measure.bench.plan import SPARSITIES, Line, plan
-from secateurs.measure.bench.running import Progress
+from secateurs.measure.bench.plan import plan
+from secateurs.measure.bench.progress import Progress
+from secateurs.measure.bench.results import SPARSITIES, Line
 from secateurs.measure.intervals import Interval
 from secateurs.models import ModelSpec, build, save_model
 from secateurs.see.bench_tables import plan_rows

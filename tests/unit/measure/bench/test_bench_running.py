@@ -15,8 +15,9 @@ from secateurs.errors import InputError, RecipeError
 from secateurs.measure.bench import contenders, running
 from secateurs.measure.bench.contenders import Contender, Job, Torch
 from secateurs.measure.bench.processes import WorkerError
+from secateurs.measure.bench.progress import Progress
 from secateurs.measure.bench.results import Latency, size_text
-from secateurs.measure.bench.running import Progress, bench
+from secateurs.measure.bench.running import bench
 from secateurs.measure.bench.worker import Worker
 from secateurs.measure.intervals import Interval
 from secateurs.models import ModelSpec, build, save_model

@@ -4,14 +4,13 @@
     python benchmarks/running.py start | teams | decode | bert | blocks [--sparsity 0.7 0.8 0.9]
     python benchmarks/running.py minilm --path MINILM [--sparsity 0.7 0.9]
 
-`layers`: normal weights with zeros at random; float32 inputs, float32 outputs, a bias everywhere. There are two layers
-of every kind: one is run, which wakes the runtime's threads and leaves its code in the caches, then the other is timed,
-whose weights come from memory, as all others have had theirs since its last turn. Every round times all contenders
-once, in turn; medians, and ratios to torch's float32 layer round by round with a bootstrap interval. The limit of a
-packed layer is its bytes by the rate at which torch sums float32 numbers, measured in the same rounds. Each contender's
-largest error, as a share of the largest output, beside the product of the float32 weights in float64 is in the result;
-for blocks, which have zeros of their own, none is, nor for "own dense": our own loops over a weight without zeros.
-Missing runtimes are said to be.
+`layers`: normal weights with zeros at random; float32 inputs, float32 outputs, a bias everywhere. Every timed call
+comes after one that wakes the runtime's threads and a read of 64 MB by one thread, so that weights come from memory.
+Every round times all contenders once, in turn; medians, and ratios to torch's float32 layer round by round with a
+bootstrap interval. The limit of a packed layer is its bytes by the rate at which torch sums float32 numbers, measured
+in the same rounds. Each contender's largest error, as a share of the largest output, beside the product of the float32
+weights in float64 is in the result; for blocks, which have zeros of their own, none is, nor for "own dense": our own
+loops over a weight without zeros. Missing runtimes are said to be.
 `start`: seconds of the first product in a new process, with no compiled code kept and with it kept.
 `teams`: a packed layer on torch's own threads, on Python's and on one, each after an operation of torch, whose threads
 then still spin; ratios to one thread.
@@ -52,6 +51,7 @@ from secateurs.running.features import has_avx512, ways
 END = "" if ways() == "avx512" else f"_{ways()}"  # of the results' names: those of one kind of CPU stand together
 TORCH, READ, DENSE = "torch float32", "read", "own dense"
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+EVICT = np.zeros(16 << 20, np.float32)  # numpy's, which reads it with one thread
 REST_S = 0.03  # in which the threads of ONNX Runtime and OpenVINO, which wait for more work, go to sleep
 
 Contender = Callable[[Tensor], Any]
@@ -60,7 +60,7 @@ Contender = Callable[[Tensor], Any]
 def dense_rivals(linear: nn.Linear, n_threads: int, missing: dict[str, str]) -> dict[str, Contender]:
     """Dense layers of other kinds, by name."""
     found: dict[str, Contender] = {TORCH: linear}
-    half = nn.Linear(linear.in_features, linear.out_features, dtype=torch.bfloat16)
+    half = nn.Linear(linear.in_features, linear.out_features, dtype=torch.bfloat16).requires_grad_(False)
     half.load_state_dict({name: value.bfloat16() for name, value in linear.state_dict().items()})
     found["torch bfloat16"] = lambda x: half(x.bfloat16()).float()
     csr, bias = linear.weight.detach().to_sparse_csr(), linear.bias.detach()[:, None]
@@ -151,46 +151,41 @@ def with_zeros(weight: Tensor, sparsity: float, block: tuple[int, int] = (1, 1))
     return weight * keep.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
 
 
-def timed(pair: list[Contender], x: Tensor) -> float:
-    """Seconds of a call that finds its code in the caches, its weight in memory, and its own threads awake."""
-    pair.reverse()  # what was timed is run next, what was run is timed
+def timed(contender: Contender, x: Tensor) -> float:
+    """Seconds of one call that finds nothing of its own in the caches, its own threads awake, and no others'."""
     time.sleep(REST_S)
-    pair[0](x)
+    contender(x)
+    EVICT.sum()
     start = time.perf_counter()
-    pair[1](x)
+    contender(x)
     return time.perf_counter() - start
-
-
-def layer(rows: int, columns: int, sparsity: float, seed: int) -> nn.Linear:
-    """Normal weights with zeros at random."""
-    linear = nn.Linear(columns, rows).requires_grad_(False)
-    draw = torch.Generator().manual_seed(seed)
-    linear.weight.copy_(with_zeros(torch.randn(rows, columns, generator=draw) / columns**0.5, sparsity))
-    return linear
 
 
 def case(rows: int, columns: int, sparsity: float, n_tokens: int, n_threads: int, n: int) -> dict[str, Any]:
     """One layer at one sparsity and number of tokens."""
     torch.set_num_threads(n_threads)
-    x = torch.randn(n_tokens, columns, generator=torch.Generator().manual_seed(3))
+    draw = torch.Generator().manual_seed(1)
+    linear = nn.Linear(columns, rows).requires_grad_(False)
+    linear.weight.copy_(with_zeros(torch.randn(rows, columns, generator=draw) / columns**0.5, sparsity))
+    x = torch.randn(n_tokens, columns, generator=draw)
     missing: dict[str, str] = {}
-    pairs: dict[str, list[Contender]] = {}
-    for seed in (1, 2):
-        linear = layer(rows, columns, sparsity, seed)
-        ours = packed(linear, sparsity, n_tokens)
-        contenders: dict[str, Contender] = {**dense_rivals(linear, n_threads, missing), **ours}
-        exact = x.double() @ linear.weight.double().T + linear.bias.double()
-        errors = {}
-        for name, each in contenders.items():
-            found = torch.as_tensor(each(x)).double()
-            each(x)  # the second call is as the others will be
-            if not name.startswith(("blocks", DENSE)):
-                errors[name] = float((found - exact).abs().max() / exact.abs().max())
-            pairs.setdefault(name, []).append(each)
-        assert errors[TORCH] < 1e-5 > errors["bitmask fp32"], errors
-        assert max(errors["bitmask bf16"], errors["bitmask int8"]) < 0.02, errors
-        pairs.setdefault(READ, []).append(lambda _, weight=linear.weight: weight.sum())
-    seconds = in_turn({name: partial(timed, pair, x) for name, pair in pairs.items()}, n)
+    rivals = dense_rivals(linear, n_threads, missing)
+    ours = packed(linear, sparsity, n_tokens)
+    contenders: dict[str, Contender] = {**rivals, **ours}
+    exact = x.double() @ linear.weight.double().T + linear.bias.double()
+    errors = {}
+    for name, each in contenders.items():
+        found = torch.as_tensor(each(x)).double()
+        each(x)  # the second call is as the others will be
+        if name.startswith(("blocks", DENSE)):
+            continue
+        errors[name] = float((found - exact).abs().max() / exact.abs().max())
+    assert errors[TORCH] < 1e-5 > errors["bitmask fp32"], errors
+    assert max(errors["bitmask bf16"], errors["bitmask int8"]) < 0.02, errors
+    work = {name: (lambda each=each: timed(each, x)) for name, each in contenders.items()}
+    readers = linear.weight
+    work[READ] = lambda: timed(lambda _: readers.sum(), x)
+    seconds = in_turn(work, n)
     rate = linear.weight.nbytes / statistics.median(seconds[READ])
     results = {}
     for name, values in seconds.items():

@@ -94,7 +94,7 @@ def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
 
     weight, bias = linear.weight.detach().numpy().T.copy(), linear.bias.detach().numpy()
     nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Add", ["z", "b"], ["y"])]
-    nodes.append(helper.make_node("MatMul", ["u", "v"], ["t"]))  # the small one, which is run alone
+    nodes.append(helper.make_node("MatMul", ["u", "v"], ["t"]))  # the small one
     side, rows = SMALL
     sides = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"n{name}", size]) for name, size in each]
@@ -102,7 +102,8 @@ def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
     ]
     small = numpy_helper.from_array(np.ones((side, side), np.float32), "v")
     values = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b"), small]
-    u, none = np.ones((rows, side), np.float32), np.zeros((1, linear.in_features), np.float32)
+    # It runs all that it has, so what is not asked for gets no rows.
+    u, none = np.ones((rows, side), np.float32), [np.zeros((0, n), np.float32) for n in (linear.in_features, side)]
     model = helper.make_model(
         helper.make_graph(nodes, "layer", *sides, values), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
     )
@@ -118,8 +119,8 @@ def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
         for name, path in (("ONNX Runtime float32", plain), ("ONNX Runtime int8", short)):
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             found[name] = Woken(
-                lambda x, session=session: session.run(["y"], {"x": x.numpy(), "u": u})[0],
-                lambda session=session: session.run(["t"], {"x": none, "u": u}),
+                lambda x, session=session: session.run(["y"], {"x": x.numpy(), "u": none[1]})[0],
+                lambda session=session: session.run(["t"], {"x": none[0], "u": u}),
             )
     return found
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from measured.common import part
+from measured.running import square
 from secateurs.see.pictures import svg_of
 from secateurs.see.style import PRINT, altair, data_rows, dressed, stacked
 from secateurs.see.style import part as spec_of
@@ -30,7 +30,7 @@ WIDTH, HEIGHT = 330, 210
 
 def picture(end: str = "") -> str:
     """A panel for each number of rows of input and threads, as SVG."""
-    cases = part(f"running{end}", "layers")
+    cases = square(end)
     assert cases
     everything = [
         run["faster"][key]

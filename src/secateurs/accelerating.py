@@ -427,16 +427,25 @@ def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def time_layer(
-    rows: int, columns: int, n_tokens: int, sparsity: float, values: str = "fp32", rounds: int = ROUNDS, seed: int = 0
+    rows: int,
+    columns: int,
+    n_tokens: int,
+    sparsity: float,
+    values: str = "fp32",
+    n_bytes: int = 64_000_000,
+    rounds: int = ROUNDS,
+    seed: int = 0,
 ) -> Choice:
     """What this machine would give for one layer at a sparsity, before anything is pruned.
 
-    Normal weights with zeros at random; as many copies, timed in turn, as make 64 MB of dense weights, so that a layer
-    finds in the caches what it would find in a large network. The middle copy by its speed-up is returned.
+    n_bytes  of dense weights of the network that it is part of; more than 64 MB count as 64 MB
+
+    Normal weights with zeros at random; as many copies, timed in turn, as make these bytes, so that a layer finds in
+    the caches what it would find in the network. The middle copy by its speed-up is returned.
     """
     draw = torch.Generator().manual_seed(seed)
     copies = []
-    for _ in range(max(1, min(64, round(64e6 / (4 * rows * columns))))):
+    for _ in range(max(1, min(64, round(min(n_bytes, 64e6) / (4 * rows * columns))))):
         weight = torch.randn(rows, columns, generator=draw)
         part = nn.Linear(columns, rows, bias=False)
         part.weight = nn.Parameter(weight * (torch.rand(rows, columns, generator=draw) >= sparsity))

@@ -22,7 +22,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def faster_from_80(rows: int, columns: int, n_tokens: int, sparsity: float, values: str) -> Choice:
+def faster_from_80(rows: int, columns: int, n_tokens: int, sparsity: float, values: str, n_bytes: int) -> Choice:
     mean = 1.0 + 2.0 * (sparsity >= 0.8)
     return Choice("", (rows, columns), sparsity, n_tokens, speed_up=Interval(mean, 0.9 * mean, 1.1 * mean, 15))
 

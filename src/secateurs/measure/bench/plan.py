@@ -48,6 +48,7 @@ def plan(
 def _planned(model: str | Path, batches: Sequence[int], tokens: Sequence[int], progress: Progress | None) -> list[Line]:
     opened = open_network(Path(model))
     sizes = sizes_of(opened, str(model), batches, tokens)
+    n_bytes = sum(4 * each.numel() for each in opened.module.parameters() if each.ndim > 1)
     groups: dict[tuple[str, tuple[int, int], int], list[str]] = {}
     for batch, n_tokens in sizes:
         for name, shape, n in _linear_layers(opened, opened.inputs(batch, n_tokens)):
@@ -62,7 +63,7 @@ def _planned(model: str | Path, batches: Sequence[int], tokens: Sequence[int], p
         found = timed.setdefault(((rows, columns), n, values), {})
         for sparsity in SPARSITIES:
             progress.text = f"{rows} × {columns} on {n} × {columns} inputs, {sparsity:.0%} zeros, {values}"
-            if (ratio := time_layer(rows, columns, n, sparsity, values).speed_up) is not None:
+            if (ratio := time_layer(rows, columns, n, sparsity, values, n_bytes).speed_up) is not None:
                 found[sparsity] = ratio
             progress.n_turns_done += 1
     return [

@@ -16,7 +16,7 @@ from secateurs.models import ModelSpec, build, save_model
 from secateurs.see.bench_tables import plan_rows
 
 
-def made_up(rows: int, columns: int, n_tokens: int, sparsity: float, values: str) -> Choice:
+def made_up(rows: int, columns: int, n_tokens: int, sparsity: float, values: str, n_bytes: int) -> Choice:
     """Twice as fast at twice the sparsity, four times with int8."""
     mean = sparsity / 0.7 * (4 if values == "int8" else 1)
     ratio = Interval(mean, 0.9 * mean, 1.1 * mean, 15)
@@ -31,6 +31,8 @@ def test_every_shape_is_timed_once_and_its_break_even_found(tmp_path, monkeypatc
     progress = Progress()
     lines = plan(tmp_path, batches=(1, 2), threads=1, progress=progress)
     assert len(set(asked)) == len(asked) == progress.n_turns_done == progress.n_turns
+    parameters = build(spec, shape, 0).parameters()
+    assert {job[-1] for job in asked} == {sum(4 * each.numel() for each in parameters if each.ndim > 1)}
     up = [line for line in lines if line.shape == (64, 16)]
     # The last block computes its class token alone; four patches of 4 x 4 and the class token are five rows.
     assert {(line.size, line.n_tokens, line.names, line.values) for line in up} == {

@@ -1,6 +1,6 @@
-"""Weights are spread in three ways, by what the CPU has; all give the same bits, wherever each is fast.
+"""Weights are spread in three ways and multiplied in a fourth, by what the CPU has; all give the same bits.
 
-On a CPU without AVX-512 that way runs as LLVM rewrites it: its code is tested, its speed is not.
+On a CPU without AVX-512 that way runs as LLVM rewrites it: its code is tested, its speed is not. AMX runs on AMX alone.
 """
 
 import json
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from secateurs.running.features import has_avx2, has_avx512
+from secateurs.running.features import has_amx, has_avx2, has_avx512
 
 CODE = """
 import hashlib, json, sys
 import secateurs.running.features as features
 way, cases = sys.argv[1], json.loads(sys.argv[2])
-if way != "here":
-    features.ways = lambda: way
+if way not in ("here", "amx"):
+    features.ways, features.has_amx = lambda: way, lambda: False
 if way in ("plain", "panels of any CPU"):
     assert features.features() == frozenset(), features.features()
 if way == "panels of any CPU":
@@ -78,10 +78,11 @@ def test_where_numba_compiles_without_avx_nothing_here_uses_it() -> None:
     "cases", [[("exact", 1), ("int8", 1)], pytest.param(ALL, marks=pytest.mark.slow)], ids=["some", "all"]
 )
 @pytest.mark.parametrize(
-    ("way", "kind"), [("plain", "Bits"), ("avx2", "Bits"), ("panels of any CPU", "Panels"), ("avx512", "Panels")]
+    ("way", "kind"),
+    [("plain", "Bits"), ("avx2", "Bits"), ("panels of any CPU", "Panels"), ("avx512", "Panels"), ("amx", "Panels")],
 )
 def test_every_way_gives_the_same_bits(way: str, kind: str, cases: list[tuple[str, int]], tmp_path: Path) -> None:
-    if way in ("avx2", "avx512") and not {"avx2": has_avx2, "avx512": has_avx512}[way]():
+    if way in (has := {"avx2": has_avx2, "avx512": has_avx512, "amx": has_amx}) and not has[way]():
         pytest.skip(f"this CPU has no {way}")
     here, there = found("here", cases, tmp_path), found(way, cases, tmp_path)
     assert there.pop("kind") == kind

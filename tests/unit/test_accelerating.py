@@ -179,7 +179,7 @@ def test_one_format_or_value_that_does_not_fit_stops_no_other() -> None:
     with torch.no_grad():
         model[0].weight[3, 3] = float("nan")
     (found,) = sc.accelerate(model, torch.randn(2, 32), values=("fp32", "int8"), is_lossless=True).choices
-    assert found.chosen == "bitmask fp32"
+    assert found.chosen in ("bitmask fp32", "index fp32")
 
 
 @pytest.mark.usefixtures("_always")

@@ -4,6 +4,9 @@ NUMBA_CPU_FEATURES, NUMBA_CPU_NAME=generic and NUMBA_ENABLE_AVX=0, numba's own s
 process.
 """
 
+import ctypes
+import platform
+import sys
 from functools import cache
 
 from llvmlite import binding
@@ -36,11 +39,24 @@ def has_avx512() -> bool:
     return {"avx512bw", "avx512vbmi2", "avx512vnni"} <= features()
 
 
+_ARCH_PRCTL, _REQUEST, _MATRICES = 158, 0x1023, 18  # Linux on x86-64: asm/unistd_64.h, asm/prctl.h
+
+
+@cache
+def has_amx() -> bool:
+    """Whether bytes and bfloat16 are multiplied by registers of 16 rows, which Linux gives to those that ask."""
+    if not ({"amx-tile", "amx-int8", "amx-bf16"} <= features() and has_avx512()):
+        return False
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _MATRICES) == 0)
+
+
 def has_avx2() -> bool:
     """Whether weights are spread by tables of permutations."""
     return {"avx2", "fma"} <= features()
 
 
 def ways() -> str:
-    """How kept weights are spread over a vector here: "avx512", "avx2" or "plain"."""
-    return "avx512" if has_avx512() else "avx2" if has_avx2() else "plain"
+    """How kept weights are spread and multiplied here: "amx", "avx512", "avx2" or "plain"."""
+    return "amx" if has_amx() else "avx512" if has_avx512() else "avx2" if has_avx2() else "plain"

@@ -44,7 +44,9 @@ from secateurs.running.wide import (
     largest,
     n_taken,
     put,
+    rows_at,
     scaled,
+    scales_at,
     sizes,
     spread,
     step,
@@ -97,8 +99,8 @@ def product(
                 for j in range(begin, end):
                     a, at = both(a, mask, 2 * (panel * n_steps + j), kept, at, x, j * of_step)
             a = add(add(a, b), add(c, d))
-            whole = scaled(whole, a, scales, PANEL * (panel * n_groups + group))
-        store(y, PANEL * panel, PANEL * n_panels, finished(whole, units, 0, bias, PANEL * panel))
+            whole = scaled(whole, a, scales_at(scales, PANEL * (panel * n_groups + group)))
+        store(y, PANEL * panel, PANEL * n_panels, finished(whole, units, 0, rows_at(bias, PANEL * panel)))
 
 
 @compiled
@@ -153,8 +155,8 @@ def expanded(
                     ask(mask, 2 * ((panel + 1) * n_steps + j), 0)  # of the next panel, while this one is multiplied
                     ask(kept, at, LINE * j)
                     sums = step(sums, one, other, x, (tile * n_steps + j) * of_step)
-                whole = scaled(whole, sums, scales, PANEL * (panel * n_groups + group))
-            whole = finished(whole, units, tile * n_tokens, bias, PANEL * panel)
+                whole = scaled(whole, sums, scales_at(scales, PANEL * (panel * n_groups + group)))
+            whole = finished(whole, units, tile * n_tokens, rows_at(bias, PANEL * panel))
             store(y, PANEL * (tile * n_tokens * n_panels + panel), PANEL * n_panels, whole)
 
 
@@ -205,9 +207,27 @@ def by_block(
                         ask(kept, at, AHEAD)
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
-            whole = scaled(whole, add(a, b), scales, PANEL * panel)
-            whole = finished(whole, units, tile * n_tokens, bias, PANEL * panel)
+            whole = scaled(whole, add(a, b), scales_at(scales, PANEL * panel))
+            whole = finished(whole, units, tile * n_tokens, rows_at(bias, PANEL * panel))
             store(y, PANEL * (tile * n_tokens * n_panels + panel), PANEL * n_panels, whole)
+
+
+@compiled
+def unit_of(tokens: Any, first: int, columns: int, n_bits: int) -> Any:
+    """What the inputs of the token that begins at tokens[first] become multiples of; NaN where one is not finite.
+
+    For 8 bits its largest by 127; else a power of two, of which the largest is less than 2**(n_bits - 1) times as much.
+    """
+    most = sizes(tokens, first)
+    for column in range(16, columns, 16):
+        most = larger(most, sizes(tokens, first + column))
+    size = largest(most)
+    if size >= 0x7F800000:
+        return np.float32(np.nan)
+    size = max(size, 0x0B800000)  # 2**-104, of whose unit, 2**-126, there is an inverse
+    if n_bits == 8:
+        return np.int32(size).view(np.float32) / np.float32(127)
+    return np.int32(((size >> 23) - n_bits + 2) << 23).view(np.float32)
 
 
 @compiled
@@ -226,28 +246,19 @@ def rounded(tokens: Any, columns: int, x: Any, units: Any, n_tokens: int, planes
     for first in range(0, n, n_tokens):
         last = min(first + n_tokens, n)
         for t in range(first, last):
-            most = sizes(tokens, t * columns)
-            for column in range(16, columns, 16):
-                most = larger(most, sizes(tokens, t * columns + column))
-            size, to = largest(most), (t - first) * n_planes * columns
-            if size >= 0x7F800000:
-                units[t] = np.nan
+            unit, to = unit_of(tokens, t * columns, columns, 8 * n_planes), (t - first) * n_planes * columns
+            units[t] = unit
+            if np.isnan(unit):
                 found[to : to + n_planes * columns] = 128
                 continue
-            size = max(size, 0x0B800000)  # 2**-104, of whose unit, 2**-126, there is an inverse
-            if n_planes == 1:
-                unit = np.int32(size).view(np.float32) / np.float32(127)
-            else:
-                unit = np.int32(((size >> 23) - 8 * n_planes + 2) << 23).view(np.float32)
-            units[t] = unit
             for column in range(0, columns, 16):
                 bytes_of(tokens, t * columns + column, np.float32(1) / unit, found, to + column, columns, planes)
         turn(found.view(np.uint32), (last - first) * n_planes, words, words, x[first * n_planes * words :], part)
 
 
 @compiled
-def placed(tokens: Any, columns: int, n_padded: int, wide: Any, planes: Any) -> tuple[Any, Any]:
-    """x and units of n_padded tokens, the last of which may be none.
+def placed(known: Any, tokens: Any, columns: int, n_padded: int, wide: Any, parts: Any, planes: Any) -> tuple[Any, Any]:
+    """x and units of n_padded tokens, the last of which may be none; arguments as of `run`.
 
     tokens  (n * columns,) float32; 16 divides the columns
     planes  as long as an input has bytes where weights are integers, else empty
@@ -276,7 +287,7 @@ def run(
     where  team.address(), which one thread does not need
     """
     n_panels = known[2].size - 1
-    x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
+    x, units = placed(known, tokens, columns, y.size // (PANEL * n_panels), wide, parts, planes)
     if n == 1:
         product(0, 1, *known, x, units, bias, y, wide, parts)  # type: ignore[call-arg]
     else:
@@ -290,7 +301,7 @@ def run_expanded(
 ) -> None:
     """The same of `expanded`."""
     n_panels = known[2].size - 1
-    x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
+    x, units = placed(known, tokens, columns, y.size // (PANEL * n_panels), wide, parts, planes)
     if n == 1:
         expanded(0, 1, *known, x, units, bias, y, wide, parts)  # type: ignore[call-arg]
     else:
@@ -304,7 +315,7 @@ def run_by_block(
 ) -> None:
     """The same of `by_block`; known are its arguments from `places` to `n_steps`."""
     n_panels = known[2].size - 1
-    x, units = placed(tokens, columns, y.size // (PANEL * n_panels), wide, planes)
+    x, units = placed(known, tokens, columns, y.size // (PANEL * n_panels), wide, parts, planes)
     if n == 1:
         by_block(0, 1, *known, x, units, bias, y, wide, parts)  # type: ignore[call-arg]
     else:

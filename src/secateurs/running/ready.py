@@ -3,7 +3,7 @@
 A format becomes one of six ways to say where the kept weights are; n:m becomes bits:
 
     Bits      bitmask, nm      a word for every 32 columns of a row
-    Panels    the same where the CPU has AVX-512: 32 rows side by side
+    Panels    the same where the CPU has AVX-512 (and AMX): 32 rows side by side
     Listed    index            the column of every kept weight
     Tiled     blocks           the block columns of every row of blocks
     Slabs     the same where the CPU has AVX-512, of blocks of 32 rows, whose columns 16 divides
@@ -13,7 +13,7 @@ A format becomes one of six ways to say where the kept weights are; n:m becomes 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,7 @@ _FACTOR = {8: 2.0**-24, 4: 2.0**-28}  # what the loops leave in codes of so many
 _PANELS = 2.0**24  # by how much less those of panels leave
 _WORDS = 2048  # of columns whose products of bytes an int32 can hold the sum of
 _FEW_WORDS = 8  # of columns whose integers add up to an int16
+_LEAST = 2.0**-80  # of weights that AMX multiplies
 EXACT = 3  # planes of 8 bits of an input, which are as exact as float32
 
 
@@ -127,11 +128,30 @@ class Bits(Ready):
         return not beyond.any() and self._begins_at(_ends(np.bitwise_count(words).sum(axis=1)))
 
 
+class Squares(NamedTuple):
+    """How `squares.run` runs panels or slabs.
+
+    known, kinds  what it wants of them
+    n_bytes       of a square of inputs
+    """
+
+    known: tuple[Any, ...]
+    kinds: tuple[tuple[int, ...], ...]
+    n_bytes: int
+
+
+def _kinds(weight: "Panels | Slabs", blocks: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    planes, one, three = (0,) * weight.n_planes, (0,), (0, 0, 0)
+    pieces = three if weight.kept.dtype == np.float32 else one
+    return planes, planes if is_integer(weight) else one, pieces, blocks
+
+
 @dataclass(frozen=True, eq=False)
 class Panels(Ready):
     """mask, kept, starts, scales and totals as in panels.py.
 
-    n_planes  bytes of an input, where kept weights are integers: 3 are as exact as float32, 1 is its own trade; else 0
+    n_planes  bytes of an input, where kept weights are integers: 3 are as exact as float32, 1 is its own trade; of
+              floats how many bfloat16 AMX takes an input apart into: 3, or 0 where it would lose part of a weight
     """
 
     mask: Stored
@@ -165,10 +185,18 @@ class Panels(Ready):
         """What `panels.run` wants of it; the last is how many steps share a scale."""
         return self.mask, self.kept, self.starts, self.scales, self.totals, _words(self) * 32 // self.of_step
 
+    @cached_property
+    def squares(self) -> Squares:
+        """How `squares.run` runs it."""
+        n_steps = self.padded_columns // self.of_step
+        width = min(_words(self) * 32 // self.of_step, n_steps)
+        known = self.mask, self.kept, self.starts, self.scales, self.totals, (width, -(-n_steps // width))
+        return Squares(known, _kinds(self, ()), 64)
+
     @classmethod
     def of(cls, bits: Bits, n_planes: int) -> "Panels":
         """The same weight."""
-        kept, is_even = _singles(bits), bits.kept.dtype == np.uint8
+        kept, is_even, is_whole = _singles(bits), bits.kept.dtype == np.uint8, is_integer(bits)
         columns = COLUMNS[bits.kept.dtype.name]
         n_panels, n_steps = -(-bits.rows // PANEL), (bits.columns + -bits.columns % 16) // columns
         mask = np.zeros(n_panels * n_steps * 2, f"u{2 * columns}")
@@ -180,15 +208,15 @@ class Panels(Ready):
         scales = scales[:, : -(-bits.stride // _words(bits))]
         # Short groups have many totals, which an int16 holds.
         is_short = bits.width < bits.stride and _words(bits) <= _FEW_WORDS
-        totals = np.zeros(0, np.int16 if n_planes and is_short else np.int32)
-        if n_planes:
+        totals = np.zeros(0, np.int16 if is_whole and is_short else np.int32)
+        if is_whole:
             scales = _times(scales, _PANELS)
             sums = np.zeros(scales.shape, np.int64)
             laying.add_up(bits.mask, _signed(kept), bits.starts, _words(bits), sums)
             totals = _side_by_side(sums.astype(totals.dtype))
         return cls(
             bits.rows, bits.columns, _with_room(laid), starts,
-            _side_by_side(scales), bits.width, mask, totals, n_planes,
+            _side_by_side(scales), bits.width, mask, totals, n_planes if is_whole else _n_pieces(kept),
         )  # fmt: skip
 
     def with_arrays(self, arrays: dict[str, Stored]) -> Bits:
@@ -207,7 +235,7 @@ class Panels(Ready):
         found = _stored_as(self, found)
         scales = self.scales.reshape(n_panels, -1, PANEL).transpose(0, 2, 1).reshape(PANEL * n_panels, -1)
         scales = scales[: self.rows, :: -(-self.width // _words(self))]
-        if self.n_planes:
+        if is_integer(self):
             scales = _times(scales, 1 / _PANELS)
         return Bits(
             self.rows, self.columns, _with_room(found), starts, np.ascontiguousarray(scales).reshape(-1), self.width,
@@ -227,6 +255,19 @@ def _words(weight: Ready) -> int:
     if weight.width >= weight.stride:
         return min(weight.width, _WORDS)
     return weight.width if weight.width <= _WORDS else gcd(weight.width, _WORDS)
+
+
+def is_integer(weight: Ready) -> bool:
+    """Whether its kept weights are integers."""
+    return weight.kept.dtype in (np.int8, np.uint8)
+
+
+def _n_pieces(kept: Stored) -> int:
+    """Planes of an input that AMX multiplies floats with: it takes numbers below 2**-126 for zero, such as the last
+    bits of small weights."""
+    floats = kept.view(np.float32) if kept.dtype == np.float32 else (kept.astype(np.uint32) << 16).view(np.float32)
+    sizes = np.abs(floats[floats != 0])
+    return EXACT if not sizes.size or bool(sizes.min() > _LEAST and sizes.max() < 1 / _LEAST) else 0
 
 
 def _singles(weight: Ready) -> Stored:
@@ -314,6 +355,14 @@ class Slabs(Ready):
         steps = self.w, self.of_step, self.columns // self.of_step
         return self.places, self.kept, self.starts, self.scales, self.totals, *steps
 
+    @cached_property
+    def squares(self) -> Squares:
+        """How `squares.run` runs it."""
+        of = self.w // self.of_step, self.columns // self.w
+        whole = 64 if is_integer(self) else 32  # columns of a square
+        n_bytes = 64 * gcd(self.w, whole) // whole
+        return Squares((self.places, self.kept, self.starts, self.scales, self.totals, of), _kinds(self, (0,)), n_bytes)
+
     @property
     def padded_columns(self) -> int:
         """All of them."""
@@ -331,8 +380,8 @@ class Slabs(Ready):
         singles = _singles(tiled)[: int(tiled.starts[-1])]
         blocks = singles.reshape(-1, 2, ROWS, tiled.w // columns, columns)
         laid = _stored_as(tiled, blocks.transpose(0, 3, 1, 2, 4).reshape(-1))
-        scales, totals = tiled.scales, np.zeros(0, np.int32)
-        if n_planes:
+        scales, totals, is_whole = tiled.scales, np.zeros(0, np.int32), is_integer(tiled)
+        if is_whole:
             scales = _times(scales, _PANELS)
             of_block = _signed(singles).reshape(-1, PANEL, tiled.w).sum(axis=2, dtype=np.int64)
             before = np.vstack([np.zeros(PANEL, np.int64), of_block.cumsum(axis=0)])
@@ -340,7 +389,7 @@ class Slabs(Ready):
             totals = sums.reshape(-1).astype(np.int32)
         return cls(
             tiled.rows, tiled.columns, _with_room(laid), tiled.starts, scales, tiled.width, tiled.places, totals,
-            tiled.w, n_planes,
+            tiled.w, n_planes if is_whole else _n_pieces(laid),
         )  # fmt: skip
 
     def with_arrays(self, arrays: dict[str, Stored]) -> Tiled:
@@ -350,7 +399,7 @@ class Slabs(Ready):
         columns = self.of_step
         blocks = _singles(self)[: int(self.starts[-1])].reshape(-1, self.w // columns, 2, ROWS, columns)
         found = _stored_as(self, blocks.transpose(0, 2, 3, 1, 4).reshape(-1))
-        scales = _times(self.scales, 1 / _PANELS) if self.n_planes else self.scales
+        scales = _times(self.scales, 1 / _PANELS) if is_integer(self) else self.scales
         return Tiled(
             self.rows, self.columns, _with_room(found), self.starts, scales, self.width, self.places, PANEL, self.w
         )  # fmt: skip
@@ -421,9 +470,8 @@ def ready(packed: Packed, n_planes: int = EXACT) -> Ready:
 
 def fitted(weight: Ready, n_planes: int = EXACT) -> Ready:
     """A portable weight as this CPU runs it best."""
-    if ways() != "avx512" or weight.rows == 0 or weight.columns == 0:
+    if ways() not in ("amx", "avx512") or weight.rows == 0 or weight.columns == 0:
         return weight
-    n_planes = n_planes if weight.kept.dtype in (np.int8, np.uint8) else 0
     if isinstance(weight, Bits):
         return Panels.of(weight, n_planes)
     if isinstance(weight, Tiled) and weight.h == PANEL and weight.w % 16 == 0 and weight.stride <= _WORDS:

@@ -28,7 +28,8 @@ _SPREAD = {types.float32: F16, types.uint16: I16X32, types.int8: I8X64, types.ui
 COLUMNS = {"float32": 1, "uint16": 2, "int8": 4, "uint8": 4}
 
 
-def _is_whole(kept: Any) -> bool:
+def is_whole(kept: Any) -> bool:
+    """Whether weights are integers."""
     return kept.dtype in (types.int8, types.uint8)
 
 
@@ -130,9 +131,22 @@ def all_of(typing: Any, kept: Any, at: Any) -> Any:
 
 
 @instruction
+def rows_at(typing: Any, bias: Any, at: Any) -> Any:
+    """bias[at : at + 32], float32, as two of f32 x 16."""
+    found = types.UniTuple(F16, 2)  # type: ignore[no-untyped-call]
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        places = [builder.add(args[1], I64(ROWS * side)) for side in range(2)]
+        pair = [_loaded(builder, pointer(context, builder, bias, args[0], each, I8), F16.vector) for each in places]
+        return context.make_tuple(builder, found, pair)
+
+    return found(bias, types.int64), code
+
+
+@instruction
 def zeros(typing: Any, parts: Any, kept: Any) -> Any:
     """What `step` adds to: two sums for each of `parts`, int32 x 16 for int8 and int4 weights, else f32 x 16."""
-    found = types.UniTuple(I32X16 if _is_whole(kept) else F16, 2 * len(parts))  # type: ignore[no-untyped-call]
+    found = types.UniTuple(I32X16 if is_whole(kept) else F16, 2 * len(parts))  # type: ignore[no-untyped-call]
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return context.make_tuple(builder, found, [ir.Constant(found.dtype.vector, None)] * found.count)
@@ -143,12 +157,12 @@ def zeros(typing: Any, parts: Any, kept: Any) -> Any:
 @instruction
 def begun(typing: Any, parts: Any, wide: Any, kept: Any, totals: Any, at: Any) -> Any:
     """The same; of integers, those of each token's highest byte are -128 times totals[at : at + 32]."""
-    found = types.UniTuple(I32X16 if _is_whole(kept) else F16, 2 * len(parts))  # type: ignore[no-untyped-call]
+    found = types.UniTuple(I32X16 if is_whole(kept) else F16, 2 * len(parts))  # type: ignore[no-untyped-call]
     n_planes, stored = len(parts) // len(wide), ir.VectorType(ir.IntType(totals.dtype.bitwidth), ROWS)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         result = [ir.Constant(found.dtype.vector, None)] * found.count
-        for side in range(2 if _is_whole(kept) else 0):
+        for side in range(2 if is_whole(kept) else 0):
             place = builder.add(args[4], I64(ROWS * side))
             data = builder.load(pointer(context, builder, totals, args[3], place, stored), align=2)
             total = builder.sext(data, I32X16.vector) if stored.element.width < 32 else data
@@ -167,12 +181,12 @@ def step(typing: Any, sums: Any, weights: Any, others: Any, x: Any, at: Any) -> 
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        n, is_whole = sums.count // 2, sums.dtype is I32X16
+        n, is_integer = sums.count // 2, sums.dtype is I32X16
         found, x_at = cgutils.unpack_tuple(builder, args[0]), args[4]
 
         def every(place: int) -> Any:
             there = builder.add(x_at, I64(place))
-            element = I32 if is_whole else FLOAT
+            element = I32 if is_integer else FLOAT
             number = builder.load(pointer(context, builder, x, args[3], there, element), align=4)
             return everywhere(builder, number, ir.VectorType(element, 16))
 
@@ -182,7 +196,7 @@ def step(typing: Any, sums: Any, weights: Any, others: Any, x: Any, at: Any) -> 
                     found[2 * i + side] = multiply(builder, each, vector, found[2 * i + side])
 
         sides = list(args[1:3])
-        if is_whole:
+        if is_integer:
             quads = [builder.bitcast(each, I32X16.vector) for each in sides]
             add(_dot, list(map(every, range(n))), quads)
         elif weights is F16:
@@ -228,23 +242,36 @@ def add(typing: Any, first: Any, second: Any) -> Any:
 
 
 @instruction
-def scaled(typing: Any, whole: Any, sums: Any, scales: Any, at: Any) -> Any:
-    """whole + sums times scales[at : at + 32].
+def scales_at(typing: Any, scales: Any, at: Any) -> Any:
+    """scales[at : at + 32], bfloat16 as uint16, as two of f32 x 16."""
+    found = types.UniTuple(F16, 2)  # type: ignore[no-untyped-call]
 
-    scales  bfloat16 as uint16
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result = []
+        for side in range(2):
+            there = builder.add(args[1], I64(ROWS * side))
+            stored = _loaded(builder, pointer(context, builder, scales, args[0], there, I8), ir.VectorType(I16, 16))
+            top = builder.shl(builder.zext(stored, I32X16.vector), _constant(I32X16.vector, 16))
+            result.append(builder.bitcast(top, F16.vector))
+        return context.make_tuple(builder, found, result)
+
+    return found(scales, types.int64), code
+
+
+@instruction
+def scaled(typing: Any, whole: Any, sums: Any, scales: Any) -> Any:
+    """whole + sums times scales, which are of 32 rows.
+
     sums    of float32 two for a token; of integers two for each of n planes of a token, the lowest 8 bits of its inputs
             first
     """
     n_planes = sums.count // whole.count
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found, parts = (cgutils.unpack_tuple(builder, each) for each in args[:2])
+        found, parts, by = (cgutils.unpack_tuple(builder, each) for each in args)
         result = list(found)
         for side in range(2):
-            there = builder.add(args[3], I64(ROWS * side))
-            stored = _loaded(builder, pointer(context, builder, scales, args[2], there, I8), ir.VectorType(I16, 16))
-            top = builder.shl(builder.zext(stored, I32X16.vector), _constant(I32X16.vector, 16))
-            scale, mine = builder.bitcast(top, F16.vector), parts[side::2]
+            mine = parts[side::2]
             for t in range(whole.count // 2):
                 total = mine[t]
                 if sums.dtype is I32X16:
@@ -253,10 +280,10 @@ def scaled(typing: Any, whole: Any, sums: Any, scales: Any, at: Any) -> Any:
                     for each in reversed(lower):
                         part = builder.sitofp(each, F16.vector)
                         total = _fma(builder, total, ir.Constant(F16.vector, [256.0] * 16), part)
-                result[2 * t + side] = _fma(builder, scale, total, found[2 * t + side])
+                result[2 * t + side] = _fma(builder, by[side], total, found[2 * t + side])
         return context.make_tuple(builder, whole, result)
 
-    return whole(whole, sums, scales, types.int64), code
+    return whole(whole, sums, scales), code
 
 
 @instruction
@@ -270,25 +297,19 @@ def floats(typing: Any, wide: Any) -> Any:
     return found(wide), code
 
 
-def _halves(context: Any, builder: Any, array: Any, data: Any, at: Any) -> list[Any]:
-    """Two vectors from array[at] on."""
-    places = [builder.add(at, I64(ROWS * side)) for side in range(2)]
-    return [builder.load(pointer(context, builder, array, data, each, F16.vector), align=4) for each in places]
-
-
 @instruction
-def finished(typing: Any, whole: Any, units: Any, first: Any, bias: Any, at: Any) -> Any:
-    """whole[2 t] and whole[2 t + 1] times units[first + t], plus bias[at : at + 32]."""
+def finished(typing: Any, whole: Any, units: Any, first: Any, bias: Any) -> Any:
+    """whole[2 t] and whole[2 t + 1] times units[first + t], plus bias, which is of 32 rows."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        added, found = _halves(context, builder, bias, *args[3:]), []
+        added, found = cgutils.unpack_tuple(builder, args[3]), []
         for i, each in enumerate(cgutils.unpack_tuple(builder, args[0])):
             place = builder.add(args[2], I64(i // 2))
             unit = builder.load(pointer(context, builder, units, args[1], place, FLOAT), align=4)
             found.append(_fma(builder, each, everywhere(builder, unit, F16.vector), added[i % 2]))
         return context.make_tuple(builder, whole, found)
 
-    return whole(whole, units, types.int64, bias, types.int64), code
+    return whole(whole, units, types.int64, bias), code
 
 
 @instruction
@@ -378,6 +399,62 @@ def bytes_of(typing: Any, tokens: Any, at: Any, factor: Any, found: Any, to: Any
             byte = builder.trunc(builder.lshr(whole, _constant(I32X16.vector, 8 * p)), ir.VectorType(I8, 16))
             there = builder.add(args[4], builder.mul(args[5], I64(p)))
             builder.store(byte, pointer(context, builder, found, args[3], there, byte.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(tokens, types.int64, types.float32, found, types.int64, types.int64, planes), code
+
+
+@instruction
+def put_pair(typing: Any, room: Any, at: Any, first: Any, second: Any, apart: Any) -> Any:
+    """Write two steps' spread weights to the bytes from room[at] on, where 64 divides the address.
+
+    Integers and bfloat16 128 bytes from each other. Two columns of float32 become pairs of bfloat16, three after each
+    other whose sum they are, `apart` bytes from each other.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def write(vector: Any, there: Any) -> None:
+            builder.store(vector, pointer(context, builder, room, args[0], there, vector.type), align=64)
+
+        if first is not F16:
+            write(args[2], args[1])
+            write(args[3], builder.add(args[1], I64(2 * I8X64.vector.count)))
+            return context.get_dummy_value()
+        for i, (lower, upper) in enumerate(zip(*(_in_three(builder, each) for each in args[2:4]), strict=True)):
+            pairs = builder.or_(builder.lshr(lower, _constant(I32X16.vector, 16)), upper)
+            write(pairs, builder.add(args[1], builder.mul(args[4], I64(i))))
+        return context.get_dummy_value()
+
+    return types.void(room, types.int64, first, second, types.int64), code
+
+
+def _in_three(builder: Any, floats: Any) -> list[Any]:
+    """Three bfloat16 whose sum each of these is, in the upper halves of 32 bits; the first is the nearest."""
+    half, upper = _constant(I32X16.vector, 0x8000), _constant(I32X16.vector, 0xFFFF0000)
+    found = []
+    for _ in range(3):
+        bits = builder.bitcast(floats, I32X16.vector)
+        nearest = builder.and_(builder.add(bits, half), upper)
+        found.append(nearest)
+        floats = builder.fsub(floats, builder.bitcast(nearest, F16.vector))
+    return found
+
+
+@instruction
+def halves_of(typing: Any, tokens: Any, at: Any, factor: Any, found: Any, to: Any, stride: Any, planes: Any) -> Any:
+    """16 inputs times `factor` as sums of three bfloat16: number p of each, for p < len(planes), is written to the 32
+    bytes from found[to + p * stride] on.
+
+    tokens  float32; found  uint8
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = builder.load(pointer(context, builder, tokens, args[0], args[1], F16.vector), align=4)
+        whole = builder.fmul(data, everywhere(builder, args[2], F16.vector))
+        for p, bits in enumerate(_in_three(builder, whole)[: len(planes)]):
+            numbers = builder.trunc(builder.lshr(bits, _constant(I32X16.vector, 16)), ir.VectorType(I16, 16))
+            there = builder.add(args[4], builder.mul(args[5], I64(p)))
+            builder.store(numbers, pointer(context, builder, found, args[3], there, numbers.type), align=2)
         return context.get_dummy_value()
 
     return types.void(tokens, types.int64, types.float32, found, types.int64, types.int64, planes), code

@@ -96,7 +96,8 @@ def squared(
     where = np.empty(n_all, np.int64)
     room = np.empty((RING if is_ring else n_some) * len(pieces) * SQUARES + LINE, np.int8)
     room = room[-room.ctypes.data % LINE :]
-    of_sums = 2 * len(apart) * n_tokens * PANEL
+    of_tile = n_tokens * PANEL
+    of_sums = 2 * len(apart) * of_tile
     sums = np.empty((n_pairs + 1) * of_sums, np.int32)  # those of one pair are finished while others are multiplied
     free, before, mine_before = 0, (0, 0, 0, 0), 0
     begin(shape)
@@ -121,19 +122,26 @@ def squared(
                     steps_left = step + square * steps, last_step, steps
                     for tile in range(first_tile, last_tile, 2):
                         mine = (free + (tile - first_tile) // 2) % (n_pairs + 1) * of_sums
-                        given = tile, room, kept, x, some, square == 0, sizes, sums[mine:], kinds
-                        if tile == first_tile:
-                            if tile + 1 < n_tiles:
+                        for own in range(len(apart)):
+                            given = own, tile, room, kept, x, some, square == 0, sizes, sums[mine:], kinds
+                            is_first, is_pair = own == 0 and tile == first_tile, tile + 1 < n_tiles
+                            if is_first and is_pair:
                                 at = _first(TWO, mask, at, steps_left, *given)
-                            else:
+                            elif is_first:
                                 at = _first(ONE, mask, at, steps_left, *given)
-                        elif tile + 1 < n_tiles:
-                            _further(TWO, 0, *given)
-                        else:
-                            _further(ONE, 0, *given)
-                        _finished(
-                            before, kept, scales, totals, units, bias, y, sums[mine_before:], n_panels, sizes, kinds
-                        )
+                            elif is_pair:
+                                _further(TWO, *given)
+                            else:
+                                _further(ONE, *given)
+                            # Before these sums are written: what is loaded waits for what is written 4096 bytes apart.
+                            if own == 0:
+                                _finished(
+                                    before, kept, scales, totals, units, bias, y, sums[mine_before:], n_panels, sizes, kinds
+                                )
+                            if is_pair:
+                                sums_to(TWO, sums, mine + own * 2 * of_tile, of_tile)
+                            else:
+                                sums_to(ONE, sums, mine + own * 2 * of_tile, of_tile)
                         before = panel, group, tile, min(2, n_tiles - tile) if square + some.size == n else 0
                         mine_before = mine
                 free = (free + n_pairs) % (n_pairs + 1)
@@ -209,6 +217,7 @@ def _first(
     mask: Any,
     at: int,
     steps_left: Any,
+    own: int,
     tile: int,
     room: Any,
     kept: Any,
@@ -220,30 +229,24 @@ def _first(
     kinds: Any,
 ) -> int:
     """The first tiles with some squares, each of which they are multiplied with after the next is spread."""
-    of_square, of_tile = len(kinds[2]) * SQUARES, sizes[0] * PANEL
+    of_square = len(kinds[2]) * SQUARES
     begin, end, steps = steps_left
     n, ring = where.size, room.size // of_square
-    given = tile, room, kept, x, sizes, kinds
-    if is_new:
-        clear(pair)
-    else:
-        sums_from(pair, sums, 0, of_tile)
+    _begun(pair, own, is_new, sizes, sums)
     for square in range(n):
         to = square % ring * of_square
         at = _spread(room, to, mask, kept, at, begin + square * steps, end, steps, kinds)
         if square:
-            _multiplied(pair, (square - 1) % ring, where[square - 1], 0, *given)
+            _multiplied(pair, (square - 1) % ring, where[square - 1], own, tile, room, kept, x, sizes, kinds)
     if n:
-        _multiplied(pair, (n - 1) % ring, where[n - 1], 0, *given)
-    sums_to(pair, sums, 0, of_tile)
-    _further(pair, 1, tile, room, kept, x, where, is_new, sizes, sums, kinds)
+        _multiplied(pair, (n - 1) % ring, where[n - 1], own, tile, room, kept, x, sizes, kinds)
     return at
 
 
 @compiled
 def _further(
     pair: Any,
-    first: int,
+    own: int,
     tile: int,
     room: Any,
     kept: Any,
@@ -254,16 +257,19 @@ def _further(
     sums: Any,
     kinds: Any,
 ) -> None:
-    """Tiles with squares that are all spread; their sums from the first on."""
+    """Tiles with squares that are all spread."""
+    _begun(pair, own, is_new, sizes, sums)
+    for square in range(where.size):
+        _multiplied(pair, square, where[square], own, tile, room, kept, x, sizes, kinds)
+
+
+@compiled
+def _begun(pair: Any, own: int, is_new: bool, sizes: Any, sums: Any) -> None:
     of_tile = sizes[0] * PANEL
-    for own in range(first, len(kinds[1])):
-        if is_new:
-            clear(pair)
-        else:
-            sums_from(pair, sums, own * 2 * of_tile, of_tile)
-        for square in range(where.size):
-            _multiplied(pair, square, where[square], own, tile, room, kept, x, sizes, kinds)
-        sums_to(pair, sums, own * 2 * of_tile, of_tile)
+    if is_new:
+        clear(pair)
+    else:
+        sums_from(pair, sums, own * 2 * of_tile, of_tile)
 
 
 @compiled

@@ -5,7 +5,7 @@
     activate(y, kind, where, n)                                    # in place
 
 All arrays are float32 and flat, one token after the other. n is how many threads, `where` team.address(), which one
-thread does not need. Exponentials are polynomials: within 3e-7 of each, and erf within 2e-7.
+thread does not need.
 """
 
 from typing import Any
@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 
 from secateurs.exact.compiled import compiled
-from secateurs.running.instructions import add, every8, fma, load8, times_power, total, zeros8
+from secateurs.running.curves import (
+    every,
+    exp,
+    gelu,
+    gelu_tanh,
+    highest,
+    inverse,
+    put,
+    put_some,
+    relu,
+    some_of,
+    total,
+)
 from secateurs.running.many import turn
 from secateurs.running.team import on_team
 from secateurs.running.wide import PANEL, ROWS, all_of, floats, step, store
@@ -22,36 +34,15 @@ RELU, GELU, GELU_TANH = range(3)
 TILE = (0,) * 8  # keys, or columns, whose products with 32 queries stay in registers
 PARTS = 4  # of a thread: one that is held up leaves its parts to the others
 
-_LOW, _HIGH, _LOG2E = np.float32(-87.0), np.float32(88.0), np.float32(1.4426950408889634)
-_LN2_TOP, _LN2_REST = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2; the first has few bits
-_WHOLE = np.float32(12582912.0)  # 1.5 * 2**23: what is added to it becomes whole
-_ONE, _HALF, _ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
-_C2, _C3, _C4, _C5, _C6 = (np.float32(1.0 / each) for each in (2, 6, 24, 120, 720))
-_ROOT_HALF = np.float32(0.7071067811865476)
-# erfc by Abramowitz & Stegun 1964, 7.1.26
-_P, _A1, _A2 = np.float32(0.3275911), np.float32(0.254829592), np.float32(-0.284496736)
-_A3, _A4, _A5 = np.float32(1.421413741), np.float32(-1.453152027), np.float32(1.061405429)
-_TANH_A, _TANH_B = np.float32(1.5957691216057308), np.float32(0.044715)  # 2 sqrt(2 / pi)
+_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 _LEAST = np.float32(-np.inf)
-
-
-@compiled
-def exp(x: Any) -> Any:
-    """e**x, float32; that of -87 below it, and of 88 above."""
-    x = _LOW if x < _LOW else x
-    x = _HIGH if x > _HIGH else x
-    whole = x * _LOG2E + _WHOLE
-    n = whole - _WHOLE
-    r = x - n * _LN2_TOP - n * _LN2_REST
-    p = _ONE + r * (_ONE + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
-    return times_power(p, whole)
 
 
 def room_of(shape: tuple[int, int, int, int, int]) -> int:
     """How many numbers of scratch `attend` wants for each part."""
     _, n_keys, _, _, dim = shape
     keys, columns = (-(-each // len(TILE)) * len(TILE) for each in (n_keys, dim))
-    return PANEL * dim + keys * dim + n_keys * columns + keys * PANEL + columns * PANEL + 2 * PANEL
+    return PANEL * dim + keys * dim + n_keys * columns + keys * PANEL + columns * PANEL + PANEL
 
 
 @compiled
@@ -76,7 +67,7 @@ def attend(i: int, n_parts: int, qkv: Any, shape: Any, mask: Any, steps: Any, ro
     values, rest = rest[: n_keys * padded], rest[n_keys * padded :]
     scores, rest = rest[: n_key_tiles * n_wide * PANEL], rest[n_key_tiles * n_wide * PANEL :]
     mixed, rest = rest[: padded * PANEL], rest[padded * PANEL :]
-    largest, whole = rest[:PANEL], rest[PANEL:]
+    whole = rest[:PANEL]
     scale = _ONE / np.sqrt(np.float32(dim))
     for part in range(i * n_sequences * heads // n_parts, (i + 1) * n_sequences * heads // n_parts):
         sequence, head = part // heads, part % heads
@@ -102,8 +93,8 @@ def attend(i: int, n_parts: int, qkv: Any, shape: Any, mask: Any, steps: Any, ro
             if n < PANEL:
                 queries[:] = _ZERO
             turn(qkv[first + query * stride :], n, dim, stride, queries, PANEL)
-            for j in range(queries.size):
-                queries[j] *= scale
+            for j in range(0, queries.size, ROWS):
+                put(queries, j, all_of(queries, j) * every(scale))
             for tile in range(n_key_tiles):
                 sums, there = floats(wide), tile * n_wide * dim
                 for j in range(dim):
@@ -115,88 +106,88 @@ def attend(i: int, n_parts: int, qkv: Any, shape: Any, mask: Any, steps: Any, ro
                     added = mask[sequence * steps[0] + (query + q) * steps[1] :]
                     for j in range(n_keys):
                         scores[j * PANEL + q] += added[j]
-            _soften(scores[: n_keys * PANEL], largest, whole)
+            _soften(scores[: n_keys * PANEL], whole)
             for tile in range(n_tiles):
                 sums = floats(wide)
                 for j in range(n_keys):
                     weights, others = all_of(scores, PANEL * j), all_of(scores, PANEL * j + ROWS)
                     sums = step(sums, weights, others, values, j * padded + tile * n_wide)
                 store(mixed, tile * n_wide * PANEL, PANEL, sums)
-            for q in range(PANEL):
-                whole[q] = _ONE / whole[q]
-            for j in range(dim):
-                row = mixed[j * PANEL : (j + 1) * PANEL]
-                for q in range(PANEL):
-                    row[q] *= whole[q]
+            low, high = inverse(all_of(whole, 0)), inverse(all_of(whole, ROWS))
+            for j in range(0, dim * PANEL, PANEL):
+                put(mixed, j, all_of(mixed, j) * low)
+                put(mixed, j + ROWS, all_of(mixed, j + ROWS) * high)
             turn(mixed, dim, n, PANEL, out[(sequence * n_queries + query) * width + head * dim :], width)
 
 
 @compiled
-def _soften(scores: Any, largest: Any, whole: Any) -> None:
+def _soften(scores: Any, whole: Any) -> None:
     """(keys, 32) scores become exponentials of what each is below the largest of its query; whole: their sums."""
-    largest[:], whole[:] = _LEAST, _ZERO
-    for j in range(0, scores.size, PANEL):
-        row = scores[j : j + PANEL]
-        for q in range(PANEL):
-            largest[q] = row[q] if row[q] > largest[q] else largest[q]
-    for j in range(0, scores.size, PANEL):
-        row = scores[j : j + PANEL]
-        for q in range(PANEL):
-            row[q] = exp(row[q] - largest[q])
-            whole[q] += row[q]
+    for side in range(0, PANEL, ROWS):
+        largest, sums = every(_LEAST), every(_ZERO)
+        for j in range(side, scores.size, PANEL):
+            largest = highest(all_of(scores, j), largest)
+        for j in range(side, scores.size, PANEL):
+            found = exp(all_of(scores, j) - largest)
+            put(scores, j, found)
+            sums = sums + found
+        put(whole, side, sums)
 
 
 @compiled
 def normed(i: int, n_parts: int, x: Any, y: Any, weight: Any, bias: Any, eps: float, added: Any, out: Any) -> None:
     """Part i of all tokens: added = x + y, or x where y is empty; out = (added - mean) / deviation * weight + bias."""
     width = weight.size
-    n, whole, share = x.size // width, width // 8 * 8, _ONE / np.float32(width)
+    n, whole, share = x.size // width, width // ROWS * ROWS, _ONE / np.float32(width)
+    rest = width - whole
     for token in range(i * n // n_parts, (i + 1) * n // n_parts):
-        begin, end = token * width, (token + 1) * width
-        row, to = added[begin:end], out[begin:end]
-        if y.size:
-            first, second = x[begin:end], y[begin:end]
-            for j in range(width):
-                row[j] = first[j] + second[j]
-        else:
-            row[:] = x[begin:end]
-        sums = zeros8()
-        for j in range(0, whole, 8):
-            sums = add(sums, load8(row, j))
-        mean = total(sums)
-        for j in range(whole, width):
-            mean += row[j]
-        mean *= share
-        minus, sums = every8(-mean), zeros8()
-        for j in range(0, whole, 8):
-            apart = add(load8(row, j), minus)
-            sums = fma(apart, apart, sums)
+        begin = token * width
+        end = begin + whole
+        sums = every(_ZERO)
+        for j in range(begin, end, ROWS):
+            found = all_of(x, j) + all_of(y, j) if y.size else all_of(x, j)
+            put(added, j, found)
+            sums = sums + found
+        if rest:
+            found = some_of(x, end, rest) + some_of(y, end, rest) if y.size else some_of(x, end, rest)
+            put_some(added, end, rest, found)
+            sums = sums + found
+        mean = total(sums) * share
+        middle, sums = every(mean), every(_ZERO)
+        for j in range(begin, end, ROWS):
+            apart = all_of(added, j) - middle
+            sums = sums + apart * apart
         squares = total(sums)
-        for j in range(whole, width):
-            squares += (row[j] - mean) * (row[j] - mean)
-        factor = np.float32(_ONE / np.sqrt(squares * share + np.float32(eps)))
-        for j in range(width):
-            to[j] = (row[j] - mean) * factor * weight[j] + bias[j]
+        for j in range(end, begin + width):
+            squares += (added[j] - mean) * (added[j] - mean)
+        factor = every(np.float32(_ONE / np.sqrt(squares * share + np.float32(eps))))
+        for j in range(0, whole, ROWS):
+            found = (all_of(added, begin + j) - middle) * factor
+            put(out, begin + j, found * all_of(weight, j) + all_of(bias, j))
+        if rest:
+            found = (some_of(added, end, rest) - middle) * factor
+            found = found * some_of(weight, whole, rest) + some_of(bias, whole, rest)
+            put_some(out, end, rest, found)
 
 
 @compiled
 def activated(i: int, n_parts: int, y: Any, kind: int) -> None:
     """Part i of all numbers, in place."""
     row = y[i * y.size // n_parts : (i + 1) * y.size // n_parts]
+    end = row.size // ROWS * ROWS
     if kind == RELU:
-        for j in range(row.size):
-            row[j] = _ZERO if row[j] < _ZERO else row[j]
+        for j in range(0, end, ROWS):
+            put(row, j, relu(all_of(row, j)))
     elif kind == GELU:
-        for j in range(row.size):
-            x = row[j]
-            a = abs(x) * _ROOT_HALF
-            t = _ONE / (_ONE + _P * a)
-            half = _HALF * (t * (_A1 + t * (_A2 + t * (_A3 + t * (_A4 + t * _A5)))) * exp(-a * a))
-            row[j] = x * half if x < _ZERO else x * (_ONE - half)
+        for j in range(0, end, ROWS):
+            put(row, j, gelu(all_of(row, j)))
     else:
-        for j in range(row.size):
-            x = row[j]
-            row[j] = x / (_ONE + exp(-_TANH_A * (x + _TANH_B * x * x * x)))
+        for j in range(0, end, ROWS):
+            put(row, j, gelu_tanh(all_of(row, j)))
+    if end < row.size:
+        rest = some_of(row, end, row.size - end)
+        found = relu(rest) if kind == RELU else gelu(rest) if kind == GELU else gelu_tanh(rest)
+        put_some(row, end, row.size - end, found)
 
 
 _attend_on_team, _normed_on_team, _activated_on_team = on_team(attend), on_team(normed), on_team(activated)

@@ -136,7 +136,17 @@ def squared(
                             # Before these sums are written: what is loaded waits for what is written 4096 bytes apart.
                             if own == 0:
                                 _finished(
-                                    before, kept, scales, totals, units, bias, y, sums[mine_before:], n_panels, sizes, kinds
+                                    before,
+                                    kept,
+                                    scales,
+                                    totals,
+                                    units,
+                                    bias,
+                                    y,
+                                    sums[mine_before:],
+                                    n_panels,
+                                    sizes,
+                                    kinds,
                                 )
                             if is_pair:
                                 sums_to(TWO, sums, mine + own * 2 * of_tile, of_tile)

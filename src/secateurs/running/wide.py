@@ -200,20 +200,21 @@ def step(typing: Any, sums: Any, weights: Any, others: Any, x: Any, at: Any) -> 
             quads = [builder.bitcast(each, I32X16.vector) for each in sides]
             add(_dot, list(map(every, range(n))), quads)
         elif weights is F16:
-            add(_fma, list(map(every, range(n))), sides)
+            add(fused, list(map(every, range(n))), sides)
         else:
             pairs = [builder.bitcast(each, I32X16.vector) for each in sides]
             shift, upper = _constant(I32X16.vector, 16), _constant(I32X16.vector, 0xFFFF0000)
             first = [builder.bitcast(builder.shl(each, shift), F16.vector) for each in pairs]
             second = [builder.bitcast(builder.and_(each, upper), F16.vector) for each in pairs]
-            add(_fma, list(map(every, range(n))), first)
-            add(_fma, list(map(every, range(n, 2 * n))), second)
+            add(fused, list(map(every, range(n))), first)
+            add(fused, list(map(every, range(n, 2 * n))), second)
         return context.make_tuple(builder, sums, found)
 
     return sums(sums, weights, others, x, types.int64), code
 
 
-def _fma(builder: Any, first: Any, second: Any, third: Any) -> Any:
+def fused(builder: Any, first: Any, second: Any, third: Any) -> Any:
+    """first * second + third, of f32 x 16."""
     return call(builder, f"llvm.{'fma' if has_avx512() else 'fmuladd'}.v16f32", F16.vector, [first, second, third])
 
 
@@ -279,8 +280,8 @@ def scaled(typing: Any, whole: Any, sums: Any, scales: Any) -> Any:
                     total = builder.sitofp(highest, F16.vector)
                     for each in reversed(lower):
                         part = builder.sitofp(each, F16.vector)
-                        total = _fma(builder, total, ir.Constant(F16.vector, [256.0] * 16), part)
-                result[2 * t + side] = _fma(builder, by[side], total, found[2 * t + side])
+                        total = fused(builder, total, ir.Constant(F16.vector, [256.0] * 16), part)
+                result[2 * t + side] = fused(builder, by[side], total, found[2 * t + side])
         return context.make_tuple(builder, whole, result)
 
     return whole(whole, sums, scales), code
@@ -306,7 +307,7 @@ def finished(typing: Any, whole: Any, units: Any, first: Any, bias: Any) -> Any:
         for i, each in enumerate(cgutils.unpack_tuple(builder, args[0])):
             place = builder.add(args[2], I64(i // 2))
             unit = builder.load(pointer(context, builder, units, args[1], place, FLOAT), align=4)
-            found.append(_fma(builder, each, everywhere(builder, unit, F16.vector), added[i % 2]))
+            found.append(fused(builder, each, everywhere(builder, unit, F16.vector), added[i % 2]))
         return context.make_tuple(builder, whole, found)
 
     return whole(whole, units, types.int64, bias), code

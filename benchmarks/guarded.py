@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from secateurs.durable import write_json
 from secateurs.formats.table import FORMATS
 from secateurs.measure.environment import environment
-from secateurs.running import encoding, panels, products
+from secateurs.running import curves, encoding, panels, products, squares
 from secateurs.running.features import ways
 from secateurs.running.products import product, product_beside
 from secateurs.running.ready import EXACT, Ready, ready
@@ -99,8 +99,9 @@ def run(n_calls: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     products.np = Guarding()  # type: ignore[assignment]
     # Panels make their copy of the input in compiled code, but for threads that are not OpenMP's.
-    placed, products.address, products.ALONE_PANELS = panels.placed, lambda: 0, 0
-    panels.placed = lambda *given: tuple(map(guarded, placed(*given)))  # type: ignore[assignment]
+    products.address, products.ALONE_PANELS = lambda: 0, 0
+    for loops in (panels, squares):
+        loops.placed = lambda *given, placed=loops.placed: tuple(map(guarded, placed(*given)))  # type: ignore
     products.n_threads, products.together = lambda: 2, lambda parts, n: [part() for part in parts]
     done, n_weights, worst = 0, 0, 0.0
     while done < n_calls:
@@ -160,7 +161,7 @@ def run_between(rng: np.random.Generator) -> float:
     given = [torch.from_numpy(each).double() for each in (summed, weight, bias)]
     errors.append(torch.from_numpy(normed) - F.layer_norm(given[0], (width,), given[1], given[2], 1e-2))
     active = guarded(normed)
-    encoding.activate(active.reshape(-1), encoding.GELU, 0, 1)
+    encoding.activate(active.reshape(-1), curves.GELU, 0, 1)
     errors.append(torch.from_numpy(active) - F.gelu(torch.from_numpy(normed).double()))
     return max(float(each.abs().max()) for each in errors)
 

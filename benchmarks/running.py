@@ -47,7 +47,7 @@ from secateurs.durable import write_json
 from secateurs.measure.environment import environment
 from secateurs.measure.intervals import LEAST, paired_ratio
 from secateurs.running import products, together
-from secateurs.running.features import has_avx512, ways
+from secateurs.running.features import has_amx, has_avx512, ways
 
 END = "" if ways() == "avx512" else f"_{ways()}"  # of the results' names: those of one kind of CPU stand together
 TORCH, READ, DENSE = "torch float32", "read", "own dense"
@@ -70,7 +70,7 @@ class Woken:
         return self.call(x)
 
 
-def dense_rivals(linear: nn.Linear, n_threads: int, missing: dict[str, str]) -> dict[str, Contender]:
+def dense_rivals(linear: nn.Linear, x: Tensor, n_threads: int, missing: dict[str, str]) -> dict[str, Contender]:
     """Dense layers of other kinds, by name."""
     found: dict[str, Contender] = {TORCH: linear}
     half = nn.Linear(linear.in_features, linear.out_features, dtype=torch.bfloat16).requires_grad_(False)
@@ -78,7 +78,8 @@ def dense_rivals(linear: nn.Linear, n_threads: int, missing: dict[str, str]) -> 
     found["torch bfloat16"] = lambda x: half(x.bfloat16()).float()
     csr, bias = linear.weight.detach().to_sparse_csr(), linear.bias.detach()[:, None]
     found["torch CSR"] = lambda x: ((csr @ x.T) + bias).T
-    for name, make in (("ONNX Runtime", onnx_runtime), ("OpenVINO", openvino)):
+    largest = float(x.abs().max())
+    for name, make in (("ONNX Runtime", onnx_runtime), ("OpenVINO", partial(openvino, largest=largest))):
         try:
             found |= make(linear, n_threads)
         except ImportError as error:
@@ -125,8 +126,8 @@ def onnx_runtime(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
     return found
 
 
-def openvino(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
-    """float32, and bfloat16 where it has that. (Its sparse int8 needs AMX.)"""
+def openvino(linear: nn.Linear, n_threads: int, largest: float) -> dict[str, Contender]:
+    """float32, and bfloat16 where it has that; int8, inputs rounded to their largest, and the same without zeros."""
     import openvino as ov
     from openvino import opset13
 
@@ -144,6 +145,22 @@ def openvino(linear: nn.Linear, n_threads: int) -> dict[str, Contender]:
         found[f"OpenVINO {name}"] = Woken(
             lambda x, request=request: request.infer([x.numpy()], share_inputs=True)[0],
             lambda other=other: other.infer([np.ones((SMALL[1], SMALL[0]), np.float32)]),
+        )
+    wake = found["OpenVINO float32"].wake  # type: ignore[attr-defined]
+    # Its sparse int8 wakes with FakeQuantize, inputs of three dimensions and AMX.
+    scale = np.maximum(np.abs(weight).max(1, keepdims=True), 1e-9) / np.float32(127)
+    steps = opset13.constant(np.round(weight / scale).astype(np.int8))
+    for name, rate in (("int8", 1.0), ("sparse int8", 0.5))[: 2 if has_amx() else 1]:
+        x = opset13.parameter([1, -1, linear.in_features], np.float32)
+        ends = [opset13.constant(np.float32(each)) for each in (-largest * 128 / 127, largest)]
+        rounded = opset13.fake_quantize(x, *ends, *ends, 256)
+        weights = opset13.multiply(opset13.convert(steps, np.float32), opset13.constant(scale))
+        y = opset13.add(opset13.matmul(rounded, weights, False, True), opset13.constant(bias))
+        settings = {"INFERENCE_NUM_THREADS": n_threads, "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": rate}
+        request = core.compile_model(ov.Model([y], [x]), "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
+        request = request.create_infer_request()
+        found[f"OpenVINO {name}"] = Woken(
+            lambda x, request=request: request.infer([x.numpy()[None]], share_inputs=True)[0][0], wake
         )
     return found
 
@@ -166,7 +183,7 @@ def packed(linear: nn.Linear, sparsity: float, n_tokens: int) -> dict[str, sc.Pa
         full = nn.Linear(linear.in_features, linear.out_features)
         full.load_state_dict({"weight": linear.weight.masked_fill(linear.weight == 0, 1e-3), "bias": linear.bias})
         for values in ("fp32", "w8a8"):
-            found[f"{DENSE} {values}"] = sc.PackedLinear.from_linear(full, "blocks", values, h=32, w=32)
+            found[f"{DENSE} {values}"] = sc.PackedLinear.from_linear(full, "blocks", values, h=32, w=64)
     return found
 
 
@@ -197,7 +214,7 @@ def case(rows: int, columns: int, sparsity: float, n_tokens: int, n_threads: int
     linear.weight.copy_(with_zeros(torch.randn(rows, columns, generator=draw) / columns**0.5, sparsity))
     x = torch.randn(n_tokens, columns, generator=draw)
     missing: dict[str, str] = {}
-    rivals = dense_rivals(linear, n_threads, missing)
+    rivals = dense_rivals(linear, x, n_threads, missing)
     ours = packed(linear, sparsity, n_tokens)
     contenders: dict[str, Contender] = {**rivals, **ours}
     exact = x.double() @ linear.weight.double().T + linear.bias.double()

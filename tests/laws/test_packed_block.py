@@ -18,7 +18,7 @@ from secateurs import accelerating, racing
 from secateurs.errors import InputError
 from secateurs.measure.intervals import Interval
 from secateurs.models.cls_transformer import Block
-from secateurs.running import encoding
+from secateurs.running import curves, encoding
 from secateurs.running.packed_block import PackedBlock, parts_of
 from secateurs.running.team import address
 
@@ -37,16 +37,16 @@ def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [encoding.RELU, encoding.GELU, encoding.GELU_TANH])
+@pytest.mark.parametrize("kind", [curves.RELU, curves.GELU, curves.GELU_TANH])
 @pytest.mark.parametrize("n_threads", THREADS)
 def test_activations(kind: int, n_threads: int) -> None:
     special = [0.0, -0.0, 1e-30, -1e-30, 40.0, -40.0, 1e30, -1e30]
     x = np.concatenate([10 * normal(1001), np.linspace(-7, 7, 4001), special]).astype(np.float32)
     exact = torch.from_numpy(x).double()
     expected = {
-        encoding.RELU: F.relu(exact),
-        encoding.GELU: F.gelu(exact),
-        encoding.GELU_TANH: F.gelu(exact, approximate="tanh"),
+        curves.RELU: F.relu(exact),
+        curves.GELU: F.gelu(exact),
+        curves.GELU_TANH: F.gelu(exact, approximate="tanh"),
     }[kind].numpy()
     y = x.copy()
     encoding.activate(y, kind, *team(n_threads))

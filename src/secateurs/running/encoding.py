@@ -14,15 +14,13 @@ import numpy as np
 
 from secateurs.exact.compiled import compiled
 from secateurs.running.curves import (
+    curved,
     every,
     exp,
-    gelu,
-    gelu_tanh,
     highest,
     inverse,
     put,
     put_some,
-    relu,
     some_of,
     total,
 )
@@ -30,7 +28,6 @@ from secateurs.running.many import turn
 from secateurs.running.team import on_team
 from secateurs.running.wide import PANEL, ROWS, all_of, floats, step, store
 
-RELU, GELU, GELU_TANH = range(3)
 TILE = (0,) * 8  # keys, or columns, whose products with 32 queries stay in registers
 PARTS = 4  # of a thread: one that is held up leaves its parts to the others
 
@@ -175,19 +172,10 @@ def activated(i: int, n_parts: int, y: Any, kind: int) -> None:
     """Part i of all numbers, in place."""
     row = y[i * y.size // n_parts : (i + 1) * y.size // n_parts]
     end = row.size // ROWS * ROWS
-    if kind == RELU:
-        for j in range(0, end, ROWS):
-            put(row, j, relu(all_of(row, j)))
-    elif kind == GELU:
-        for j in range(0, end, ROWS):
-            put(row, j, gelu(all_of(row, j)))
-    else:
-        for j in range(0, end, ROWS):
-            put(row, j, gelu_tanh(all_of(row, j)))
+    for j in range(0, end, ROWS):
+        put(row, j, curved(all_of(row, j), kind))
     if end < row.size:
-        rest = some_of(row, end, row.size - end)
-        found = relu(rest) if kind == RELU else gelu(rest) if kind == GELU else gelu_tanh(rest)
-        put_some(row, end, row.size - end, found)
+        put_some(row, end, row.size - end, curved(some_of(row, end, row.size - end), kind))
 
 
 _attend_on_team, _normed_on_team, _activated_on_team = on_team(attend), on_team(normed), on_team(activated)

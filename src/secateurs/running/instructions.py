@@ -252,17 +252,6 @@ def every8(typing: Any, number: Any) -> Any:
 
 
 @instruction
-def times_power(typing: Any, number: Any, whole: Any) -> Any:
-    """A number times 2**n, where whole is n more than 1.5 * 2**23: float32, and no check of what it comes to."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits, power = (builder.bitcast(each, I32) for each in args)
-        return builder.bitcast(builder.add(bits, builder.shl(power, I32(23))), FLOAT)
-
-    return types.float32(types.float32, types.float32), code
-
-
-@instruction
 def zeros8(typing: Any) -> Any:
     """f32 x 8 of zeros."""
 

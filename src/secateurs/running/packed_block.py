@@ -20,13 +20,11 @@ from secateurs.errors import InputError
 from secateurs.layout import layout_of
 from secateurs.models.cls_transformer import Block
 from secateurs.running import encoding
+from secateurs.running.curves import GELU, GELU_TANH, NONE, RELU
 from secateurs.running.packed_linear import PackedLinear
-from secateurs.running.products import Floats, multiplied
+from secateurs.running.products import Floats, multiplied, team_for
 from secateurs.running.ready import Ready
-from secateurs.running.team import address
-from secateurs.running.together import n_threads
 
-ALONE = 20_000  # numbers that one thread is done with before a second would have begun
 MASKED = -3e38  # what is added to the score of a key that is not to be heard: finite, as all keys may be such
 _NOTHING: Floats = np.zeros(0, np.float32)
 _Known = tuple[list[tuple[Ready, Floats]], list[tuple[Any, ...]]]
@@ -35,11 +33,11 @@ BERTS = ("BertLayer", "CamembertLayer", "ElectraLayer", "RobertaLayer", "XLMRobe
 # And those that are ViT's: `attention.q_proj` to `attention.o_proj`, `mlp`.
 VITS = ("DeiTLayer", "IJepaLayer", "ViTLayer", "ViTMSNLayer", "VivitLayer")
 ACTIVATIONS = {
-    "ReLU": encoding.RELU,
-    "FastGELUActivation": encoding.GELU_TANH,
-    "GELUActivation": encoding.GELU,
-    "GELUTanh": encoding.GELU_TANH,
-    "NewGELUActivation": encoding.GELU_TANH,
+    "ReLU": RELU,
+    "FastGELUActivation": GELU_TANH,
+    "GELUActivation": GELU,
+    "GELUTanh": GELU_TANH,
+    "NewGELUActivation": GELU_TANH,
 }
 
 
@@ -174,25 +172,23 @@ class PackedBlock(nn.Module):
         shape = (*sizes, self.heads, dim)
         added, steps = _added(mask, sizes)
         out = np.empty((sizes[0] * sizes[2], self.heads * dim), np.float32)
-        where, n = _team(qkv.size + sizes[0] * self.heads * sizes[1] * sizes[2])
+        where, n = team_for(qkv.size + sizes[0] * self.heads * sizes[1] * sizes[2])
         room = np.empty((1 if n == 1 else n * encoding.PARTS) * encoding.room_of(shape), np.float32)
         encoding.mix(qkv.reshape(-1), shape, added, steps, room, out.reshape(-1), encoding.TILE, where, n)
         return out
 
     def _widened(self, states: Floats) -> Floats:
-        wide = self._product(2, states)
-        encoding.activate(wide.reshape(-1), self.activation, *_team(wide.size))
-        return self._product(3, wide)
+        return self._product(3, self._product(2, states, self.activation))
 
-    def _product(self, i: int, tokens: Floats) -> Floats:
+    def _product(self, i: int, tokens: Floats, curve: int = NONE) -> Floats:
         weight, bias = self._ready()[0][i]
-        return multiplied(weight, tokens, bias)
+        return multiplied(weight, tokens, bias, curve)
 
     def _normed(self, i: int, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """(x + y, its norm)."""
         added, out = np.empty_like(x), np.empty_like(x)
         weight, bias, eps = self._ready()[1][i]
-        where, n = _team(x.size)
+        where, n = team_for(x.size)
         encoding.norm(x.reshape(-1), y.reshape(-1), weight, bias, eps, added.reshape(-1), out.reshape(-1), where, n)
         return added, out
 
@@ -351,7 +347,7 @@ def _of_cls(layer: Any) -> Parts | None:
         return None
     own, wide = layer.attention, layer.ffn
     linears = ((own.query_key_value,), own.output, wide.up, wide.down)
-    return Parts(linears, own.heads, encoding.RELU, True, (layer.attention_norm, layer.ffn_norm), PackedCLS)
+    return Parts(linears, own.heads, RELU, True, (layer.attention_norm, layer.ffn_norm), PackedCLS)
 
 
 def _of_gpt2(layer: Any) -> Parts | None:
@@ -381,13 +377,6 @@ def _packed(weight: Tensor, bias: Tensor, text: str, values: str) -> PackedLinea
     format, _, size = text.partition(" ")
     sizes = dict(zip("hw", map(int, size.split("x")), strict=True)) if size else {}
     return PackedLinear.from_weight(weight, bias, format, values, **sizes)
-
-
-def _team(n: int) -> tuple[int, int]:
-    """(where, threads) for a loop over so many numbers."""
-    threads = n_threads() if n > ALONE else 1
-    where = address() if threads > 1 else 0
-    return where, threads if where else 1
 
 
 def _added(mask: Tensor | None, sizes: tuple[int, int, int]) -> tuple[Floats, tuple[int, int]]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from secateurs.errors import InputError
 from secateurs.running import few, many, panels, squares
 from secateurs.running.amx import shape_of
+from secateurs.running.curves import NONE
+from secateurs.running.encoding import activate
 from secateurs.running.features import has_amx
 from secateurs.running.instructions import tile
 from secateurs.running.ready import Bits, Left, Listed, Panels, Ready, Slabs, Tiled, is_integer
@@ -42,6 +44,7 @@ SQUARES_FROM: dict[tuple[type[Ready], str], int] = {
     (Slabs, "float32"): 16,
 }
 FASTER = 4  # products of 16 in the time of one with a square
+ALONE_NUMBERS = 20_000  # that one thread is done with before a second would have begun
 ALONE = 400_000  # kept weights times tiles that one thread is done with before a second would have begun
 ALONE_PANELS = 200_000  # of Panels: steps times the sums of one
 
@@ -75,8 +78,8 @@ def product(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tensor:
     return found if x.dtype == torch.float32 else found.to(x.dtype)
 
 
-def multiplied(weight: Ready, tokens: Floats, bias: Floats) -> Floats:
-    """The product, contiguous.
+def multiplied(weight: Ready, tokens: Floats, bias: Floats, curve: int = NONE) -> Floats:
+    """The product, contiguous, and one of curves.py's activations of it.
 
     tokens   (n, columns), contiguous
     bias     (rows,), or empty
@@ -85,7 +88,7 @@ def multiplied(weight: Ready, tokens: Floats, bias: Floats) -> Floats:
     if weight.columns == 0 or tokens.size == 0 or weight.rows == 0:
         y = np.zeros((len(tokens), weight.rows), np.float32)
     elif isinstance(weight, Panels | Slabs):
-        return _panels(weight, tokens, bias)
+        return _panels(weight, tokens, bias, curve)
     elif isinstance(weight, Left):
         y = _left(weight, np.take(tokens, weight.places, axis=1))
     elif len(tokens) <= FEW and not isinstance(weight, Tiled):
@@ -94,7 +97,20 @@ def multiplied(weight: Ready, tokens: Floats, bias: Floats) -> Floats:
         y = _many(weight, tokens)
     if bias.size:
         y += bias
+    return _curved(y, curve)
+
+
+def _curved(y: Floats, curve: int) -> Floats:
+    if curve != NONE:
+        activate(y.reshape(-1), curve, *team_for(y.size))
     return y
+
+
+def team_for(n: int) -> tuple[int, int]:
+    """(where torch's team is, how many threads) for a loop over n numbers; (0, 1) without one."""
+    threads = n_threads() if n > ALONE_NUMBERS else 1
+    where = address() if threads > 1 else 0
+    return where, threads if where else 1
 
 
 _NOTHING: Floats = np.zeros(0, np.float32)
@@ -130,10 +146,10 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
     return torch.from_numpy(out.reshape(*x.shape[:-2], *out.shape[1:])).to(x.dtype)
 
 
-def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
+def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats, curve: int) -> Floats:
     n, columns = len(tokens), weight.padded_columns
     is_squared = n >= SQUARES_FROM[type(weight), weight.kept.dtype.name] and bool(weight.n_planes) and has_amx()
-    loops = _squares_for(weight, n) if is_squared else _panels_for(weight, n)
+    loops = _squares_for(weight, n, curve) if is_squared else _panels_for(weight, n)
     y = np.empty((-(-n // loops.n_tokens) * loops.n_tokens, weight.padded_rows), np.float32)
     flat = (tokens if weight.columns == columns else _padded(tokens, 16)).reshape(-1)
     threads = n_threads()
@@ -150,6 +166,8 @@ def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats) -> Floats:
         n_parts = min(weight.starts.size - 1, PARTS * threads)
         given = n_parts, *loops.known, x, units, bias, out, *loops.told
         together([partial(loops.part, i, *given) for i in range(n_parts)], threads)
+    if not is_squared:
+        _curved(y, curve)
     return y if y.shape == (n, weight.rows) else np.ascontiguousarray(y[:n, : weight.rows])
 
 
@@ -184,10 +202,10 @@ def _panels_for(weight: Panels | Slabs, n: int) -> Loops:
     return Loops(len(wide), work, weight.known, whole, given, panels.placed, part, given[:2])
 
 
-def _squares_for(weight: Panels | Slabs, n: int) -> Loops:
+def _squares_for(weight: Panels | Slabs, n: int, curve: int) -> Loops:
     n_tokens = -(-n // -(-n // ROWS))
     found = weight.squares
-    given = _shape(n_tokens, found.n_bytes), found.kinds
+    given = _shape(n_tokens, found.n_bytes), found.kinds, curve
     planes, _, pieces, _ = found.kinds
     work = SPREADING + n * len(planes) * len(pieces) // FASTER
     return Loops(n_tokens, work, found.known, squares.run, given, squares.placed, squares.squared, given)

@@ -12,6 +12,7 @@ kinds   four tuples, of which the length counts:
         apart   those whose sums are not the same: all of integers, of floats one
         pieces  of a weight: three bfloat16 of a float32, else one
         blocks  one of slabs, none of panels
+curve   which of curves.py's activations follows
 
 The 32 rows of a panel are spread into the first cache, a few squares at a time, and multiplied with two tiles of tokens
 at once: four sums for four squares that are loaded, as many as the registers hold. The first two tiles are multiplied
@@ -35,6 +36,7 @@ from secateurs.running.amx import (
     sums_to,
     weights_from,
 )
+from secateurs.running.curves import NONE, curved
 from secateurs.running.panels import LINE, PARTS, unit_of
 from secateurs.running.team import on_team
 from secateurs.running.wide import (
@@ -81,6 +83,7 @@ def squared(
     y: Any,
     shape: Any,
     kinds: Any,
+    curve: int,
 ) -> None:
     """Part i of the panels with all tiles."""
     planes, apart, pieces, blocks = kinds
@@ -100,6 +103,7 @@ def squared(
     of_sums = 2 * len(apart) * of_tile
     sums = np.empty((n_pairs + 1) * of_sums, np.int32)  # those of one pair are finished while others are multiplied
     free, before, mine_before = 0, (0, 0, 0, 0), 0
+    ends = kept, scales, totals, units, bias, y, n_panels, n_tokens, apart, curve
     begin(shape)
     for first_tile in range(0, n_tiles, 2 * n_pairs):
         last_tile = min(n_tiles, first_tile + 2 * n_pairs)
@@ -135,19 +139,7 @@ def squared(
                                 _further(ONE, *given)
                             # Before these sums are written: what is loaded waits for what is written 4096 bytes apart.
                             if own == 0:
-                                _finished(
-                                    before,
-                                    kept,
-                                    scales,
-                                    totals,
-                                    units,
-                                    bias,
-                                    y,
-                                    sums[mine_before:],
-                                    n_panels,
-                                    sizes,
-                                    kinds,
-                                )
+                                _finished(before, sums[mine_before:], *ends)
                             if is_pair:
                                 sums_to(TWO, sums, mine + own * 2 * of_tile, of_tile)
                             else:
@@ -155,7 +147,7 @@ def squared(
                         before = panel, group, tile, min(2, n_tiles - tile) if square + some.size == n else 0
                         mine_before = mine
                 free = (free + n_pairs) % (n_pairs + 1)
-    _finished(before, kept, scales, totals, units, bias, y, sums[mine_before:], n_panels, sizes, kinds)
+    _finished(before, sums[mine_before:], *ends)
     end()
 
 
@@ -285,24 +277,25 @@ def _begun(pair: Any, own: int, is_new: bool, sizes: Any, sums: Any) -> None:
 @compiled
 def _finished(
     which: Any,
+    sums: Any,
     kept: Any,
     scales: Any,
     totals: Any,
     units: Any,
     bias: Any,
     y: Any,
-    sums: Any,
     n_panels: int,
-    sizes: Any,
-    kinds: Any,
+    n_tokens: int,
+    apart: Any,
+    curve: int,
 ) -> None:
     """What came of a group is added to y: `which` has its panel, its number, its first tile and how many tiles."""
     panel, group, tile, n_tiles = which
     if n_tiles == 0:
         return
-    n_tokens, n_groups, row, stride = sizes[0], scales.size // (PANEL * n_panels), PANEL * panel, PANEL * n_panels
+    n_groups, row, stride = scales.size // (PANEL * n_panels), PANEL * panel, PANEL * n_panels
     of_group = PANEL * (panel * n_groups + group)
-    none, by, added = begun(kinds[1], ONE, kept, totals, of_group), scales_at(scales, of_group), rows_at(bias, row)
+    none, by, added = begun(apart, ONE, kept, totals, of_group), scales_at(scales, of_group), rows_at(bias, row)
     for t in range(n_tiles * n_tokens):
         token = tile * n_tokens + t
         there = token * stride + row
@@ -310,6 +303,8 @@ def _finished(
         whole = scaled(whole, plus(none, sums, t * PANEL, 2 * n_tokens * PANEL), by)
         if group == n_groups - 1:
             whole = finished(whole, units, token, added)
+            if curve != NONE:
+                whole = curved(whole[0], curve), curved(whole[1], curve)
         store(y, there, stride, whole)
 
 
@@ -349,7 +344,7 @@ def laid(
 
 
 @compiled
-def placed(known: Any, tokens: Any, columns: int, n_padded: int, shape: Any, kinds: Any) -> tuple[Any, Any]:
+def placed(known: Any, tokens: Any, columns: int, n_padded: int, shape: Any, kinds: Any, curve: int) -> tuple[Any, Any]:
     """x and units of n_padded tokens, on one thread; arguments as of `run`."""
     x, units = _room(known, columns, n_padded, shape, kinds)
     laid(0, 1, tokens, columns, known[5][0] * _columns(kinds), x, units, shape, kinds)
@@ -370,7 +365,9 @@ def _room(known: Any, columns: int, n_padded: int, shape: Any, kinds: Any) -> tu
 
 
 @compiled
-def run(known: Any, tokens: Any, columns: int, bias: Any, y: Any, shape: Any, kinds: Any, where: int, n: int) -> None:
+def run(
+    known: Any, tokens: Any, columns: int, bias: Any, y: Any, shape: Any, kinds: Any, curve: int, where: int, n: int
+) -> None:
     """All of `squared`, on n threads.
 
     known   its arguments from `mask` to `of`
@@ -382,11 +379,11 @@ def run(known: Any, tokens: Any, columns: int, bias: Any, y: Any, shape: Any, ki
     given = tokens, columns, known[5][0] * _columns(kinds), x, units, shape, kinds
     if n == 1:
         laid(0, 1, *given)
-        squared(0, 1, *known, x, units, bias, y, shape, kinds)  # type: ignore[call-arg]
+        squared(0, 1, *known, x, units, bias, y, shape, kinds, curve)  # type: ignore[call-arg]
     else:
         _laid_on_team(where, n, n, (n, *given))
         n_parts = min(n_panels, PARTS * n)
-        _squared_on_team(where, n, n_parts, (n_parts, *known, x, units, bias, y, shape, kinds))
+        _squared_on_team(where, n, n_parts, (n_parts, *known, x, units, bias, y, shape, kinds, curve))
 
 
 _laid_on_team, _squared_on_team = on_team(laid), on_team(squared)

@@ -1,5 +1,6 @@
 """Products: y = x W^T + bias with a ready weight, for any number of tokens; which loop runs, on how many threads."""
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import pairwise
@@ -32,7 +33,8 @@ REGISTERS = 12  # sums of a tile that there is room for
 SPREADING = 4  # products of 16 that spreading weights takes as long as
 PARTS = 4  # of each thread: one that is held up leaves its parts to the others
 AT_ONCE = 1 << 20  # bytes of float32 weights that are made of others together
-# From how many tokens on squares are faster.
+GROUPS_FROM, GROUP_STEPS = 16, 64  # tokens from which on squares are faster for groups of so many steps
+# And where a row has one scale.
 SQUARES_FROM: dict[tuple[type[Ready], str], int] = {
     (Panels, "int8"): 4,
     (Panels, "uint8"): 4,
@@ -148,7 +150,7 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
 
 def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats, curve: int) -> Floats:
     n, columns = len(tokens), weight.padded_columns
-    is_squared = n >= SQUARES_FROM[type(weight), weight.kept.dtype.name] and bool(weight.n_planes) and has_amx()
+    is_squared = n >= FEW and bool(weight.n_planes) and has_amx() and n >= _squares_from(weight)
     loops = _squares_for(weight, n, curve) if is_squared else _panels_for(weight, n)
     y = np.empty((-(-n // loops.n_tokens) * loops.n_tokens, weight.padded_rows), np.float32)
     flat = (tokens if weight.columns == columns else _padded(tokens, 16)).reshape(-1)
@@ -169,6 +171,14 @@ def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats, curve: int) ->
     if not is_squared:
         _curved(y, curve)
     return y if y.shape == (n, weight.rows) else np.ascontiguousarray(y[:n, : weight.rows])
+
+
+def _squares_from(weight: Panels | Slabs) -> int:
+    """From how many tokens on squares are faster: after each group of columns all sums are written and read."""
+    width, n_groups = weight.squares.known[5]
+    if n_groups == 1 or isinstance(weight, Slabs):
+        return SQUARES_FROM[type(weight), weight.kept.dtype.name]
+    return GROUPS_FROM if width >= GROUP_STEPS else sys.maxsize
 
 
 class Loops(NamedTuple):

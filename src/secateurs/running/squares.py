@@ -37,7 +37,7 @@ from secateurs.running.amx import (
     weights_from,
 )
 from secateurs.running.curves import NONE, curved
-from secateurs.running.panels import LINE, PARTS, unit_of
+from secateurs.running.panels import LINE, unit_of
 from secateurs.running.team import on_team
 from secateurs.running.wide import (
     AHEAD,
@@ -59,6 +59,7 @@ from secateurs.running.wide import (
     store,
 )
 
+PARTS = 4  # of a thread: fewer than of panels, as each shapes registers and waits for its last sums
 STEPS = 16  # of a whole square, each of 4 columns of int8 or 2 of bfloat16
 SQUARES = STEPS * 2 * LINE  # bytes of two squares: of 32 rows
 RING = 4  # squares that are there at once where the first tiles are the last

@@ -18,6 +18,9 @@ The 32 rows of a panel are spread into the first cache, a few squares at a time,
 at once: four sums for four squares that are loaded, as many as the registers hold. The first two tiles are multiplied
 while the next square is spread. Inputs come from the second cache; where they do not fit, tokens are taken in parts.
 Of floats, inputs are three bfloat16, whose sum they are: what is left out of a product is less than 2**-24 of it.
+
+No array is sliced, or put into a tuple, inside a loop: it would be counted as used, and to count has the CPU wait until
+all that was written before is in the cache.
 """
 
 from typing import Any
@@ -93,7 +96,7 @@ def squared(
     n_tiles, n_steps = units.size // n_tokens, mask.size // (2 * n_panels)
     n_squares = (width + steps - 1) // steps  # of a group, or of a block
     n_all = n_groups * n_squares
-    sizes = n_tokens, n_bytes, n_all
+    sizes = n_tokens, n_bytes, n_all, n_panels
     n_pairs = max(1, min((n_tiles + 1) // 2, TOKENS // (2 * n_tokens * len(planes) * n_all * n_bytes)))
     is_ring = n_pairs == 1 and len(apart) == 1
     n_some = max(1, ROOM // (len(pieces) * SQUARES))
@@ -102,9 +105,11 @@ def squared(
     room = room[-room.ctypes.data % LINE :]
     of_tile = n_tokens * PANEL
     of_sums = 2 * len(apart) * of_tile
-    sums = np.empty((n_pairs + 1) * of_sums, np.int32)  # those of one pair are finished while others are multiplied
-    free, before, mine_before = 0, (0, 0, 0, 0), 0
-    ends = kept, scales, totals, units, bias, y, n_panels, n_tokens, apart, curve
+    sums = np.empty(
+        (n_pairs + 1) * of_sums + LINE, np.int32
+    )  # those of one pair are finished while others are multiplied
+    sums = sums[-sums.ctypes.data % LINE // 4 :]
+    free, before = 0, (0, 0, 0, 0, 0)
     begin(shape)
     for first_tile in range(0, n_tiles, 2 * n_pairs):
         last_tile = min(n_tiles, first_tile + 2 * n_pairs)
@@ -123,32 +128,59 @@ def squared(
                     for square in range(n):
                         where[square] = group * n_squares + square
                 for square in range(0, max(1, n), n if is_ring and n else n_some):
-                    some = where[square : n if is_ring else min(square + n_some, n)]
-                    steps_left = step + square * steps, last_step, steps
+                    n_now = n - square if is_ring else min(n_some, n - square)
+                    steps_left, is_new = (step + square * steps, last_step, steps), square == 0
                     for tile in range(first_tile, last_tile, 2):
                         mine = (free + (tile - first_tile) // 2) % (n_pairs + 1) * of_sums
+                        is_pair, these = tile + 1 < n_tiles, (tile, square, n_now, mine)
                         for own in range(len(apart)):
-                            given = own, tile, room, kept, x, some, square == 0, sizes, sums[mine:], kinds
-                            is_first, is_pair = own == 0 and tile == first_tile, tile + 1 < n_tiles
-                            if is_first and is_pair:
-                                at = _first(TWO, mask, at, steps_left, *given)
-                            elif is_first:
-                                at = _first(ONE, mask, at, steps_left, *given)
+                            if own == 0 and tile == first_tile:
+                                if is_pair:
+                                    at = _first(
+                                        TWO,
+                                        mask,
+                                        at,
+                                        steps_left,
+                                        is_new,
+                                        these,
+                                        room,
+                                        kept,
+                                        x,
+                                        where,
+                                        sums,
+                                        sizes,
+                                        kinds,
+                                    )
+                                else:
+                                    at = _first(
+                                        ONE,
+                                        mask,
+                                        at,
+                                        steps_left,
+                                        is_new,
+                                        these,
+                                        room,
+                                        kept,
+                                        x,
+                                        where,
+                                        sums,
+                                        sizes,
+                                        kinds,
+                                    )
                             elif is_pair:
-                                _further(TWO, *given)
+                                _further(TWO, own, is_new, these, room, kept, x, where, sums, sizes, kinds)
                             else:
-                                _further(ONE, *given)
+                                _further(ONE, own, is_new, these, room, kept, x, where, sums, sizes, kinds)
                             # Before these sums are written: what is loaded waits for what is written 4096 bytes apart.
                             if own == 0:
-                                _finished(before, sums[mine_before:], *ends)
+                                _finished(before, sums, kept, scales, totals, units, bias, y, sizes, apart, curve)
                             if is_pair:
                                 sums_to(TWO, sums, mine + own * 2 * of_tile, of_tile)
                             else:
                                 sums_to(ONE, sums, mine + own * 2 * of_tile, of_tile)
-                        before = panel, group, tile, min(2, n_tiles - tile) if square + some.size == n else 0
-                        mine_before = mine
+                        before = panel, group, tile, min(2, n_tiles - tile) if square + n_now == n else 0, mine
                 free = (free + n_pairs) % (n_pairs + 1)
-    _finished(before, sums[mine_before:], *ends)
+    _finished(before, sums, kept, scales, totals, units, bias, y, sizes, apart, curve)
     end()
 
 
@@ -203,7 +235,7 @@ def _multiplied(
 ) -> None:
     """One square of weights, which is at this place of the room, with one or two tiles."""
     planes, apart, pieces, _ = kinds
-    n_tokens, n_bytes, n_all = sizes
+    n_tokens, n_bytes, n_all, _ = sizes
     n_planes, n_added = len(planes), len(planes) // len(apart)
     of_square = n_tokens * n_bytes
     for piece in range(len(pieces)):
@@ -220,29 +252,33 @@ def _first(
     mask: Any,
     at: int,
     steps_left: Any,
-    own: int,
-    tile: int,
+    is_new: bool,
+    these: Any,
     room: Any,
     kept: Any,
     x: Any,
     where: Any,
-    is_new: bool,
-    sizes: Any,
     sums: Any,
+    sizes: Any,
     kinds: Any,
 ) -> int:
-    """The first tiles with some squares, each of which they are multiplied with after the next is spread."""
+    """The first tiles with some squares, each of which they are multiplied with after the next is spread.
+
+    these  the first tile; the first square, and how many, in `where`; where their sums begin
+    """
     of_square = len(kinds[2]) * SQUARES
     begin, end, steps = steps_left
-    n, ring = where.size, room.size // of_square
-    _begun(pair, own, is_new, sizes, sums)
+    tile, first, n, mine = these
+    ring = room.size // of_square
+    _begun(pair, 0, is_new, mine, sums, sizes)
     for square in range(n):
         to = square % ring * of_square
         at = _spread(room, to, mask, kept, at, begin + square * steps, end, steps, kinds)
         if square:
-            _multiplied(pair, (square - 1) % ring, where[square - 1], own, tile, room, kept, x, sizes, kinds)
+            before = where[first + square - 1]
+            _multiplied(pair, (square - 1) % ring, before, 0, tile, room, kept, x, sizes, kinds)
     if n:
-        _multiplied(pair, (n - 1) % ring, where[n - 1], own, tile, room, kept, x, sizes, kinds)
+        _multiplied(pair, (n - 1) % ring, where[first + n - 1], 0, tile, room, kept, x, sizes, kinds)
     return at
 
 
@@ -250,29 +286,30 @@ def _first(
 def _further(
     pair: Any,
     own: int,
-    tile: int,
+    is_new: bool,
+    these: Any,
     room: Any,
     kept: Any,
     x: Any,
     where: Any,
-    is_new: bool,
-    sizes: Any,
     sums: Any,
+    sizes: Any,
     kinds: Any,
 ) -> None:
     """Tiles with squares that are all spread."""
-    _begun(pair, own, is_new, sizes, sums)
-    for square in range(where.size):
-        _multiplied(pair, square, where[square], own, tile, room, kept, x, sizes, kinds)
+    tile, first, n, mine = these
+    _begun(pair, own, is_new, mine, sums, sizes)
+    for square in range(n):
+        _multiplied(pair, square, where[first + square], own, tile, room, kept, x, sizes, kinds)
 
 
 @compiled
-def _begun(pair: Any, own: int, is_new: bool, sizes: Any, sums: Any) -> None:
+def _begun(pair: Any, own: int, is_new: bool, mine: int, sums: Any, sizes: Any) -> None:
     of_tile = sizes[0] * PANEL
     if is_new:
         clear(pair)
     else:
-        sums_from(pair, sums, own * 2 * of_tile, of_tile)
+        sums_from(pair, sums, mine + own * 2 * of_tile, of_tile)
 
 
 @compiled
@@ -285,15 +322,18 @@ def _finished(
     units: Any,
     bias: Any,
     y: Any,
-    n_panels: int,
-    n_tokens: int,
+    sizes: Any,
     apart: Any,
     curve: int,
 ) -> None:
-    """What came of a group is added to y: `which` has its panel, its number, its first tile and how many tiles."""
-    panel, group, tile, n_tiles = which
+    """What came of a group is added to y.
+
+    which  its panel, its number, the first tile and how many, and where their sums begin
+    """
+    panel, group, tile, n_tiles, mine = which
     if n_tiles == 0:
         return
+    n_tokens, _, _, n_panels = sizes
     n_groups, row, stride = scales.size // (PANEL * n_panels), PANEL * panel, PANEL * n_panels
     of_group = PANEL * (panel * n_groups + group)
     none, by, added = begun(apart, ONE, kept, totals, of_group), scales_at(scales, of_group), rows_at(bias, row)
@@ -301,7 +341,7 @@ def _finished(
         token = tile * n_tokens + t
         there = token * stride + row
         whole = rows_at(y, there) if group else floats(ONE)
-        whole = scaled(whole, plus(none, sums, t * PANEL, 2 * n_tokens * PANEL), by)
+        whole = scaled(whole, plus(none, sums, mine + t * PANEL, 2 * n_tokens * PANEL), by)
         if group == n_groups - 1:
             whole = finished(whole, units, token, added)
             if curve != NONE:

@@ -1,4 +1,7 @@
-"""Running: the tables of docs/running.md, and of docs/running-avx2.md: `end` is what their results' names end with."""
+"""Running: the tables of docs/running.md and, for other CPUs, running-avx2.md and running-amx.md.
+
+`end` is what the names of their results end with.
+"""
 
 from functools import partial
 from typing import Any
@@ -7,7 +10,7 @@ from measured.common import RESULTS, machine, not_yet, part, read, table
 from secateurs.measure.intervals import LEAST
 
 RIVALS = ("torch bfloat16", "torch CSR", "ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32",
-          "OpenVINO bfloat16")  # fmt: skip
+          "OpenVINO bfloat16", "OpenVINO int8", "OpenVINO sparse int8")  # fmt: skip
 
 
 def _cell(run: dict[str, Any] | None) -> str:
@@ -102,10 +105,10 @@ def bert(end: str = "") -> str:
     return _networks(f"bench_bert{end}", "BERT-base, random", "the weights", "python benchmarks/running.py bert --n 6")
 
 
-def blocks() -> str:
+def blocks(end: str = "") -> str:
     """The same with whole blocks of zeros."""
     command = "python benchmarks/running.py blocks --n 6"
-    return _networks("bench_blocks", "BERT-base, random, blocks of 32 × 32", "the weights", command)
+    return _networks(f"bench_blocks{end}", "BERT-base, random, blocks of 32 × 32", "the weights", command)
 
 
 def _networks(name: str, network: str, weights: str, command: str) -> str:
@@ -192,13 +195,14 @@ def start() -> str:
 
 def guarded() -> str:
     """Products whose arrays end where the memory ends, on each kind of CPU that was at hand."""
-    found = [read(name) for name in ("guarded", "guarded_avx2") if (RESULTS / f"{name}.json").exists()]
+    found = [read(name) for name in ("guarded", "guarded_avx2", "guarded_amx") if (RESULTS / f"{name}.json").exists()]
     if not found:
         return not_yet("python benchmarks/guarded.py")
-    counts = " and ".join(
+    *some, last = [
         f"{each['calls']:,} random products of {each['weights']:,} weights with {VECTORS[each['vectors']]}"
         for each in found
-    )
+    ]
+    counts = f"{', '.join(some)} and {last}" if some else last
     between = sum(each.get("between", 0) for each in found)
     return (
         f"{counts}, and {between:,} times what a fused block does between them, every array ending where the memory of "
@@ -206,7 +210,7 @@ def guarded() -> str:
     )
 
 
-VECTORS = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "single steps"}
+VECTORS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "plain": "single steps"}
 
 
 def line() -> str:
@@ -244,4 +248,7 @@ TABLES = {
     "measured-running-networks-avx2": partial(networks, "_avx2"),
     "measured-running-bert-avx2": partial(bert, "_avx2"),
     "measured-running-decode-avx2": partial(decode, "_avx2"),
+    "measured-running-amx": partial(layers, "_amx"),
+    "measured-running-bert-amx": partial(bert, "_amx"),
+    "measured-running-blocks-amx": partial(blocks, "_amx"),
 }

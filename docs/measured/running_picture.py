@@ -120,4 +120,8 @@ def _is_ring(cases: list[dict[str, Any]], k: int, name: str) -> bool:
     return all(map(wins, cases[k:])) and (k == 0 or not wins(cases[k - 1]))
 
 
-IMAGES: dict[str, Callable[[], str]] = {"running": picture, "running-avx2": partial(picture, "_avx2")}
+IMAGES: dict[str, Callable[[], str]] = {
+    "running": picture,
+    "running-avx2": partial(picture, "_avx2"),
+    "running-amx": partial(picture, "_amx"),
+}

@@ -28,17 +28,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.exact.compiled import compiled
-from secateurs.running.amx import (
-    begin,
-    clear,
-    end,
-    inputs_from,
-    multiply,
-    plus,
-    sums_from,
-    sums_to,
-    weights_from,
-)
+from secateurs.running.amx import begin, clear, end, inputs_from, multiply, plus, sums_from, sums_to, weights_from
 from secateurs.running.curves import NONE, curved
 from secateurs.running.panels import LINE, unit_of
 from secateurs.running.team import on_team
@@ -105,9 +95,8 @@ def squared(
     room = room[-room.ctypes.data % LINE :]
     of_tile = n_tokens * PANEL
     of_sums = 2 * len(apart) * of_tile
-    sums = np.empty(
-        (n_pairs + 1) * of_sums + LINE, np.int32
-    )  # those of one pair are finished while others are multiplied
+    # Those of one pair are finished while others are multiplied.
+    sums = np.empty((n_pairs + 1) * of_sums + LINE, np.int32)
     sums = sums[-sums.ctypes.data % LINE // 4 :]
     free, before = 0, (0, 0, 0, 0, 0)
     begin(shape)
@@ -137,36 +126,14 @@ def squared(
                             if own == 0 and tile == first_tile:
                                 if is_pair:
                                     at = _first(
-                                        TWO,
-                                        mask,
-                                        at,
-                                        steps_left,
-                                        is_new,
-                                        these,
-                                        room,
-                                        kept,
-                                        x,
-                                        where,
-                                        sums,
-                                        sizes,
+                                        TWO, mask, at, steps_left, is_new, these, room, kept, x, where, sums, sizes,
                                         kinds,
-                                    )
+                                    )  # fmt: skip
                                 else:
                                     at = _first(
-                                        ONE,
-                                        mask,
-                                        at,
-                                        steps_left,
-                                        is_new,
-                                        these,
-                                        room,
-                                        kept,
-                                        x,
-                                        where,
-                                        sums,
-                                        sizes,
+                                        ONE, mask, at, steps_left, is_new, these, room, kept, x, where, sums, sizes,
                                         kinds,
-                                    )
+                                    )  # fmt: skip
                             elif is_pair:
                                 _further(TWO, own, is_new, these, room, kept, x, where, sums, sizes, kinds)
                             else:

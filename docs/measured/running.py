@@ -249,6 +249,8 @@ TABLES = {
     "measured-running-bert-avx2": partial(bert, "_avx2"),
     "measured-running-decode-avx2": partial(decode, "_avx2"),
     "measured-running-amx": partial(layers, "_amx"),
+    "measured-running-networks-amx": partial(networks, "_amx"),
+    "measured-running-decode-amx": partial(decode, "_amx"),
     "measured-running-bert-amx": partial(bert, "_amx"),
     "measured-running-blocks-amx": partial(blocks, "_amx"),
 }

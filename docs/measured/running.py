@@ -180,9 +180,9 @@ def _of_network(latency: dict[str, Any]) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 
-def start() -> str:
+def start(end: str = "") -> str:
     """Compilation of the loops."""
-    found = part("running", "start")
+    found = part(f"running{end}", "start")
     if found is None:
         return not_yet("python benchmarks/running.py start")
     first, kept = (sorted(found[key]) for key in ("first", "kept"))
@@ -251,6 +251,7 @@ TABLES = {
     "measured-running-amx": partial(layers, "_amx"),
     "measured-running-networks-amx": partial(networks, "_amx"),
     "measured-running-decode-amx": partial(decode, "_amx"),
+    "measured-running-start-amx": partial(start, "_amx"),
     "measured-running-bert-amx": partial(bert, "_amx"),
     "measured-running-blocks-amx": partial(blocks, "_amx"),
 }

@@ -150,7 +150,7 @@ def product_beside(weight: Ready, x: Tensor, bias: Tensor | None = None) -> Tens
 
 def _panels(weight: Panels | Slabs, tokens: Floats, bias: Floats, curve: int) -> Floats:
     n, columns = len(tokens), weight.padded_columns
-    is_squared = n >= FEW and bool(weight.n_planes) and has_amx() and n >= _squares_from(weight)
+    is_squared = has_amx() and bool(weight.n_planes) and n >= _squares_from(weight)
     loops = _squares_for(weight, n, curve) if is_squared else _panels_for(weight, n)
     y = np.empty((-(-n // loops.n_tokens) * loops.n_tokens, weight.padded_rows), np.float32)
     flat = (tokens if weight.columns == columns else _padded(tokens, 16)).reshape(-1)

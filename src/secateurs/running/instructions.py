@@ -20,6 +20,7 @@ from secateurs.running.vectors import FLOAT, I8, I16, I32, I64, Vector, call, cg
 
 _TILES = {n: Vector("f32", 8 * n) for n in (1, 2, 4, 8)}
 F8, N8 = _TILES[1], Vector("i32", 8)
+F16, N16 = _TILES[2], ir.VectorType(I32, 16)
 
 
 def _table(builder: Any, name: str, rows: Any) -> Any:
@@ -160,14 +161,15 @@ def spread8(typing: Any, kept: Any, at: Any, bits: Any) -> Any:
 
 @instruction
 def total(typing: Any, vector: Any) -> Any:
-    """The sum of 8 lanes."""
+    """The sum of all lanes."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(FLOAT, [FLOAT, F8.vector])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fadd.v8f32")
+        kind = ir.FunctionType(FLOAT, [FLOAT, vector.vector])
+        name = f"llvm.vector.reduce.fadd.v{vector.vector.count}f32"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
         return builder.call(function, [ir.Constant(FLOAT, 0.0), args[0]], fastmath=("reassoc",))
 
-    return types.float32(F8), code
+    return types.float32(vector), code
 
 
 @instruction
@@ -249,6 +251,16 @@ def every8(typing: Any, number: Any) -> Any:
         return everywhere(builder, args[0], F8.vector)
 
     return F8(types.float32), code
+
+
+@instruction
+def zeros16(typing: Any) -> Any:
+    """f32 x 16 of zeros."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(F16.vector, None)
+
+    return F16(), code
 
 
 @instruction
@@ -360,6 +372,40 @@ def picked(typing: Any, x: Any, places: Any, at: Any) -> Any:
         return builder.load(pointer(context, builder, x, args[0], place, FLOAT), align=4)
 
     return types.float32(x, places, types.int64), code
+
+
+@instruction
+def gathered(typing: Any, sums: Any, x: Any, places: Any, kept: Any, at: Any, bits: Any) -> Any:
+    """sums + kept[at + i] * x[places[at + i]] in lane i of 16, where a bit is set; kept not int4.
+
+    By AVX-512's gathers; nothing is read where no bit is set.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found, array, listed, weights, begin, which = args
+        mask = builder.bitcast(builder.trunc(which, I16), ir.VectorType(ir.IntType(1), 16))
+
+        def some(kind: Any, data: Any) -> Any:
+            width = kind.dtype.bitwidth
+            vector = ir.VectorType(ir.IntType(width), 16)
+            source = pointer(context, builder, kind, data, begin, vector)
+            given = [source, I32(width // 8), mask, ir.Constant(vector, None)]
+            return call(builder, f"llvm.masked.load.v16i{width}.p0", vector, given)
+
+        def widened(numbers: Any) -> Any:
+            return numbers if numbers.type == N16 else builder.zext(numbers, N16)
+
+        from_x = pointer(context, builder, x, array, I64(0), I8)
+        nothing, scale = ir.Constant(F16.vector, None), I32(4)
+        given = [nothing, from_x, widened(some(places, listed)), mask, scale]
+        inputs = call(builder, "llvm.x86.avx512.mask.gather.dps.512", F16.vector, given)
+        stored = some(kept, weights)
+        top = builder.shl(widened(stored), ir.Constant(N16, [32 - kept.dtype.bitwidth] * 16))
+        is_whole = kept.dtype == types.int8
+        factors = builder.sitofp(top, F16.vector) if is_whole else builder.bitcast(top, F16.vector)
+        return call(builder, "llvm.fma.v16f32", F16.vector, [factors, inputs, found])
+
+    return sums(sums, x, places, kept, types.int64, types.int64), code
 
 
 @instruction

@@ -48,6 +48,8 @@ from secateurs.running.wide import (
     scaled,
     scales_at,
     sizes,
+    soon,
+    soon_masked,
     spread,
     step,
     store,
@@ -108,7 +110,8 @@ def both(sums: Any, mask: Any, here: int, kept: Any, at: int, x: Any, there: int
     """One step of both halves of a panel; the sums, and where the next kept weights begin."""
     bits, more = bits_at(mask, here), bits_at(mask, here + 1)
     middle = at + n_taken(kept, bits)
-    ask(kept, at, AHEAD)
+    soon(kept, at)
+    soon_masked(mask, here)
     sums = step(sums, spread(kept, at, bits), spread(kept, middle, more), x, there)
     return sums, middle + n_taken(kept, more)
 
@@ -142,7 +145,7 @@ def expanded(
             here = 2 * (panel * n_steps + j)
             bits, more = bits_at(mask, here), bits_at(mask, here + 1)
             middle = at + n_taken(kept, bits)
-            ask(kept, at, AHEAD)
+            ask(kept, at, AHEAD)  # from the second cache
             put(room, 2 * LINE * j, spread(kept, at, bits))
             put(room, 2 * LINE * j + LINE, spread(kept, middle, more))
             at = middle + n_taken(kept, more)
@@ -196,15 +199,15 @@ def by_block(
                 there = (tile * n_steps + np.int64(places[block]) * of_block) * words
                 if len(parts) < 3:
                     for j in range(0, of_block, 2):
-                        ask(kept, at, AHEAD)
+                        soon(kept, at)
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
-                        ask(kept, at, AHEAD)
+                        soon(kept, at)
                         b = step(b, all_of(kept, at), all_of(kept, at + half), x, there + (j + 1) * words)
                         at += 2 * half
                 else:
                     for j in range(of_block):
-                        ask(kept, at, AHEAD)
+                        soon(kept, at)
                         a = step(a, all_of(kept, at), all_of(kept, at + half), x, there + j * words)
                         at += 2 * half
             whole = scaled(whole, add(a, b), scales_at(scales, PANEL * panel))

@@ -249,9 +249,28 @@ def _few(weight: Ready, tokens: Floats) -> Floats:
         x[:n, : weight.columns] = tokens
         _rows(weight, 1, partial(_four, weight, x.reshape(-1), y))
         return y[:n]
+    # Gathers pay on CPUs with AMX; AMD's take them apart into single loads.
+    if isinstance(weight, Listed) and has_amx() and weight.kept.dtype != np.uint8:
+        return _few_listed(weight, tokens)
     tokens, y = _padded(tokens), np.empty((n, weight.rows), np.float32)
     for i in range(n):
         _rows(weight, 1, partial(_one, weight, tokens[i], y[i]))
+    return y
+
+
+def _few_listed(weight: Listed, tokens: Floats) -> Floats:
+    y, known = (
+        np.empty((len(tokens), weight.rows), np.float32),
+        (weight.places, weight.kept, weight.starts, weight.scales),
+    )
+    threads = n_threads() if int(weight.starts[-1]) >= ALONE else 1
+    where = address() if threads > 1 else 0
+    for x, out in zip(tokens, y, strict=True):
+        if where or threads == 1:
+            few.run_listed(*known, x, out, where, threads)
+        else:
+            n_parts = PARTS * threads
+            together([partial(few.listed_by_16, i, n_parts, *known, x, out) for i in range(n_parts)], threads)
     return y
 
 

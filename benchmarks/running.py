@@ -52,7 +52,8 @@ from secateurs.running.features import has_amx, has_avx512, ways
 END = "" if ways() == "avx512" else f"_{ways()}"  # of the results' names: those of one kind of CPU stand together
 TORCH, READ, DENSE = "torch float32", "read", "own dense"
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-EVICT = np.zeros(16 << 20, np.float32)  # numpy's, which reads it with one thread
+# More than any cache holds; ones, since zeros that nobody wrote are one page. Numpy reads it with one thread.
+EVICT = np.ones(128 << 20, np.float32)
 REST_S = 0.03  # in which the threads of ONNX Runtime and OpenVINO, which wait for more work, go to sleep
 WAKE_S = 0.02  # in which those of the next are woken: virtual machines take long to let a second thread run again
 
@@ -254,6 +255,7 @@ def case(rows: int, columns: int, sparsity: float, n_tokens: int, n_threads: int
             row["error"] = errors[name]
         results[name] = row
     about = {"shape": [rows, columns], "sparsity": sparsity, "tokens": n_tokens, "threads": n_threads, "rounds": n}
+    about["evicted_bytes"] = EVICT.nbytes
     return {**about, "read_gb_per_s": rate / 1e9, "missing": missing, "runs": results}
 
 

@@ -46,7 +46,7 @@ def picture(end: str = "") -> str:
         for n_tokens in sorted({n_tokens for n_tokens, _ in there})
     ]
     title = {
-        "text": "Times faster than torch's float32 layer, 4096 × 4096, weights read from memory",
+        "text": "Times faster than torch's float32 layer, 4096 × 4096",
         "subtitle": [
             "Coloured: packed; grey: rivals; below the line at 1: slower. Bars: the interval of the paired ratios.",
             "A ring: from there on faster than every dense rival; float32 formats than every float32 one.",

@@ -259,10 +259,8 @@ def _few(weight: Ready, tokens: Floats) -> Floats:
 
 
 def _few_listed(weight: Listed, tokens: Floats) -> Floats:
-    y, known = (
-        np.empty((len(tokens), weight.rows), np.float32),
-        (weight.places, weight.kept, weight.starts, weight.scales),
-    )
+    known = weight.places, weight.kept, weight.starts, weight.scales
+    y = np.empty((len(tokens), weight.rows), np.float32)
     threads = n_threads() if int(weight.starts[-1]) >= ALONE else 1
     where = address() if threads > 1 else 0
     for x, out in zip(tokens, y, strict=True):
